@@ -1,0 +1,1 @@
+//! The oracle: every op in plain loops with f64 accumulation.

@@ -1,0 +1,1 @@
+//! The embedded CPU backend: SIMD kernels, worker pool, packed and quantised weights.

@@ -1,0 +1,1 @@
+//! Proves a backend's kernels against the CPU reference.

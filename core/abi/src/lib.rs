@@ -1,0 +1,1 @@
+//! The contract between Halyard and a backend: identifiers, structs, traits and the op catalogue.

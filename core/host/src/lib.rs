@@ -1,0 +1,1 @@
+//! For hosts: loader, trust checks, safe handles over a backend.

@@ -1,0 +1,1 @@
+//! For backend authors: panic guard, log bridge, op parsers, export macro.

@@ -1,0 +1,12 @@
+//! The engine: models, paged KV cache, scheduler, sampling.
+//!
+//! One OS thread a replica runs the loop; callers talk to it through an [`EngineHandle`], from any thread or task.
+
+mod handle;
+mod request;
+
+pub use handle::{EngineHandle, RequestHandle};
+pub use request::{
+    EngineEvent, EngineInfo, EngineRequest, FinishReason, Observer, PromptOutput, RequestError,
+    RequestStats, SamplingParams, StepStats, SubmitError, TokenLogprobs, TokenOutput,
+};

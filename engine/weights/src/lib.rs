@@ -1,0 +1,1 @@
+//! Model configurations and weight files: config.json, safetensors, GGUF.

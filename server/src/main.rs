@@ -1,0 +1,2 @@
+//! The `halyard` command.
+fn main() {}
