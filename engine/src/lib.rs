@@ -3,6 +3,7 @@
 //! One OS thread a replica runs the loop; callers talk to it through an [`EngineHandle`], from any thread or task.
 
 mod handle;
+mod kv;
 mod request;
 
 pub use handle::{EngineHandle, RequestHandle};
