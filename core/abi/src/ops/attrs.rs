@@ -1,0 +1,377 @@
+//! Typed attributes: one struct an op, which builds and parses the open `Attr` list.
+//!
+//! An attribute that is left out has its default. An attribute that the op does not know is refused: an old backend must not
+//! compute plain attention when asked for a soft-cap.
+
+use crate::{
+    error::AbiError,
+    ids::{AttrKey, OpKind},
+    types::{Attr, OpDesc},
+};
+
+/// The attributes of one op.
+pub trait OpAttrs: Sized {
+    /// Which op.
+    const KIND: OpKind;
+
+    /// All attributes, sorted by key.
+    fn to_attrs(&self) -> Vec<Attr>;
+
+    /// Reads a descriptor's attributes.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if the descriptor is of another op, or a value has the wrong type; `UNSUPPORTED` for a newer revision
+    /// or an attribute that this op does not have.
+    fn from_desc(desc: &OpDesc<'_>) -> Result<Self, AbiError>;
+}
+
+/// An attribute's value by type.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// Type 1.
+    Int(i64),
+    /// Type 2.
+    Float(f64),
+    /// Type 3.
+    Bool(bool),
+    /// Type 4, or a type this build does not know.
+    Id(u64),
+}
+
+impl Value {
+    /// The value of an attribute.
+    #[must_use]
+    pub fn of(attr: &Attr) -> Self {
+        match attr.ty {
+            1 => Self::Int(attr.bits.cast_signed()),
+            2 => Self::Float(f64::from_bits(attr.bits)),
+            3 => Self::Bool(attr.bits != 0),
+            _ => Self::Id(attr.bits),
+        }
+    }
+}
+
+impl core::fmt::Display for Value {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Int(v) => write!(f, "{v}"),
+            Self::Float(v) => write!(f, "{v}"),
+            Self::Bool(v) => write!(f, "{v}"),
+            Self::Id(v) => write!(f, "#{v}"),
+        }
+    }
+}
+
+/// A Rust type that an attribute can have.
+trait AttrType: Sized {
+    const TY: u32;
+    fn bits(&self) -> u64;
+    fn from_bits(bits: u64) -> Option<Self>;
+}
+
+impl AttrType for i64 {
+    const TY: u32 = 1;
+    fn bits(&self) -> u64 {
+        self.cast_unsigned()
+    }
+    fn from_bits(bits: u64) -> Option<Self> {
+        Some(bits.cast_signed())
+    }
+}
+
+impl AttrType for f64 {
+    const TY: u32 = 2;
+    fn bits(&self) -> u64 {
+        self.to_bits()
+    }
+    fn from_bits(bits: u64) -> Option<Self> {
+        Some(Self::from_bits(bits))
+    }
+}
+
+impl AttrType for bool {
+    const TY: u32 = 3;
+    fn bits(&self) -> u64 {
+        u64::from(*self)
+    }
+    fn from_bits(bits: u64) -> Option<Self> {
+        (bits <= 1).then_some(bits == 1)
+    }
+}
+
+impl AttrType for Act {
+    const TY: u32 = 1;
+    fn bits(&self) -> u64 {
+        u64::from(*self as u32)
+    }
+    fn from_bits(bits: u64) -> Option<Self> {
+        Some(match bits {
+            0 => Self::Silu,
+            1 => Self::GeluTanh,
+            2 => Self::GeluErf,
+            _ => return None,
+        })
+    }
+}
+
+/// A gated layer's activation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Act {
+    /// `g / (1 + e^-g)`.
+    #[default]
+    Silu = 0,
+    /// `g/2 (1 + tanh(√(2/π) (g + 0.044715 g³)))`.
+    GeluTanh = 1,
+    /// `g/2 (1 + erf(g/√2))`.
+    GeluErf = 2,
+}
+
+fn read<T: AttrType>(desc: &OpDesc<'_>, attr: &Attr) -> Result<T, AbiError> {
+    let bad = || {
+        AbiError::invalid(format!(
+            "{}: attribute {} has type {} and bits {:#x}, expected type {}",
+            desc.kind,
+            attr.key,
+            attr.ty,
+            attr.bits,
+            T::TY
+        ))
+    };
+    if attr.ty != T::TY {
+        return Err(bad());
+    }
+    T::from_bits(attr.bits).ok_or_else(bad)
+}
+
+fn check_head(desc: &OpDesc<'_>, kind: OpKind) -> Result<(), AbiError> {
+    if desc.kind != kind {
+        return Err(AbiError::invalid(format!("a descriptor of {}, expected {kind}", desc.kind)));
+    }
+    let newest = super::OpSchema::of(kind).map_or(1, |s| s.revision);
+    if desc.revision == 0 || desc.revision > newest {
+        return Err(AbiError::unsupported(format!(
+            "{kind} revision {}, this build knows 1 to {newest}",
+            desc.revision
+        )));
+    }
+    if desc.attrs.windows(2).any(|w| w[0].key >= w[1].key) {
+        return Err(AbiError::invalid(format!("{kind}: attributes are not sorted and unique")));
+    }
+    Ok(())
+}
+
+macro_rules! op_attrs {
+    ($($(#[$meta:meta])* $name:ident = $kind:ident {
+        $($(#[$fmeta:meta])* $field:ident: $ty:ty = $key:ident or $default:expr,)*
+    })*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct $name {
+            $($(#[$fmeta])* pub $field: $ty,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl OpAttrs for $name {
+            const KIND: OpKind = OpKind::$kind;
+
+            fn to_attrs(&self) -> Vec<Attr> {
+                #[allow(unused_mut, reason = "an op without attributes has nothing to sort")]
+                let mut attrs: Vec<Attr> = vec![$(Attr {
+                    key: AttrKey::$key,
+                    ty: <$ty as AttrType>::TY,
+                    bits: self.$field.bits(),
+                }),*];
+                attrs.sort_by_key(|a| a.key);
+                attrs
+            }
+
+            fn from_desc(desc: &OpDesc<'_>) -> Result<Self, AbiError> {
+                check_head(desc, Self::KIND)?;
+                #[allow(unused_mut, reason = "an op without attributes changes nothing")]
+                let mut this = Self::default();
+                for attr in desc.attrs.iter() {
+                    match attr.key {
+                        $(AttrKey::$key => this.$field = read(desc, attr)?,)*
+                        key => {
+                            return Err(AbiError::unsupported(format!(
+                                "{}: attribute {key} is not known",
+                                desc.kind
+                            )));
+                        }
+                    }
+                }
+                Ok(this)
+            }
+        }
+    )*};
+}
+
+op_attrs! {
+    /// [`OpKind::COPY`].
+    Copy = COPY {}
+    /// [`OpKind::ADD`].
+    Add = ADD {
+        /// Multiplier of `b`.
+        alpha: f64 = ALPHA or 1.0,
+    }
+    /// [`OpKind::MUL`].
+    Mul = MUL {}
+    /// [`OpKind::GATHER_ROWS`].
+    GatherRows = GATHER_ROWS {}
+    /// [`OpKind::EMBEDDING`].
+    Embedding = EMBEDDING {
+        /// Multiplier of the row.
+        scale: f64 = SCALE or 1.0,
+        /// First id of the shard.
+        vocab_start: i64 = VOCAB_START or 0,
+    }
+    /// [`OpKind::RMS_NORM`].
+    RmsNorm = RMS_NORM {
+        /// Added to the mean square.
+        eps: f64 = EPS or 1e-6,
+        /// The weight is `gamma + 1`.
+        plus_one: bool = PLUS_ONE or false,
+    }
+    /// [`OpKind::ROPE`].
+    Rope = ROPE {
+        /// Pairs `(2i, 2i + 1)` instead of `(i, i + R/2)`.
+        interleaved: bool = STYLE or false,
+        /// First rotated dim.
+        offset: i64 = OFFSET or 0,
+    }
+    /// [`OpKind::ACT_MUL`].
+    ActMul = ACT_MUL {
+        /// Activation of the gate.
+        act: Act = ACT or Act::Silu,
+        /// Clamp; 0 is off.
+        limit: f64 = LIMIT or 0.0,
+    }
+    /// [`OpKind::LINEAR`].
+    Linear = LINEAR {
+        /// Adds to `y`.
+        accumulate: bool = ACCUMULATE or false,
+        /// Activation quantisation: 0 none, 1 int8 a token, 2 fp8 a 1×128 group, 3 static.
+        act_quant: i64 = ACT_QUANT or 0,
+    }
+    /// [`OpKind::KV_WRITE`].
+    KvWrite = KV_WRITE {}
+    /// [`OpKind::PAGED_ATTENTION`].
+    PagedAttention = PAGED_ATTENTION {
+        /// Multiplier of `q·k`.
+        scale: f64 = SCALE or 1.0,
+        /// Keys after the query are hidden.
+        causal: bool = CAUSAL or true,
+        /// Left reach; -1 is all.
+        window: i64 = WINDOW or -1,
+        /// Soft-cap; 0 is off.
+        softcap: f64 = SOFTCAP or 0.0,
+    }
+    /// [`OpKind::KV_COPY_BLOCKS`].
+    KvCopyBlocks = KV_COPY_BLOCKS {}
+    /// [`OpKind::MOE_ROUTER`].
+    MoeRouter = MOE_ROUTER {
+        /// Sigmoid instead of softmax.
+        sigmoid: bool = SCORE or false,
+        /// Expert groups.
+        n_group: i64 = N_GROUP or 1,
+        /// Groups kept.
+        topk_group: i64 = TOPK_GROUP or 1,
+        /// A group's score is the sum of its best two instead of its best.
+        group_sum_of_two: bool = GROUP_SCORE or false,
+        /// Weights are divided by their sum.
+        norm: bool = NORM or false,
+        /// Multiplier of the weights.
+        scale: f64 = SCALE or 1.0,
+    }
+    /// [`OpKind::MOE_EXPERTS`].
+    MoeExperts = MOE_EXPERTS {
+        /// First expert of the local slice.
+        expert_start: i64 = EXPERT_START or 0,
+        /// Activation of the gate.
+        act: Act = ACT or Act::Silu,
+        /// Clamp; 0 is off.
+        limit: f64 = LIMIT or 0.0,
+        /// As [`Linear::act_quant`].
+        act_quant: i64 = ACT_QUANT or 0,
+        /// The routing weight multiplies the input.
+        weight_on_input: bool = WEIGHT_ON_INPUT or false,
+    }
+    /// [`OpKind::ARGMAX`].
+    Argmax = ARGMAX {}
+    /// [`OpKind::TOPK`].
+    Topk = TOPK {}
+    /// [`OpKind::LOGPROBS`].
+    Logprobs = LOGPROBS {}
+    /// [`OpKind::LOGITS_PROCESS`].
+    LogitsProcess = LOGITS_PROCESS {}
+    /// [`OpKind::SAMPLE`].
+    Sample = SAMPLE {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::{Code, DType, Scheme},
+        ops::OpBuf,
+        types::{TensorSpec, WeightDesc},
+    };
+    use abi_stable::std_types::RSlice;
+
+    fn linear() -> OpBuf {
+        OpBuf::new(
+            &Linear { accumulate: true, ..Default::default() },
+            [
+                TensorSpec::new(DType::F32, &[-1, 64]),
+                TensorSpec::NONE,
+                TensorSpec::new(DType::F32, &[-1, 32]),
+            ],
+            [WeightDesc::linear(Scheme::GGUF_Q4_1, DType::NONE, 32, 64)],
+        )
+    }
+
+    #[test]
+    fn attributes_come_back_as_they_went() {
+        let op = linear();
+        let parsed = Linear::from_desc(&op.desc()).unwrap();
+        assert_eq!(parsed, Linear { accumulate: true, act_quant: 0 });
+        let shown = "linear x:f32[*,64] y:f32[*,32] w0:q4_1[32,64] accumulate=true act_quant=0";
+        assert_eq!(op.to_string(), shown);
+    }
+
+    #[test]
+    fn unknown_attributes_and_newer_revisions_are_refused() {
+        let op = linear();
+        let mut attrs = op.attrs().to_vec();
+        attrs.push(Attr { key: AttrKey(9999), ty: 1, bits: 1 });
+        let desc = OpDesc { attrs: RSlice::from_slice(&attrs), ..op.desc() };
+        let error = Linear::from_desc(&desc).unwrap_err();
+        assert_eq!(error.code, Code::UNSUPPORTED);
+        assert!(error.message.contains("AttrKey#9999"), "{error}");
+        let error = Linear::from_desc(&OpDesc { revision: 2, ..op.desc() }).unwrap_err();
+        assert_eq!(error.code, Code::UNSUPPORTED);
+        assert!(RmsNorm::from_desc(&op.desc()).is_err());
+    }
+
+    #[test]
+    fn wrong_types_and_order_are_invalid() {
+        let op = linear();
+        let mut attrs = op.attrs().to_vec();
+        attrs[0].ty = 2;
+        let desc = OpDesc { attrs: RSlice::from_slice(&attrs), ..op.desc() };
+        assert_eq!(Linear::from_desc(&desc).unwrap_err().code, Code::INVALID_ARGUMENT);
+        attrs[0].ty = 3;
+        attrs[0].bits = 7;
+        let desc = OpDesc { attrs: RSlice::from_slice(&attrs), ..op.desc() };
+        assert_eq!(Linear::from_desc(&desc).unwrap_err().code, Code::INVALID_ARGUMENT);
+        let mut attrs = op.attrs().to_vec();
+        attrs.reverse();
+        let desc = OpDesc { attrs: RSlice::from_slice(&attrs), ..op.desc() };
+        assert_eq!(Linear::from_desc(&desc).unwrap_err().code, Code::INVALID_ARGUMENT);
+    }
+}
