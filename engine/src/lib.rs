@@ -2,9 +2,19 @@
 //!
 //! One OS thread a replica runs the loop; callers talk to it through an [`EngineHandle`], from any thread or task.
 
+mod batch;
+mod engine_loop;
+#[cfg(test)]
+mod fake;
 mod handle;
 mod kv;
 mod request;
+mod runner;
+mod sampling;
+mod scheduler;
+mod sequence;
+mod shared;
+mod validate;
 
 pub use handle::{EngineHandle, RequestHandle};
 pub use request::{

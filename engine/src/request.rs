@@ -81,6 +81,16 @@ impl Default for SamplingParams {
     }
 }
 
+impl SamplingParams {
+    /// Some penalty depends on the tokens so far.
+    pub(crate) fn has_penalties(&self) -> bool {
+        let off = |value: f32, neutral: f32| (value - neutral).abs() == 0.0;
+        !(off(self.repetition_penalty, 1.0)
+            && off(self.presence_penalty, 0.0)
+            && off(self.frequency_penalty, 0.0))
+    }
+}
+
 /// One thing that happened to a request, in order: at most one `Prompt`, then `Token`s, then exactly
 /// one `Finished` or `Failed`.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,4 +9,3 @@ mod hash;
 mod pool;
 
 pub(crate) use cache::{BlockTable, KvCache};
-pub(crate) use pool::BlockId;

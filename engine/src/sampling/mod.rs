@@ -1,0 +1,5 @@
+//! From logits to tokens.
+
+mod counts;
+
+pub(crate) use counts::TokenCounts;
