@@ -51,7 +51,10 @@ pub mod loading {
 
 /// What the SDK's export macro needs of `abi_stable`; nothing else may use it.
 pub mod exporting {
-    pub use abi_stable;
+    pub use abi_stable::library::{
+        __call_root_module_loader as call_root_module_loader, CheckTypeLayout, LibHeader,
+        RootModuleResult,
+    };
     pub use abi_stable::prefix_type::PrefixTypeTrait;
     pub use abi_stable::sabi_trait::TD_Opaque;
 }

@@ -1,0 +1,167 @@
+//! Element access to a launch's tensors, checked at every index: for code that wants clarity before speed.
+
+use half::{bf16, f16};
+use halyard_abi::{DType, TensorView, types::FLAG_OPAQUE};
+
+use crate::{Error, Result};
+
+/// A tensor in host memory. Elements widen to `f64` when read and are rounded once, to nearest even, when written.
+#[derive(Clone, Copy, Debug)]
+pub struct HostTensor {
+    start: *mut u8,
+    view: TensorView,
+}
+
+impl HostTensor {
+    /// Opens a view. An opaque view is taken as row-major.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for an absent view, negative dims or strides, or a dtype without element access.
+    ///
+    /// # Safety
+    /// `view` is host memory that spans its shape's bytes and lives, unshared with writers elsewhere, while this is used: what
+    /// a host promises of every view it passes to `launch`.
+    pub unsafe fn new(view: &TensorView) -> Result<Self> {
+        let mut view = *view;
+        if view.flags & FLAG_OPAQUE != 0 {
+            view = TensorView::contiguous(view.data, view.byte_offset, &view.spec());
+        }
+        let readable = view.dtype.bits().is_some_and(|b| b >= 16);
+        if !readable || view.extent_bytes().is_none() {
+            return Err(Error::invalid(format!(
+                "a tensor of {} with dims {:?} and strides {:?}",
+                view.dtype,
+                view.dims(),
+                view.strides()
+            )));
+        }
+        Ok(Self { start: (view.data + view.byte_offset) as *mut u8, view })
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.view.dtype
+    }
+
+    /// Extent of an axis.
+    ///
+    /// # Panics
+    /// If there is no such axis.
+    #[must_use]
+    pub fn dim(&self, axis: usize) -> usize {
+        usize::try_from(self.view.dims()[axis]).expect("checked in `new`")
+    }
+
+    /// Dimensions in use.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.view.dims().len()
+    }
+
+    /// The address of an element.
+    ///
+    /// # Panics
+    /// If `index` has another rank or leaves the shape: a bug of the caller, caught by the SDK's guard.
+    fn at(&self, index: &[usize]) -> *mut u8 {
+        let dims = self.view.dims();
+        assert_eq!(index.len(), dims.len(), "an index of another rank");
+        let mut element = 0;
+        for ((&i, &d), &s) in index.iter().zip(dims).zip(self.view.strides()) {
+            assert!((i as u64) < d.cast_unsigned(), "index {index:?} leaves dims {dims:?}");
+            element += i as u64 * s.cast_unsigned();
+        }
+        let bytes = element * u64::from(self.view.dtype.bits().unwrap_or(0) / 8);
+        // SAFETY: the index is inside the shape, whose bytes the view spans (`new`).
+        unsafe { self.start.add(bytes as usize) }
+    }
+
+    fn read<T: Copy>(&self, index: &[usize]) -> T {
+        // SAFETY: `at` is inside the view's bytes; `T` is the dtype's type, any bits of which are valid.
+        unsafe { self.at(index).cast::<T>().read_unaligned() }
+    }
+
+    fn write<T>(&self, index: &[usize], value: T) {
+        // SAFETY: as for `read`.
+        unsafe { self.at(index).cast::<T>().write_unaligned(value) }
+    }
+
+    /// A float element, widened. Integer dtypes convert.
+    #[must_use]
+    pub fn get(&self, index: &[usize]) -> f64 {
+        match self.view.dtype {
+            DType::F32 => f64::from(self.read::<f32>(index)),
+            DType::F16 => f64::from(self.read::<f16>(index)),
+            DType::BF16 => f64::from(self.read::<bf16>(index)),
+            #[expect(clippy::cast_precision_loss, reason = "conversion as the op says")]
+            _ => self.get_int(index) as f64,
+        }
+    }
+
+    /// An integer element.
+    ///
+    /// # Panics
+    /// If the dtype is a float: a bug of the caller.
+    #[must_use]
+    pub fn get_int(&self, index: &[usize]) -> i64 {
+        match self.view.dtype {
+            DType::I32 => i64::from(self.read::<i32>(index)),
+            DType::I64 => self.read(index),
+            DType::U32 => i64::from(self.read::<u32>(index)),
+            DType::U64 => self.read::<u64>(index).cast_signed(),
+            other => panic!("an integer from a tensor of {other}"),
+        }
+    }
+
+    /// Writes an element: floats are rounded once to nearest even, integers half to even and saturated, NaN to 0.
+    ///
+    /// # Panics
+    /// If `index` leaves the shape: a bug of the caller, caught by the SDK's guard.
+    #[expect(clippy::cast_sign_loss, reason = "saturating, as the op says")]
+    pub fn set(&self, index: &[usize], value: f64) {
+        match self.view.dtype {
+            DType::F32 => self.write(index, value as f32),
+            DType::F16 => self.write(index, f16::from_f64(value)),
+            DType::BF16 => self.write(index, bf16::from_f64(value)),
+            DType::I32 => self.write(index, value.round_ties_even() as i32),
+            DType::I64 => self.write(index, value.round_ties_even() as i64),
+            DType::U32 => self.write(index, value.round_ties_even() as u32),
+            DType::U64 => self.write(index, value.round_ties_even() as u64),
+            other => panic!("a number into a tensor of {other}"),
+        }
+    }
+
+    /// What [`HostTensor::set`] would store, widened again.
+    #[must_use]
+    pub fn rounded(&self, value: f64) -> f64 {
+        match self.view.dtype {
+            DType::F32 => f64::from(value as f32),
+            DType::F16 => f64::from(f16::from_f64(value)),
+            DType::BF16 => f64::from(bf16::from_f64(value)),
+            _ => value.round_ties_even(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halyard_abi::TensorSpec;
+
+    #[test]
+    fn elements_round_once_and_follow_strides() {
+        let mut data = [0u16; 8];
+        let spec = TensorSpec::new(DType::BF16, &[2, 3]);
+        let mut view = TensorView::contiguous(data.as_mut_ptr() as u64, 2, &spec);
+        view.strides[0] = 4;
+        // SAFETY: the last element is at 1 + 4 + 2 of 8.
+        let t = unsafe { HostTensor::new(&view) }.unwrap();
+        // Half way between two bf16 values, plus what an f32 in between would lose.
+        let value = 1.0 + 1.0 / 256.0 + 1e-12;
+        t.set(&[1, 2], value);
+        assert_eq!(t.get(&[1, 2]).to_bits(), (1.0 + 1.0 / 128.0f64).to_bits());
+        assert_eq!(t.rounded(value).to_bits(), t.get(&[1, 2]).to_bits());
+        assert_ne!(std::hint::black_box(data)[7], 0);
+        assert!(std::panic::catch_unwind(|| t.get(&[0, 3])).is_err());
+    }
+}
