@@ -68,7 +68,7 @@ pub(crate) fn sequence(prompt: &[u32], params: &SamplingParams) -> Sequence {
     let ticket = shared.enter().expect("open");
     let abandoned = Arc::new(AtomicBool::new(false));
     let client = Client::new(events, abandoned, ticket, Instant::now());
-    Sequence::new(request(prompt, params), MAX_MODEL_LEN, 0, client)
+    Sequence::new(request(prompt, params), &info(), 0, client)
 }
 
 /// A hash of everything a sequence holds.

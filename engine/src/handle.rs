@@ -59,7 +59,7 @@ impl EngineHandle {
         let (sender, events) = mpsc::unbounded_channel();
         let abandoned = Arc::new(AtomicBool::new(false));
         let client = Client::new(sender, Arc::clone(&abandoned), ticket, request.arrival);
-        let seq = Sequence::new(request, shared.info.max_model_len, shared.next_seed(), client);
+        let seq = Sequence::new(request, &shared.info, shared.next_seed(), client);
         match self.inner.inbox.send(Message::Add(Box::new(seq))) {
             Ok(()) => Ok(RequestHandle { events, abandoned }),
             Err(_) => Err(match shared.cause_of_death() {

@@ -14,8 +14,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::{
     kv::BlockTable,
     request::{
-        EngineEvent, EngineRequest, FinishReason, RequestError, RequestStats, SamplingParams,
-        TokenLogprobs,
+        EngineEvent, EngineInfo, EngineRequest, FinishReason, RequestError, RequestStats,
+        SamplingParams, TokenLogprobs,
     },
     sampling::TokenCounts,
     shared::Ticket,
@@ -58,6 +58,8 @@ pub(crate) struct Sequence {
     pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
     /// How often each token occurs, kept only if a penalty asks for it.
     pub(crate) counts: Option<TokenCounts>,
+    /// Ids that end the sequence, sorted, if `min_tokens` holds them back.
+    enders: Vec<u32>,
     pub(crate) client: Client,
 }
 
@@ -65,20 +67,23 @@ impl Sequence {
     /// The sequence of a valid request. `seed` is used if the request brings none.
     pub(crate) fn new(
         request: EngineRequest,
-        max_model_len: usize,
+        info: &EngineInfo,
         seed: u64,
         client: Client,
     ) -> Self {
-        let EngineRequest { prompt: mut tokens, params, cache_salt, priority, .. } = request;
+        let EngineRequest { prompt: mut tokens, mut params, cache_salt, priority, .. } = request;
+        params.logit_bias.sort_by_key(|&(id, _)| id);
+        params.logit_bias.dedup_by_key(|&mut (id, _)| id);
         let prompt_len = tokens.len();
         let max_tokens = usize::try_from(params.max_tokens).unwrap_or(usize::MAX);
-        let max_len = prompt_len.saturating_add(max_tokens).min(max_model_len).max(prompt_len);
+        let max_len = prompt_len.saturating_add(max_tokens).min(info.max_model_len).max(prompt_len);
         tokens.reserve((max_len - prompt_len).min(RESERVED_OUTPUT));
         Self {
             arrival: 0,
             priority,
             salt: cache_salt,
             seed: params.seed.unwrap_or(seed),
+            enders: enders(&params, info),
             counts: TokenCounts::if_needed(&params, &tokens),
             params,
             tokens,
@@ -137,6 +142,20 @@ impl Sequence {
         }
     }
 
+    /// Ids that must not be chosen yet, sorted.
+    pub(crate) fn banned(&self) -> &[u32] {
+        let early = self.generated() < self.params.min_tokens as usize;
+        if early { &self.enders } else { &[] }
+    }
+
+    /// The logits are changed before a token is chosen.
+    pub(crate) fn changes_logits(&self) -> bool {
+        self.counts.is_some()
+            || !self.params.logit_bias.is_empty()
+            || self.params.allowed_token_ids.is_some()
+            || !self.banned().is_empty()
+    }
+
     /// Appends a chosen token, and notes if the sequence is over with it.
     pub(crate) fn push(&mut self, token: u32, eos: &[u32]) {
         self.tokens.push(token);
@@ -180,6 +199,19 @@ impl Sequence {
             e2e_time: between(Some(times.arrival), Some(now)),
         }
     }
+}
+
+fn enders(params: &SamplingParams, info: &EngineInfo) -> Vec<u32> {
+    if params.min_tokens == 0 {
+        return Vec::new();
+    }
+    let known = |&id: &u32| (id as usize) < info.vocab_size;
+    let eos = info.eos_token_ids.iter().filter(|_| !params.ignore_eos);
+    let mut ids: Vec<u32> =
+        params.stop_token_ids.iter().chain(eos).copied().filter(known).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// When things happened to a request.
