@@ -3,7 +3,7 @@
 //! Implement [`Backend`], [`Device`] and [`Kernel`] (a device that is the host's own processor implements the much smaller
 //! [`InlineDevice`] instead of `Device`), then export it:
 //!
-//! ```ignore
+//! ```text
 //! halyard_sdk::export_backend!(MyBackend);
 //! ```
 //!

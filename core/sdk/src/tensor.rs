@@ -121,8 +121,8 @@ impl HostTensor {
     pub fn set(&self, index: &[usize], value: f64) {
         match self.view.dtype {
             DType::F32 => self.write(index, value as f32),
-            DType::F16 => self.write(index, f16::from_f64(value)),
-            DType::BF16 => self.write(index, bf16::from_f64(value)),
+            DType::F16 => self.write(index, f16::from_f32(to_odd_f32(value))),
+            DType::BF16 => self.write(index, bf16::from_f32(to_odd_f32(value))),
             DType::I32 => self.write(index, value.round_ties_even() as i32),
             DType::I64 => self.write(index, value.round_ties_even() as i64),
             DType::U32 => self.write(index, value.round_ties_even() as u32),
@@ -136,11 +136,24 @@ impl HostTensor {
     pub fn rounded(&self, value: f64) -> f64 {
         match self.view.dtype {
             DType::F32 => f64::from(value as f32),
-            DType::F16 => f64::from(f16::from_f64(value)),
-            DType::BF16 => f64::from(bf16::from_f64(value)),
+            DType::F16 => f64::from(f16::from_f32(to_odd_f32(value))),
+            DType::BF16 => f64::from(bf16::from_f32(to_odd_f32(value))),
             _ => value.round_ties_even(),
         }
     }
+}
+
+/// Rounds to odd: of the two neighbouring f32 values the one with an odd last bit, if `value` lies between. Rounding that to a
+/// shorter format gives what rounding `value` itself would, which rounding twice to even does not.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what this does")]
+fn to_odd_f32(value: f64) -> f32 {
+    let near = value as f32;
+    let error = value - f64::from(near);
+    if error == 0.0 || !near.is_finite() || near.to_bits() & 1 == 1 {
+        return near;
+    }
+    let away_from_zero = (error > 0.0) == (value > 0.0);
+    f32::from_bits(if away_from_zero { near.to_bits() + 1 } else { near.to_bits() - 1 })
 }
 
 #[cfg(test)]
@@ -160,6 +173,8 @@ mod tests {
         let value = 1.0 + 1.0 / 256.0 + 1e-12;
         t.set(&[1, 2], value);
         assert_eq!(t.get(&[1, 2]).to_bits(), (1.0 + 1.0 / 128.0f64).to_bits());
+        t.set(&[1, 1], 1.0 + 1.0 / 256.0);
+        assert_eq!(t.get(&[1, 1]).to_bits(), 1f64.to_bits());
         assert_eq!(t.rounded(value).to_bits(), t.get(&[1, 2]).to_bits());
         assert_ne!(std::hint::black_box(data)[7], 0);
         assert!(std::panic::catch_unwind(|| t.get(&[0, 3])).is_err());
