@@ -6,10 +6,7 @@ use super::schema::{
     Dim::{Const, Is, PlusOne, Twice},
     OpSchema,
     Shape::{Dims, Same, Trailing},
-    Sym::{
-        B, Block, Blocks, D0, D1, D2, D3, Dk, Dv, E, H, Hk, Hq, I, K, M, Mb, N, P, R, T, Top, V,
-        Words,
-    },
+    Sym::{B, Block, Blocks, Dk, Dv, E, H, Hk, Hq, I, K, M, Mb, N, P, R, T, Top, V, Words},
     Types::{Any, Cache, Compute, Float, Is as Ty},
     WeightSlot, inout, input, output,
 };
@@ -303,9 +300,6 @@ pub const SAMPLE: OpSchema = op(
     ],
     &[],
 );
-
-/// Axes that [`Shape::Same`](super::schema::Shape::Same) binds.
-pub(super) const FREE: [super::Sym; 4] = [D0, D1, D2, D3];
 
 #[cfg(test)]
 mod tests {

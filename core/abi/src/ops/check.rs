@@ -4,9 +4,8 @@
 
 use core::fmt::Write;
 
-use super::{
-    catalogue::FREE,
-    schema::{Access, Dim, Layout, OpSchema, SYMS, Shape, Slot, Sym, Types},
+use super::schema::{
+    Access, Dim, Layout, MAX_FREE_RANK, OpSchema, SYMS, Shape, Slot, Sym, Types, free_sym,
 };
 use crate::{
     error::AbiError,
@@ -159,8 +158,8 @@ fn bind_free(
     dynamic: bool,
     bindings: &mut Bindings,
 ) -> Result<(), String> {
-    if dims.is_empty() || dims.len() > FREE.len() {
-        return Err(format!("has rank {}, expected 1 to {}", dims.len(), FREE.len()));
+    if dims.is_empty() || dims.len() > MAX_FREE_RANK {
+        return Err(format!("has rank {}, expected 1 to {}", dims.len(), MAX_FREE_RANK));
     }
     match bindings.same_rank {
         None => bindings.same_rank = Some(dims.len()),
@@ -173,7 +172,7 @@ fn bind_free(
         Some(_) => {}
     }
     for (from_right, &value) in dims.iter().rev().enumerate() {
-        let sym = if from_right == 0 { Sym::H } else { FREE[from_right - 1] };
+        let sym = free_sym(from_right);
         let axis = dims.len() - 1 - from_right;
         bindings.bind(Dim::Is(sym), value, dynamic).map_err(|w| format!("dim {axis} {w}"))?;
     }

@@ -253,3 +253,22 @@ impl Slot {
         self
     }
 }
+
+impl Slot {
+    /// What each axis of a tensor of this rank in this slot is, axis by axis.
+    pub fn axes(&self, rank: usize) -> impl Iterator<Item = Dim> + '_ {
+        (0..rank).map(move |axis| match self.shape {
+            Shape::Dims(dims) => dims.get(axis).copied().unwrap_or(Dim::Const(0)),
+            Shape::Same | Shape::Trailing => Dim::Is(free_sym(rank - 1 - axis)),
+        })
+    }
+}
+
+/// The symbol of an axis without a name of its own, counted from the right: the last is `H`.
+#[must_use]
+pub fn free_sym(from_right: usize) -> Sym {
+    [Sym::H, Sym::D0, Sym::D1, Sym::D2, Sym::D3][from_right.min(4)]
+}
+
+/// Most dims of a slot without fixed dims.
+pub const MAX_FREE_RANK: usize = 4;
