@@ -45,7 +45,7 @@ pub mod loading {
     pub use abi_stable::StableAbi;
     pub use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
     pub use abi_stable::library::{
-        AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL, RootModule,
+        AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL, RootModule,
     };
 }
 

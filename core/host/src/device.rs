@@ -1,0 +1,212 @@
+//! An opened device.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use halyard_abi::{
+    Buffer, DeviceBox, InfoKey, KvDesc, KvLayout, Metric, OpBuf, PropKey, RSliceMut,
+    Stream as RawStream,
+    ops::check::check_desc,
+    traits::{SUPPORT_NATIVE, SUPPORT_NO, SUPPORT_SLOW},
+};
+
+use crate::{Backend, Kernel, Result, error::Named};
+
+/// An opened device. Cheap to clone; closes when the last clone, buffer, stream, weight and kernel of it is gone.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub(crate) inner: Arc<DeviceInner>,
+}
+
+pub(crate) struct DeviceInner {
+    pub(crate) raw: DeviceBox,
+    backend: Backend,
+    ordinal: u32,
+    /// Launches run before they return.
+    pub(crate) inline: bool,
+    /// Streams that exist, beside the default one.
+    pub(crate) streams: Mutex<Vec<RawStream>>,
+    /// Buffers whose owners are gone, with the events after which no work uses them.
+    retired: Mutex<Vec<Retired>>,
+}
+
+struct Retired {
+    buffer: Buffer,
+    events: Vec<halyard_abi::Event>,
+}
+
+/// How well a device supports an op.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// It does not; why.
+    No(String),
+    /// Correct, but slow; why.
+    Slow(String),
+    /// Native.
+    Native,
+    /// Tuned for this shape.
+    Tuned,
+}
+
+impl std::fmt::Debug for DeviceInner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.backend.id(), self.ordinal)
+    }
+}
+
+impl Device {
+    pub(crate) fn new(raw: DeviceBox, backend: Backend, ordinal: u32) -> Self {
+        let inline = raw.property(PropKey::INLINE).into_option() == Some(1);
+        let (streams, retired) = Default::default();
+        Self { inner: Arc::new(DeviceInner { raw, backend, ordinal, inline, streams, retired }) }
+    }
+
+    /// The backend it belongs to.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.inner.backend
+    }
+
+    /// Its number within the backend.
+    #[must_use]
+    pub fn ordinal(&self) -> u32 {
+        self.inner.ordinal
+    }
+
+    /// A number about the device.
+    #[must_use]
+    pub fn property(&self, key: PropKey) -> Option<u64> {
+        self.inner.raw.property(key).into_option()
+    }
+
+    /// A string about the device; empty if there is no answer.
+    #[must_use]
+    pub fn info(&self, key: InfoKey) -> String {
+        self.inner.raw.info(key).into_string()
+    }
+
+    /// Live measurements.
+    #[must_use]
+    pub fn telemetry(&self) -> Vec<Metric> {
+        let blank = Metric { key: halyard_abi::MetricKey(0), index: 0, value: 0.0 };
+        let mut metrics = vec![blank; 32];
+        let count = self.inner.raw.telemetry(RSliceMut::from_mut_slice(&mut metrics));
+        metrics.truncate(count as usize);
+        metrics
+    }
+
+    /// How well an op is supported. An op that breaks the catalogue's rules is not.
+    #[must_use]
+    pub fn support(&self, op: &OpBuf) -> Support {
+        if let Err(error) = check_desc(&op.desc()) {
+            return Support::No(error.to_string());
+        }
+        let level = self.inner.raw.supports(&op.desc());
+        let why = || self.inner.raw.explain(&op.desc()).into_string();
+        match level {
+            SUPPORT_NO => Support::No(why()),
+            SUPPORT_SLOW => Support::Slow(why()),
+            SUPPORT_NATIVE => Support::Native,
+            _ => Support::Tuned,
+        }
+    }
+
+    /// Prepares a kernel; may take seconds.
+    ///
+    /// # Errors
+    /// If the op breaks the catalogue's rules, or the backend does not support it.
+    pub fn prepare(&self, op: OpBuf) -> Result<Kernel> {
+        Kernel::new(self, op)
+    }
+
+    /// How the backend arranges a paged cache.
+    ///
+    /// # Errors
+    /// If it cannot hold one of this kind.
+    pub fn kv_layout(&self, kv: &KvDesc<'_>) -> Result<KvLayout> {
+        self.inner.raw.kv_layout(kv).named("kv_layout")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DeviceInner {
+    pub(crate) fn stream_opened(&self, stream: RawStream) {
+        lock(&self.streams).push(stream);
+    }
+
+    pub(crate) fn stream_closed(&self, stream: RawStream) {
+        lock(&self.streams).retain(|&s| s != stream);
+    }
+
+    /// Frees a buffer once all work enqueued up to now is done.
+    pub(crate) fn retire(&self, buffer: Buffer) {
+        if self.inline {
+            self.free(buffer);
+            return;
+        }
+        let mut streams = lock(&self.streams).clone();
+        streams.push(RawStream::NONE);
+        let events = streams
+            .into_iter()
+            .filter_map(|stream| {
+                let event = self.raw.event_create(0).into_result().ok()?;
+                // A stream that cannot record has failed: nothing of it runs any more.
+                self.raw.event_record(event, stream).into_result().ok()?;
+                Some(event)
+            })
+            .collect();
+        lock(&self.retired).push(Retired { buffer, events });
+        self.reap();
+    }
+
+    /// Frees retired buffers whose work is done.
+    pub(crate) fn reap(&self) {
+        if self.inline {
+            return;
+        }
+        let done = |e: &halyard_abi::Event| {
+            self.raw
+                .event_query(*e)
+                .into_result()
+                .map_or_else(|error| error.code != halyard_abi::Code::NOT_READY, |()| true)
+        };
+        let mut retired = lock(&self.retired);
+        let all = std::mem::take(&mut *retired);
+        let (ready, waiting) = all.into_iter().partition(|r: &Retired| r.events.iter().all(done));
+        *retired = waiting;
+        drop(retired);
+        for r in ready {
+            self.release(r);
+        }
+    }
+
+    fn release(&self, retired: Retired) {
+        for event in retired.events {
+            if let Err(error) = self.raw.event_destroy(event).into_result() {
+                tracing::warn!(%error, "could not destroy an event");
+            }
+        }
+        self.free(retired.buffer);
+    }
+
+    fn free(&self, buffer: Buffer) {
+        if let Err(error) = self.raw.free(buffer).into_result() {
+            tracing::warn!(%error, bytes = buffer.bytes, "could not free device memory");
+        }
+    }
+}
+
+impl Drop for DeviceInner {
+    fn drop(&mut self) {
+        let retired = std::mem::take(&mut *lock(&self.retired));
+        for r in retired {
+            // Every stream object is gone by now; the default stream is the one that may still work.
+            if let Err(error) = self.raw.stream_sync(RawStream::NONE, u64::MAX).into_result() {
+                tracing::warn!(%error, "could not wait for the device");
+            }
+            self.release(r);
+        }
+    }
+}

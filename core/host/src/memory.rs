@@ -1,0 +1,163 @@
+//! Device memory.
+
+use std::sync::Arc;
+
+use halyard_abi::{AllocReq, Buffer, CopyReq, DType, MemRef, types::mem};
+
+use crate::{
+    Device, Result, Stream,
+    device::DeviceInner,
+    error::{DeviceError, Named},
+};
+
+/// Memory on a device. Cheap to clone; freed when the last clone is gone and no work uses it any more.
+#[derive(Clone, Debug)]
+pub struct DeviceBuffer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: Arc<DeviceInner>,
+    raw: Buffer,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.device.retire(self.raw);
+    }
+}
+
+/// A Rust type that is a dtype's element.
+pub trait Element: Copy + Send + Sync + sealed::Sealed + 'static {
+    /// Which dtype.
+    const DTYPE: DType;
+}
+
+mod sealed {
+    /// Types without padding for which any bits are valid.
+    #[expect(unnameable_types, reason = "that is what sealing is")]
+    pub trait Sealed {}
+}
+
+macro_rules! elements {
+    ($($ty:ty = $dtype:ident),*) => {$(
+        impl sealed::Sealed for $ty {}
+        impl Element for $ty {
+            const DTYPE: DType = DType::$dtype;
+        }
+    )*};
+}
+elements!(f32 = F32, half::f16 = F16, half::bf16 = BF16, i8 = I8, u8 = U8, i32 = I32, i64 = I64);
+elements!(u32 = U32, u64 = U64);
+
+/// The bytes of elements.
+pub(crate) fn as_bytes<T: Element>(data: &[T]) -> &[u8] {
+    // SAFETY: elements have no padding (`Sealed`), so every byte of the slice is initialised.
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) }
+}
+
+impl Device {
+    /// Allocates `bytes` (at least 1) of device memory; its contents are undefined.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub fn alloc(&self, bytes: u64) -> Result<DeviceBuffer> {
+        self.alloc_aligned(bytes, 256)
+    }
+
+    /// Allocates with an alignment (a power of two; at least 256 is given).
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub fn alloc_aligned(&self, bytes: u64, align: u64) -> Result<DeviceBuffer> {
+        self.inner.reap();
+        let req = AllocReq { bytes: bytes.max(1), align, kind: mem::DEVICE, flags: 0 };
+        let raw = self.inner.raw.alloc(&req).named("alloc")?;
+        let inner = Inner { device: Arc::clone(&self.inner), raw };
+        Ok(DeviceBuffer { inner: Arc::new(inner) })
+    }
+}
+
+impl DeviceBuffer {
+    /// Size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.inner.raw.bytes
+    }
+
+    pub(crate) fn base(&self) -> u64 {
+        self.inner.raw.base
+    }
+
+    pub(crate) fn device(&self) -> &Arc<DeviceInner> {
+        &self.inner.device
+    }
+
+    pub(crate) fn place(&self, offset: u64) -> MemRef {
+        MemRef { base: self.inner.raw.base, offset, kind: self.inner.raw.kind, device: 0 }
+    }
+
+    pub(crate) fn is_of(&self, stream: &Stream, call: &'static str) -> Result<()> {
+        if Arc::ptr_eq(&self.inner.device, &stream.device) {
+            return Ok(());
+        }
+        Err(DeviceError::invalid(call, "stream and memory belong to different devices"))
+    }
+
+    fn check_range(&self, offset: u64, bytes: u64, call: &'static str) -> Result<()> {
+        if offset.checked_add(bytes).is_some_and(|end| end <= self.bytes()) {
+            return Ok(());
+        }
+        let size = self.bytes();
+        Err(DeviceError::invalid(
+            call,
+            format!("{bytes} bytes at offset {offset} of a buffer of {size} bytes"),
+        ))
+    }
+
+    /// Copies elements to the device, in stream order; returns when they have left `data`.
+    ///
+    /// # Errors
+    /// If they do not fit, or the copy fails.
+    pub fn write<T: Element>(&self, stream: &Stream, offset: u64, data: &[T]) -> Result<()> {
+        let bytes = as_bytes(data);
+        self.is_of(stream, "copy")?;
+        self.check_range(offset, bytes.len() as u64, "copy")?;
+        let src = MemRef { base: bytes.as_ptr() as u64, offset: 0, kind: mem::HOST, device: 0 };
+        self.flat_copy(stream, self.place(offset), src, bytes.len() as u64)?;
+        if self.inner.device.inline { Ok(()) } else { stream.sync() }
+    }
+
+    /// Copies elements from the device, after all earlier work of the stream; returns when they are in `data`.
+    ///
+    /// # Errors
+    /// If there are not so many, or earlier work or the copy failed.
+    pub fn read<T: Element>(&self, stream: &Stream, offset: u64, data: &mut [T]) -> Result<()> {
+        let bytes = size_of_val(data) as u64;
+        self.is_of(stream, "copy")?;
+        self.check_range(offset, bytes, "copy")?;
+        let dst = MemRef { base: data.as_mut_ptr() as u64, offset: 0, kind: mem::HOST, device: 0 };
+        self.flat_copy(stream, dst, self.place(offset), bytes)?;
+        stream.sync()
+    }
+
+    fn flat_copy(&self, stream: &Stream, dst: MemRef, src: MemRef, bytes: u64) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let req =
+            CopyReq { dst, src, row_bytes: bytes, rows: 1, dst_pitch: bytes, src_pitch: bytes };
+        self.inner.device.raw.copy(stream.raw, &req).named("copy")
+    }
+
+    /// Fills a range (both numbers multiples of 4) with a 32-bit pattern.
+    ///
+    /// # Errors
+    /// If the range leaves the buffer, or the fill fails.
+    pub fn fill(&self, stream: &Stream, offset: u64, bytes: u64, pattern: u32) -> Result<()> {
+        self.is_of(stream, "fill")?;
+        self.check_range(offset, bytes, "fill")?;
+        self.inner.device.raw.fill(stream.raw, &self.place(offset), pattern, bytes).named("fill")
+    }
+}
