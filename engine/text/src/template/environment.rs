@@ -1,0 +1,94 @@
+//! The Jinja environment that Hugging Face's templates expect.
+
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error, ErrorKind};
+
+use super::{json, strftime};
+
+/// Instructions that one rendering may execute: a conversation of thousands of messages needs a few hundred thousand.
+const MAX_INSTRUCTIONS: u64 = 10_000_000;
+const MAX_RECURSION: usize = 64;
+
+/// Marks an error that the template raised itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Raised(pub(super) String);
+
+/// An environment with the given templates, or what is wrong with them.
+pub(super) fn compile(
+    templates: impl Iterator<Item = (&'static str, String)>,
+) -> Result<Environment<'static>, String> {
+    let mut env = Environment::new();
+    env.set_trim_blocks(true);
+    env.set_lstrip_blocks(true);
+    env.set_fuel(Some(MAX_INSTRUCTIONS));
+    env.set_recursion_limit(MAX_RECURSION);
+    // Prompts are not HTML.
+    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.add_function("raise_exception", raise_exception);
+    env.add_function("strftime_now", strftime::now);
+    env.add_filter("tojson", tojson);
+    for (name, source) in templates {
+        let source = without_generation_tags(&source);
+        env.add_template_owned(name, source).map_err(|error| describe(&error))?;
+    }
+    Ok(env)
+}
+
+/// An error with its place, without the source around it.
+pub(super) fn describe(error: &Error) -> String {
+    crate::error::shorten(&error.to_string())
+}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    let raised = Raised(message.clone());
+    Err(Error::new(ErrorKind::InvalidOperation, message).with_source(raised))
+}
+
+fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let ensure_ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let separators: Option<Vec<String>> = kwargs.get("separators")?;
+    kwargs.assert_all_used()?;
+    let style = json::Style::new(indent, separators, sort_keys, ensure_ascii)?;
+    json::dumps(value, &style).map(Value::from_safe_string)
+}
+
+/// `{% generation %}` marks the assistant's text for training; here both marks become blocks that do nothing.
+fn without_generation_tags(source: &str) -> String {
+    let mut result = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let inner = &rest[start + 2..start + length];
+        let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        let replacement = match word {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => word,
+        };
+        result.push_str(&rest[..start + 2]);
+        result.push_str(&if word.is_empty() {
+            inner.to_owned()
+        } else {
+            inner.replacen(word, replacement, 1)
+        });
+        result.push_str("%}");
+        rest = &rest[start + length + 2..];
+    }
+    result.push_str(rest);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_tags_become_harmless() {
+        let source = "a{%- generation -%}b{% endgeneration %}c{% if x %}{%";
+        assert_eq!(without_generation_tags(source), "a{%- if true -%}b{% endif %}c{% if x %}{%");
+    }
+}
