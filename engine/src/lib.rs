@@ -4,10 +4,14 @@
 
 mod batch;
 mod engine_loop;
+mod error;
 #[cfg(test)]
 mod fake;
 mod handle;
 mod kv;
+mod load;
+mod models;
+mod program;
 mod request;
 mod runner;
 mod sampling;
@@ -16,7 +20,9 @@ mod sequence;
 mod shared;
 mod validate;
 
+pub use error::LoadError;
 pub use handle::{EngineHandle, RequestHandle};
+pub use load::{Dtype, LoadOptions, LoadProgress, Plan};
 pub use request::{
     EngineEvent, EngineInfo, EngineRequest, FinishReason, Observer, PromptOutput, RequestError,
     RequestStats, SamplingParams, StepStats, SubmitError, TokenLogprobs, TokenOutput,

@@ -63,7 +63,7 @@ impl SampleRows {
     }
 
     /// Lays out the rows of a batch.
-    pub(crate) fn build(&mut self, batch: &Batch, seqs: &[Sequence], vocab: usize) {
+    pub(crate) fn build(&mut self, batch: &Batch, seqs: &[Sequence]) {
         self.clear();
         let class = |sample: &Sample| {
             let seq = &seqs[sample.seq];
@@ -85,8 +85,25 @@ impl SampleRows {
             self.push(sample, &seqs[sample.seq]);
         }
         self.greedy = self.temperature.iter().all(|&temperature| temperature == 0.0);
-        let changed = self.order[..self.changed].iter();
-        self.changes.build(changed.map(|&at| &seqs[batch.samples[at].seq]), vocab);
+    }
+
+    /// Columns that the widest lists of ids and of biases need.
+    pub(crate) fn widths(&self, batch: &Batch, seqs: &[Sequence]) -> (usize, usize) {
+        let changed = || self.order[..self.changed].iter().map(|&at| &seqs[batch.samples[at].seq]);
+        let widest = |width: fn(&Sequence) -> usize| changed().map(width).max().unwrap_or(0).max(1);
+        (widest(listed), widest(biased))
+    }
+
+    /// Lays out how the logits of some of the changed rows change.
+    pub(crate) fn build_changes(
+        &mut self,
+        rows: Range<usize>,
+        batch: &Batch,
+        seqs: &[Sequence],
+        vocab: usize,
+    ) {
+        let rows = self.order[rows].iter();
+        self.changes.build(rows.map(|&at| &seqs[batch.samples[at].seq]), vocab);
     }
 
     fn clear(&mut self) {
@@ -112,6 +129,16 @@ impl SampleRows {
     }
 }
 
+/// Distinct ids that a sequence's penalties are about.
+fn listed(seq: &Sequence) -> usize {
+    seq.counts.as_ref().map_or(0, |counts| counts.ids().len())
+}
+
+/// Ids whose logits a sequence biases, at most.
+fn biased(seq: &Sequence) -> usize {
+    seq.params.logit_bias.len() + seq.banned().len()
+}
+
 impl Changes {
     fn build<'a>(&mut self, seqs: impl Iterator<Item = &'a Sequence> + Clone, vocab: usize) {
         self.mask.clear();
@@ -121,8 +148,6 @@ impl Changes {
         self.penalties.clear();
         self.bias_ids.clear();
         self.bias.clear();
-        let listed = |seq: &Sequence| seq.counts.as_ref().map_or(0, |counts| counts.ids().len());
-        let biased = |seq: &Sequence| seq.params.logit_bias.len() + seq.banned().len();
         // At least one column, so that no tensor is empty.
         self.width = seqs.clone().map(listed).max().unwrap_or(0).max(1);
         self.bias_width = seqs.clone().map(biased).max().unwrap_or(0).max(1);
@@ -193,7 +218,11 @@ mod tests {
         let mut batch = Batch::default();
         batch.build(scheduler.running(), 4);
         let mut rows = SampleRows::default();
-        rows.build(&batch, scheduler.running(), VOCAB);
+        rows.build(&batch, scheduler.running());
+        let changed = 0..rows.changed;
+        rows.build_changes(changed, &batch, scheduler.running(), VOCAB);
+        let widths = (rows.changes.width, rows.changes.bias_width);
+        assert_eq!(rows.widths(&batch, scheduler.running()), widths);
         let order = rows.order.iter().map(|&at| u32::try_from(at).expect("few")).collect();
         (rows, order)
     }

@@ -1,5 +1,9 @@
 //! The seam between the loop and what computes.
 
+mod device;
+
+pub(crate) use device::{Bounds, DeviceRunner};
+
 use crate::{batch::Batch, request::TokenLogprobs, sequence::Sequence};
 
 /// Runs a model over batches and chooses tokens. Lives on the engine's thread.

@@ -1,0 +1,83 @@
+//! Why a model could not be loaded.
+
+use halyard_weights::{DequantError, WeightsError};
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The model's files are missing something or are malformed.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A vector could not be read as numbers.
+    #[error("tensor {tensor} cannot be read")]
+    Dequant {
+        /// Its name.
+        tensor: String,
+        /// Why.
+        #[source]
+        source: DequantError,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("tensor {tensor} has shape {found:?}, the configuration says {expected:?}")]
+    TensorShape {
+        /// Its name.
+        tensor: String,
+        /// As in the file.
+        found: Vec<u64>,
+        /// As the configuration says.
+        expected: Vec<u64>,
+    },
+    /// A matrix is stored in a form that no backend takes.
+    #[error(
+        "tensor {tensor} is stored as {found}; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, \
+         Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_NL"
+    )]
+    TensorFormat {
+        /// Its name.
+        tensor: String,
+        /// The form.
+        found: String,
+    },
+    /// The experts of a layer are not all stored alike.
+    #[error("tensor {tensor} is stored as {found}, others of its layer's experts as {expected}")]
+    MixedExperts {
+        /// Its name.
+        tensor: String,
+        /// Its form.
+        found: String,
+        /// That of the others.
+        expected: String,
+    },
+    /// An option has a value that cannot work.
+    #[error("{option}: {message}")]
+    Option {
+        /// As the command line spells it.
+        option: &'static str,
+        /// What was given and what is allowed.
+        message: String,
+    },
+    /// The backend lacks kernels that the model needs.
+    #[error("the device {device} cannot run this model: {}", missing.join("; "))]
+    Unsupported {
+        /// The device, for people.
+        device: String,
+        /// Each missing operation with the backend's reason.
+        missing: Vec<String>,
+    },
+    /// The device's memory is too small.
+    #[error("{0}")]
+    Memory(String),
+    /// The device failed.
+    #[error("{action} failed")]
+    Device {
+        /// What was being done.
+        action: String,
+        /// The device's error.
+        #[source]
+        source: halyard_core::DeviceError,
+    },
+    /// The engine's thread could not be started.
+    #[error("the engine's thread could not be started")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,5 @@
+//! The models: what each family computes, recorded as a program.
+
+mod decoder;
+
+pub(crate) use decoder::{Decoder, record};

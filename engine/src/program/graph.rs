@@ -1,0 +1,395 @@
+//! Records a model's operations, one method each. The formulas are in the catalogue of the backend ABI.
+
+use std::collections::HashMap;
+
+use halyard_core::{
+    DType, OpBuf, TensorSpec, WeightDesc,
+    attrs::{
+        Act, ActMul, Embedding, GatherRows, KvWrite, Linear, MoeExperts, MoeRouter, PagedAttention,
+        RmsNorm, Rope,
+    },
+    ops::OpAttrs,
+};
+
+use super::{
+    BufferSpec, Call, Content, Place, Program, Section, Size, Source, Tensor, WeightPart,
+    WeightSpec,
+};
+use crate::error::LoadError;
+
+/// Linear layers that read one input and write side by side: a single merged weight where the parts
+/// are stored alike, else one each.
+#[derive(Clone, Debug)]
+pub(crate) struct LinearWeight {
+    /// Index of the weight and its rows, in order of the output's columns.
+    weights: Vec<(usize, usize)>,
+    bias: Option<Tensor>,
+    width: usize,
+}
+
+impl LinearWeight {
+    /// Columns of the output.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// The weights of a layer's experts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExpertWeights {
+    gate_up: usize,
+    down: usize,
+}
+
+/// The tensors that each step brings.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs {
+    pub(crate) ids: Tensor,
+    pub(crate) positions: Tensor,
+    pub(crate) slots: Tensor,
+    pub(crate) block_table: Tensor,
+    pub(crate) cu_q: Tensor,
+    pub(crate) kv_len: Tensor,
+    /// Which tokens' logits are wanted.
+    pub(crate) rows: Tensor,
+}
+
+/// The keys and values of one layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Cache {
+    keys: Tensor,
+    /// `None` if the backend keeps them with the keys.
+    values: Option<Tensor>,
+}
+
+/// Records a program.
+#[derive(Debug)]
+pub(crate) struct Graph<'a> {
+    pub(crate) source: &'a Source<'a>,
+    /// Type of activations.
+    pub(crate) compute: DType,
+    program: Program,
+    /// Index of each operation by its canonical form.
+    ops: HashMap<String, usize>,
+    /// The backend keeps values with the keys.
+    fused_kv: bool,
+    /// Where calls go.
+    section: Section,
+}
+
+impl<'a> Graph<'a> {
+    pub(crate) fn new(source: &'a Source<'a>, compute: DType, fused_kv: bool) -> Self {
+        Self {
+            source,
+            compute,
+            fused_kv,
+            program: Program::default(),
+            ops: HashMap::new(),
+            section: Section::Body,
+        }
+    }
+
+    pub(crate) fn finish(self) -> Program {
+        self.program
+    }
+
+    /// What is recorded from here on belongs to this section.
+    pub(crate) fn begin(&mut self, section: Section) {
+        self.section = section;
+    }
+
+    /// A new tensor without gaps.
+    pub(crate) fn tensor(&mut self, dtype: DType, dims: &[Size]) -> Tensor {
+        self.buffer(dtype, dims, Content::Nothing)
+    }
+
+    /// A new matrix of activations, a row a token.
+    pub(crate) fn activations(&mut self, width: usize) -> Tensor {
+        self.tensor(self.compute, &[Size::Tokens, Size::Fixed(width)])
+    }
+
+    /// The rotary table for `positions` positions.
+    pub(crate) fn rope_table(&mut self, positions: usize, rotated: usize) -> Tensor {
+        let dims = [Size::Fixed(positions), Size::Fixed(rotated)];
+        self.buffer(DType::F32, &dims, Content::RopeTable)
+    }
+
+    /// Vectors of the checkpoint, one after the other.
+    pub(crate) fn vectors(&mut self, names: &[(String, usize)]) -> Result<Tensor, LoadError> {
+        for (name, len) in names {
+            self.source.check_shape(name, &[*len])?;
+        }
+        let len = names.iter().map(|(_, len)| len).sum();
+        let content = Content::Vectors(names.iter().map(|(name, _)| name.clone()).collect());
+        Ok(self.buffer(DType::F32, &[Size::Fixed(len)], content))
+    }
+
+    pub(crate) fn inputs(&mut self) -> Inputs {
+        Inputs {
+            ids: self.tensor(DType::I32, &[Size::Tokens]),
+            positions: self.tensor(DType::I32, &[Size::Tokens]),
+            slots: self.tensor(DType::I64, &[Size::Tokens]),
+            block_table: self.tensor(DType::I32, &[Size::Seqs, Size::TableWidth]),
+            cu_q: self.tensor(DType::I32, &[Size::SeqEnds]),
+            kv_len: self.tensor(DType::I32, &[Size::Seqs]),
+            rows: self.tensor(DType::I32, &[Size::Rows]),
+        }
+    }
+
+    /// The KV cache of the next layer.
+    pub(crate) fn cache(&mut self, block_size: usize, heads: usize, head_dim: usize) -> Cache {
+        let layer = self.program.kv_layers;
+        self.program.kv_layers += 1;
+        let dims = vec![
+            Size::PoolBlocks,
+            Size::Fixed(block_size),
+            Size::Fixed(heads),
+            Size::Fixed(head_dim),
+        ];
+        let plane = |plane| Tensor {
+            place: Place::Cache { layer, plane },
+            dtype: self.compute,
+            offset: 0,
+            dims: dims.clone(),
+            strides: None,
+        };
+        Cache { keys: plane(0), values: (!self.fused_kv).then(|| plane(1)) }
+    }
+
+    /// A matrix whose rows are looked up, `[rows, width]`.
+    pub(crate) fn embedding_weight(
+        &mut self,
+        name: &str,
+        rows: usize,
+        width: usize,
+    ) -> Result<usize, LoadError> {
+        let (scheme, dtype) = self.source.scheme(name, &[rows, width])?;
+        let desc = WeightDesc::embedding(scheme, dtype, rows as u64, width as u64);
+        Ok(self.weight(desc, vec![part(name.to_owned(), 0, 0, rows)]))
+    }
+
+    /// A weight already there as a linear layer of `rows` outputs.
+    pub(crate) fn tied(weight: usize, rows: usize) -> LinearWeight {
+        LinearWeight { weights: vec![(weight, rows)], bias: None, width: rows }
+    }
+
+    /// Linear layers `name.weight` of `(name, rows)` on an input of `inputs` columns.
+    pub(crate) fn linear_weight(
+        &mut self,
+        parts: &[(String, usize)],
+        inputs: usize,
+        has_bias: bool,
+    ) -> Result<LinearWeight, LoadError> {
+        let mut weights: Vec<(usize, usize)> = Vec::new();
+        for (name, rows) in parts {
+            let tensor = format!("{name}.weight");
+            let (scheme, dtype) = self.source.scheme(&tensor, &[*rows, inputs])?;
+            let last = weights.last_mut();
+            let alike = last.map(|last| (&mut self.program.weights[last.0], &mut last.1));
+            match alike {
+                Some((spec, width)) if (spec.desc.scheme, spec.desc.dtype) == (scheme, dtype) => {
+                    spec.parts.push(part(tensor, 0, *width, *rows));
+                    *width += rows;
+                    spec.desc.n = *width as u64;
+                }
+                _ => {
+                    let desc = WeightDesc::linear(scheme, dtype, *rows as u64, inputs as u64);
+                    let weight = self.weight(desc, vec![part(tensor, 0, 0, *rows)]);
+                    weights.push((weight, *rows));
+                }
+            }
+        }
+        let bias = if has_bias {
+            let name = |(part, rows): &(String, usize)| (format!("{part}.bias"), *rows);
+            Some(self.vectors(&parts.iter().map(name).collect::<Vec<_>>())?)
+        } else {
+            None
+        };
+        let width = parts.iter().map(|(_, rows)| rows).sum();
+        Ok(LinearWeight { weights, bias, width })
+    }
+
+    /// The gated layers `prefix(expert).{gate,up,down}_proj.weight` of all experts.
+    pub(crate) fn expert_weights(
+        &mut self,
+        prefix: impl Fn(usize) -> String,
+        experts: usize,
+        hidden: usize,
+        inner: usize,
+    ) -> Result<ExpertWeights, LoadError> {
+        let mut stack = |names: &[&str], rows: usize, columns: usize| {
+            let mut parts = Vec::with_capacity(experts * names.len());
+            let mut stored = None;
+            for expert in 0..experts {
+                for (at, name) in names.iter().enumerate() {
+                    let tensor = format!("{}.{name}.weight", prefix(expert));
+                    let found = self.source.scheme(&tensor, &[rows, columns])?;
+                    let expected = *stored.get_or_insert(found);
+                    if found != expected {
+                        return Err(LoadError::MixedExperts {
+                            tensor,
+                            found: found.0.to_string(),
+                            expected: expected.0.to_string(),
+                        });
+                    }
+                    parts.push(part(tensor, expert, at * rows, rows));
+                }
+            }
+            let (scheme, dtype) = stored.expect("a mixture has at least one expert");
+            let groups = u32::try_from(experts).expect("checked with the configuration");
+            let n = (names.len() * rows) as u64;
+            let desc = WeightDesc::experts(scheme, dtype, groups, n, columns as u64);
+            Ok(self.weight(desc, parts))
+        };
+        Ok(ExpertWeights {
+            gate_up: stack(&["gate_proj", "up_proj"], inner, hidden)?,
+            down: stack(&["down_proj"], hidden, inner)?,
+        })
+    }
+
+    pub(crate) fn embedding(&mut self, ids: &Tensor, weight: usize, y: &Tensor) {
+        self.call(&Embedding::default(), &[Some(ids), Some(y)], &[weight]);
+    }
+
+    /// With a residual, `x` is added to it first, and the sum is normalised.
+    pub(crate) fn rms_norm(
+        &mut self,
+        x: &Tensor,
+        gamma: &Tensor,
+        y: &Tensor,
+        residual: Option<&Tensor>,
+        eps: f64,
+    ) {
+        let attrs = RmsNorm { eps, ..RmsNorm::default() };
+        self.call(&attrs, &[Some(x), Some(gamma), Some(y), residual], &[]);
+    }
+
+    pub(crate) fn linear(&mut self, x: &Tensor, weight: &LinearWeight, y: &Tensor) {
+        let mut column = 0;
+        for &(index, width) in &weight.weights {
+            let bias = weight.bias.as_ref().map(|bias| bias.part(column, width));
+            let whole = weight.weights.len() == 1;
+            let y = if whole { y.clone() } else { y.columns(column, width) };
+            self.call(&Linear::default(), &[Some(x), bias.as_ref(), Some(&y)], &[index]);
+            column += width;
+        }
+    }
+
+    pub(crate) fn rope(
+        &mut self,
+        q: &Tensor,
+        k: &Tensor,
+        positions: &Tensor,
+        table: &Tensor,
+        interleaved: bool,
+    ) {
+        let attrs = Rope { interleaved, ..Rope::default() };
+        self.call(&attrs, &[Some(q), Some(k), Some(positions), Some(table)], &[]);
+    }
+
+    pub(crate) fn kv_write(&mut self, k: &Tensor, v: &Tensor, slots: &Tensor, cache: &Cache) {
+        let slots = [Some(k), Some(v), Some(slots), Some(&cache.keys), cache.values.as_ref()];
+        self.call(&KvWrite {}, &slots, &[]);
+    }
+
+    /// Causal attention that reaches `window` positions to the left, or all the way.
+    pub(crate) fn attention(
+        &mut self,
+        q: &Tensor,
+        cache: &Cache,
+        inputs: &Inputs,
+        o: &Tensor,
+        window: Option<usize>,
+    ) {
+        let Some(Size::Fixed(head_dim)) = q.dims.last().copied() else {
+            unreachable!("queries have heads of fixed width: {q:?}")
+        };
+        let left = |window: usize| i64::try_from(window).unwrap_or(-1);
+        let attrs = PagedAttention {
+            scale: 1.0 / (head_dim as f64).sqrt(),
+            window: window.map_or(-1, left),
+            ..PagedAttention::default()
+        };
+        let slots = [
+            Some(q),
+            Some(&cache.keys),
+            cache.values.as_ref(),
+            Some(&inputs.block_table),
+            Some(&inputs.cu_q),
+            Some(&inputs.kv_len),
+            Some(o),
+        ];
+        self.call(&attrs, &slots, &[]);
+    }
+
+    pub(crate) fn act_mul(&mut self, gate_up: &Tensor, y: &Tensor, act: Act) {
+        self.call(&ActMul { act, ..ActMul::default() }, &[Some(gate_up), Some(y)], &[]);
+    }
+
+    pub(crate) fn moe_router(
+        &mut self,
+        logits: &Tensor,
+        ids: &Tensor,
+        weight: &Tensor,
+        attrs: &MoeRouter,
+    ) {
+        self.call(attrs, &[Some(logits), None, Some(ids), Some(weight)], &[]);
+    }
+
+    /// `add`, if given, is what the experts' outputs are added to.
+    pub(crate) fn moe_experts(
+        &mut self,
+        x: &Tensor,
+        routing: (&Tensor, &Tensor),
+        experts: ExpertWeights,
+        y: &Tensor,
+        (act, add): (Act, Option<&Tensor>),
+    ) {
+        let attrs = MoeExperts { act, ..MoeExperts::default() };
+        let slots = [Some(x), Some(routing.0), Some(routing.1), Some(y), add];
+        self.call(&attrs, &slots, &[experts.gate_up, experts.down]);
+    }
+
+    pub(crate) fn gather_rows(&mut self, x: &Tensor, rows: &Tensor, y: &Tensor) {
+        self.call(&GatherRows {}, &[Some(x), Some(rows), Some(y)], &[]);
+    }
+
+    fn buffer(&mut self, dtype: DType, dims: &[Size], content: Content) -> Tensor {
+        let place = Place::Buffer(self.program.buffers.len());
+        self.program.buffers.push(BufferSpec { dtype, dims: dims.to_vec(), content });
+        Tensor { place, dtype, offset: 0, dims: dims.to_vec(), strides: None }
+    }
+
+    fn weight(&mut self, desc: WeightDesc<'static>, parts: Vec<WeightPart>) -> usize {
+        self.program.weights.push(WeightSpec { desc, parts });
+        self.program.weights.len() - 1
+    }
+
+    /// Records a launch.
+    pub(crate) fn call(
+        &mut self,
+        attrs: &impl OpAttrs,
+        tensors: &[Option<&Tensor>],
+        weights: &[usize],
+    ) {
+        let spec = |tensor: &Option<&Tensor>| tensor.map_or(TensorSpec::NONE, Tensor::spec);
+        let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
+        let descs: Vec<_> = weights.iter().map(|&at| self.program.weights[at].desc).collect();
+        let op = OpBuf::new(attrs, specs, descs);
+        let next = self.program.ops.len();
+        let index = *self.ops.entry(op.to_string()).or_insert(next);
+        if index == next {
+            self.program.ops.push(op);
+        }
+        // The descriptor ends at its last present slot, and so must the launch.
+        let present = self.program.ops[index].tensors().len();
+        let tensors = tensors[..present].iter().map(|tensor| tensor.cloned()).collect();
+        let call = Call { op: index, tensors, weights: weights.to_vec() };
+        self.program.calls[self.section as usize].push(call);
+    }
+}
+
+fn part(tensor: String, group: usize, first_row: usize, rows: usize) -> WeightPart {
+    let group = u32::try_from(group).expect("checked with the configuration");
+    WeightPart { tensor, group, first_row: first_row as u64, rows: rows as u64 }
+}

@@ -1,0 +1,317 @@
+//! The runner that computes on a device.
+
+use std::ops::Range;
+
+use halyard_core::DeviceError;
+
+use super::{ModelRunner, StepError, StepOutput};
+use crate::{
+    batch::{Batch, PromptRows},
+    program::{Executable, Inputs, Lengths, Section, Sizes, Tensor},
+    request::TokenLogprobs,
+    sampling::{SampleRows, SamplerTensors},
+    sequence::Sequence,
+};
+
+/// A loaded model and its sampler.
+#[derive(Debug)]
+pub(crate) struct DeviceRunner {
+    exec: Executable,
+    inputs: Inputs,
+    sampler: SamplerTensors,
+    bounds: Bounds,
+    rows: SampleRows,
+    chosen: Vec<i32>,
+    report: Report,
+}
+
+/// Fixed sizes of the runner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) vocab: usize,
+    /// Most rows of logits at once.
+    pub(crate) max_rows: usize,
+    /// Columns of the block table's memory.
+    pub(crate) table_width: usize,
+    /// Most elements of a list of ids or biases, all rows together; at least the vocabulary.
+    pub(crate) list_elements: usize,
+    /// Columns of the alternatives' tensors.
+    pub(crate) max_logprobs: usize,
+}
+
+/// Log-probabilities read back from the device.
+#[derive(Debug, Default)]
+struct Report {
+    chosen: Vec<f32>,
+    top_ids: Vec<i32>,
+    top: Vec<f32>,
+    targets: Vec<i32>,
+    rows: Vec<i32>,
+}
+
+/// Which logits log-probabilities are taken of.
+#[derive(Clone, Copy)]
+enum Logits {
+    Present,
+    Kept,
+}
+
+impl DeviceRunner {
+    pub(crate) fn new(
+        exec: Executable,
+        inputs: Inputs,
+        sampler: SamplerTensors,
+        bounds: Bounds,
+    ) -> Self {
+        Self {
+            exec,
+            inputs,
+            sampler,
+            bounds,
+            rows: SampleRows::default(),
+            chosen: Vec::with_capacity(bounds.max_rows),
+            report: Report::default(),
+        }
+    }
+
+    /// From token ids to the residual stream.
+    fn forward(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        let Self { exec, inputs, .. } = self;
+        exec.write(&inputs.ids, &batch.ids)?;
+        exec.write(&inputs.positions, &batch.positions)?;
+        exec.write(&inputs.slots, &batch.slots)?;
+        exec.write(&inputs.cu_q, &batch.cu_q)?;
+        exec.write(&inputs.kv_len, &batch.kv_len)?;
+        for (row, blocks) in batch.block_table.chunks_exact(batch.max_blocks.max(1)).enumerate() {
+            exec.write_at(&inputs.block_table, row * self.bounds.table_width, blocks)?;
+        }
+        let sizes = Sizes {
+            tokens: batch.num_tokens(),
+            seqs: batch.num_seqs(),
+            table_width: batch.max_blocks,
+            ..Sizes::default()
+        };
+        let lengths = Lengths {
+            cu_q: &batch.cu_q,
+            kv_len: &batch.kv_len,
+            max_q: batch.max_q,
+            max_kv: batch.max_kv,
+            num_single: batch.num_single,
+        };
+        exec.run(Section::Body, &sizes, Some(lengths))
+    }
+
+    /// Logits of some of the batch's tokens.
+    fn head(&mut self, rows: &[i32], batch: &Batch) -> Result<(), DeviceError> {
+        self.exec.write(&self.inputs.rows, rows)?;
+        let sizes = Sizes { tokens: batch.num_tokens(), rows: rows.len(), ..Sizes::default() };
+        self.exec.run(Section::Head, &sizes, None)
+    }
+
+    /// Log-probabilities of prompt tokens, as many rows at once as there is room for.
+    fn score_prompt(
+        &mut self,
+        prompt: &PromptRows,
+        batch: &Batch,
+        seq: &Sequence,
+    ) -> Result<Vec<TokenLogprobs>, DeviceError> {
+        let wanted = alternatives(seq.params.prompt_logprobs);
+        let mut scores = Vec::with_capacity(prompt.count);
+        while scores.len() < prompt.count {
+            let done = scores.len();
+            let count = (prompt.count - done).min(self.bounds.max_rows);
+            let mut rows = std::mem::take(&mut self.report.rows);
+            rows.clear();
+            rows.extend((prompt.row + done..).take(count).map(small));
+            self.head(&rows, batch)?;
+            self.report.rows = rows;
+
+            // The logits at a position are about the token after it.
+            let targets = &seq.tokens[prompt.position + done + 1..][..count];
+            self.report.targets.clear();
+            self.report.targets.extend(targets.iter().map(|&token| small(token as usize)));
+            self.exec.write(&self.sampler.chosen, &self.report.targets)?;
+            self.report(Logits::Present, 0..count, wanted > 0)?;
+            scores.extend((0..count).map(|row| self.report.row(row, wanted, &self.bounds)));
+        }
+        Ok(scores)
+    }
+
+    /// A token for each of the batch's samples.
+    fn choose(
+        &mut self,
+        batch: &Batch,
+        seqs: &[Sequence],
+        out: &mut StepOutput,
+    ) -> Result<(), DeviceError> {
+        self.rows.build(batch, seqs);
+        let count = self.rows.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let tokens = std::mem::take(&mut self.rows.tokens);
+        self.head(&tokens, batch)?;
+        self.rows.tokens = tokens;
+
+        let reported = self.rows.logprobs.clone();
+        let keeps = !reported.is_empty() && reported.start < self.rows.changed;
+        if keeps {
+            self.exec.run(Section::Keep, &of_rows(reported.clone()), None)?;
+        }
+        self.change_logits(batch, seqs)?;
+        self.draw(count)?;
+        self.chosen.resize(count, 0);
+        self.exec.read(&self.sampler.chosen, 0, &mut self.chosen)?;
+
+        out.tokens.resize(count, 0);
+        out.logprobs.resize(count, None);
+        for (row, &id) in self.chosen.iter().enumerate() {
+            // A backend that answers nonsense must not take the process down with it.
+            let id = u32::try_from(id).ok().filter(|&id| (id as usize) < self.bounds.vocab);
+            out.tokens[self.rows.order[row]] = id.unwrap_or(0);
+        }
+        self.report_chosen(reported, keeps, batch, seqs, out)
+    }
+
+    /// Applies bias, penalties and masks, as many rows at once as the lists have room for.
+    fn change_logits(&mut self, batch: &Batch, seqs: &[Sequence]) -> Result<(), DeviceError> {
+        let Self { exec, rows, sampler, bounds, .. } = self;
+        let (width, bias_width) = rows.widths(batch, seqs);
+        let most = bounds.list_elements / width.max(bias_width);
+        let group = most.clamp(1, bounds.max_rows);
+        let mut first = 0;
+        while first < rows.changed {
+            let end = (first + group).min(rows.changed);
+            rows.build_changes(first..end, batch, seqs, bounds.vocab);
+            let changes = &rows.changes;
+            exec.write(&sampler.mask, &changes.mask)?;
+            exec.write(&sampler.ids, &changes.ids)?;
+            exec.write(&sampler.count_all, &changes.count_all)?;
+            exec.write(&sampler.count_out, &changes.count_out)?;
+            exec.write(&sampler.penalties, &changes.penalties)?;
+            exec.write(&sampler.bias_ids, &changes.bias_ids)?;
+            exec.write(&sampler.bias, &changes.bias)?;
+            let sizes = Sizes {
+                list_width: changes.width,
+                bias_width: changes.bias_width,
+                ..of_rows(first..end)
+            };
+            exec.run(Section::Process, &sizes, None)?;
+            first = end;
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, count: usize) -> Result<(), DeviceError> {
+        let Self { exec, rows, sampler, .. } = self;
+        if rows.greedy {
+            return exec.run(Section::Argmax, &of_rows(0..count), None);
+        }
+        exec.write(&sampler.temperature, &rows.temperature)?;
+        exec.write(&sampler.top_k, &rows.top_k)?;
+        exec.write(&sampler.top_p, &rows.top_p)?;
+        exec.write(&sampler.min_p, &rows.min_p)?;
+        exec.write(&sampler.seed, &rows.seed)?;
+        exec.write(&sampler.offset, &rows.offset)?;
+        exec.run(Section::Sample, &of_rows(0..count), None)
+    }
+
+    fn report_chosen(
+        &mut self,
+        rows: Range<usize>,
+        kept: bool,
+        batch: &Batch,
+        seqs: &[Sequence],
+        out: &mut StepOutput,
+    ) -> Result<(), DeviceError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let order = &self.rows.order[rows.clone()];
+        let wanted = |at: usize| alternatives(seqs[batch.samples[at].seq].params.logprobs);
+        let any = order.iter().any(|&at| wanted(at) > 0);
+        self.report(if kept { Logits::Kept } else { Logits::Present }, rows.clone(), any)?;
+        for (row, &at) in self.rows.order[rows].iter().enumerate() {
+            out.logprobs[at] = Some(self.report.row(row, wanted(at), &self.bounds));
+        }
+        Ok(())
+    }
+
+    /// Reads the log-probabilities of the chosen tokens of some rows, and those of the likeliest.
+    fn report(
+        &mut self,
+        logits: Logits,
+        rows: Range<usize>,
+        alternatives: bool,
+    ) -> Result<(), DeviceError> {
+        let Self { exec, sampler, report, bounds, .. } = self;
+        let sizes = of_rows(rows.clone());
+        let (chosen, top) = match logits {
+            Logits::Present => (Section::Chosen, Section::Top),
+            Logits::Kept => (Section::KeptChosen, Section::KeptTop),
+        };
+        exec.run(chosen, &sizes, None)?;
+        read_rows(exec, &sampler.chosen_logprobs, &rows, 1, &mut report.chosen)?;
+        if alternatives {
+            exec.run(top, &sizes, None)?;
+            let columns = bounds.max_logprobs;
+            read_rows(exec, &sampler.top_ids, &rows, columns, &mut report.top_ids)?;
+            read_rows(exec, &sampler.top_logprobs, &rows, columns, &mut report.top)?;
+        }
+        Ok(())
+    }
+}
+
+impl ModelRunner for DeviceRunner {
+    fn run(
+        &mut self,
+        batch: &Batch,
+        seqs: &[Sequence],
+        out: &mut StepOutput,
+    ) -> Result<(), StepError> {
+        self.forward(batch)?;
+        for prompt in &batch.prompts {
+            out.prompts.push(self.score_prompt(prompt, batch, &seqs[prompt.seq])?);
+        }
+        self.choose(batch, seqs, out)?;
+        Ok(())
+    }
+}
+
+impl From<DeviceError> for StepError {
+    fn from(error: DeviceError) -> Self {
+        Self { sticky: error.is_sticky(), message: error.to_string() }
+    }
+}
+
+impl Report {
+    /// One row's answer with the `wanted` likeliest.
+    fn row(&self, row: usize, wanted: usize, bounds: &Bounds) -> TokenLogprobs {
+        let first = row * bounds.max_logprobs;
+        let top = (first..first + wanted).map(|at| (self.top_ids[at].unsigned_abs(), self.top[at]));
+        TokenLogprobs { logprob: self.chosen[row], top: top.collect() }
+    }
+}
+
+fn read_rows<T: halyard_core::Element + Default>(
+    exec: &Executable,
+    tensor: &Tensor,
+    rows: &Range<usize>,
+    columns: usize,
+    into: &mut Vec<T>,
+) -> Result<(), DeviceError> {
+    into.resize(rows.len() * columns, T::default());
+    exec.read(tensor, rows.start * columns, into)
+}
+
+fn of_rows(rows: Range<usize>) -> Sizes {
+    Sizes { rows: rows.len(), first_row: rows.start, ..Sizes::default() }
+}
+
+fn alternatives(asked: Option<u32>) -> usize {
+    asked.map_or(0, |asked| asked as usize)
+}
+
+fn small(value: usize) -> i32 {
+    i32::try_from(value).expect("bounded by the vocabulary and the batch")
+}
