@@ -77,7 +77,8 @@ impl Sequence {
         let prompt_len = tokens.len();
         let max_tokens = usize::try_from(params.max_tokens).unwrap_or(usize::MAX);
         let max_len = prompt_len.saturating_add(max_tokens).min(info.max_model_len).max(prompt_len);
-        tokens.reserve((max_len - prompt_len).min(RESERVED_OUTPUT));
+        let reserved = max_len.min(prompt_len + RESERVED_OUTPUT);
+        tokens.reserve(reserved - prompt_len);
         Self {
             arrival: 0,
             priority,
@@ -91,7 +92,7 @@ impl Sequence {
             max_len,
             computed: 0,
             scheduled: 0,
-            table: BlockTable::default(),
+            table: BlockTable::with_capacity(reserved.div_ceil(info.block_size)),
             cached: None,
             preemptions: 0,
             announced: false,

@@ -43,10 +43,6 @@ impl KvCache {
         Self { pool: BlockPool::new(num_blocks), block_size, prefix_caching }
     }
 
-    pub(crate) fn block_size(&self) -> usize {
-        self.block_size
-    }
-
     pub(crate) fn num_blocks(&self) -> usize {
         self.pool.num_blocks()
     }

@@ -3,3 +3,6 @@
 mod decoder;
 
 pub(crate) use decoder::{Decoder, record};
+
+#[cfg(test)]
+mod tests;

@@ -24,14 +24,6 @@ pub(crate) struct LinearWeight {
     /// Index of the weight and its rows, in order of the output's columns.
     weights: Vec<(usize, usize)>,
     bias: Option<Tensor>,
-    width: usize,
-}
-
-impl LinearWeight {
-    /// Columns of the output.
-    pub(crate) fn width(&self) -> usize {
-        self.width
-    }
 }
 
 /// The weights of a layer's experts.
@@ -170,7 +162,7 @@ impl<'a> Graph<'a> {
 
     /// A weight already there as a linear layer of `rows` outputs.
     pub(crate) fn tied(weight: usize, rows: usize) -> LinearWeight {
-        LinearWeight { weights: vec![(weight, rows)], bias: None, width: rows }
+        LinearWeight { weights: vec![(weight, rows)], bias: None }
     }
 
     /// Linear layers `name.weight` of `(name, rows)` on an input of `inputs` columns.
@@ -205,8 +197,7 @@ impl<'a> Graph<'a> {
         } else {
             None
         };
-        let width = parts.iter().map(|(_, rows)| rows).sum();
-        Ok(LinearWeight { weights, bias, width })
+        Ok(LinearWeight { weights, bias })
     }
 
     /// The gated layers `prefix(expert).{gate,up,down}_proj.weight` of all experts.
