@@ -31,10 +31,10 @@ extern "C" fn log(
 ) {
     let (module, message, fields) = (target.as_str(), message.as_str(), fields_json.as_str());
     match level {
-        0 | 1 => tracing::error!(target: "backend", module, fields, "{message}"),
-        2 => tracing::warn!(target: "backend", module, fields, "{message}"),
-        3 => tracing::info!(target: "backend", module, fields, "{message}"),
-        4 => tracing::debug!(target: "backend", module, fields, "{message}"),
-        _ => tracing::trace!(target: "backend", module, fields, "{message}"),
+        0 | 1 => tracing::error!(target: "backend", module, %fields, "{message}"),
+        2 => tracing::warn!(target: "backend", module, %fields, "{message}"),
+        3 => tracing::info!(target: "backend", module, %fields, "{message}"),
+        4 => tracing::debug!(target: "backend", module, %fields, "{message}"),
+        _ => tracing::trace!(target: "backend", module, %fields, "{message}"),
     }
 }
