@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind};
 
-use super::{json, strftime};
+use super::{budget, json, strftime};
 
 /// Instructions that one rendering may execute: a conversation of thousands of messages needs a few hundred thousand.
 const MAX_INSTRUCTIONS: u64 = 10_000_000;
@@ -25,7 +25,7 @@ pub(super) fn compile(
     env.set_recursion_limit(MAX_RECURSION);
     // Prompts are not HTML.
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    budget::install(&mut env);
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", strftime::now);
     env.add_filter("tojson", tojson);
@@ -46,13 +46,14 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message).with_source(raised))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form of a filter")]
 fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let ensure_ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     kwargs.assert_all_used()?;
-    let style = json::Style::new(indent, separators, sort_keys, ensure_ascii)?;
+    let style = json::Style::new(indent, separators.as_deref(), sort_keys, ensure_ascii)?;
     json::dumps(value, &style).map(Value::from_safe_string)
 }
 

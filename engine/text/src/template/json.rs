@@ -3,7 +3,7 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-use super::budget::MAX_TEXT_BYTES;
+use super::budget::{MAX_TEXT_BYTES, exceeded};
 
 const MAX_DEPTH: usize = 128;
 
@@ -19,11 +19,11 @@ pub(super) struct Style {
 impl Style {
     pub(super) fn new(
         indent: Option<usize>,
-        separators: Option<Vec<String>>,
+        separators: Option<&[String]>,
         sort_keys: bool,
         ensure_ascii: bool,
     ) -> Result<Self, Error> {
-        let (between_items, after_key) = match separators.as_deref() {
+        let (between_items, after_key) = match separators {
             None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
             None => (", ".to_owned(), ": ".to_owned()),
             Some([items, key]) => (items.clone(), key.clone()),
@@ -47,7 +47,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH || self.out.len() > MAX_TEXT_BYTES {
-            return Err(invalid("value is too large for tojson"));
+            return Err(exceeded("text"));
         }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),

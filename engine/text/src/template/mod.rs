@@ -3,6 +3,7 @@
 mod budget;
 mod content;
 mod environment;
+mod instrument;
 mod json;
 mod sources;
 mod strftime;
@@ -134,7 +135,9 @@ impl ChatTemplate {
         );
         // Later entries win: a request may set what it likes, except the conversation itself.
         for (name, value) in input.kwargs.into_iter().flatten() {
-            if name != "messages" {
+            // The checks that hold a template back have names that are no identifiers.
+            let is_name = name.chars().all(|c| c.is_alphanumeric() || c == '_');
+            if name != "messages" && is_name {
                 entries.push((name.clone(), Value::from_serialize(value)));
             }
         }

@@ -1,0 +1,118 @@
+//! Sixty-four callers at once get exactly what each would get alone, bit for bit.
+
+mod support;
+
+use halyard_core::Device;
+use halyard_engine::{LoadOptions, RequestHandle, SamplingParams, TokenOutput};
+use support::{devices, greedy, options, start, submit, tokens};
+
+const CALLERS: usize = 64;
+
+/// Prompts of many lengths; some begin alike.
+fn prompts() -> Vec<Vec<u32>> {
+    let mut state = 1_u32;
+    let mut draw = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % 1000
+    };
+    let common: Vec<u32> = (0..100).map(|_| draw()).collect();
+    (0..CALLERS)
+        .map(|caller| {
+            let shared = [0, 16, 40, 100][caller % 4];
+            let own = 1 + caller * 2 % 60;
+            common[..shared].iter().copied().chain((0..own).map(|_| draw())).collect()
+        })
+        .collect()
+}
+
+/// A mix of ways to choose, each reproducible.
+fn params(caller: usize) -> SamplingParams {
+    let base = SamplingParams { logprobs: Some(3), ..greedy(24) };
+    match caller % 4 {
+        0 | 1 => base,
+        2 => SamplingParams {
+            temperature: 0.9,
+            top_p: 0.9,
+            top_k: 40,
+            seed: Some(caller as u64),
+            ..base
+        },
+        _ => SamplingParams {
+            repetition_penalty: 1.3,
+            presence_penalty: 0.2,
+            frequency_penalty: 0.1,
+            logit_bias: vec![(7, 1.5)],
+            ..base
+        },
+    }
+}
+
+/// What must be equal, exactly.
+fn bits(outputs: &[TokenOutput]) -> Vec<(u32, u32, Vec<(u32, u32)>)> {
+    let row = |output: &TokenOutput| {
+        let logprobs = output.logprobs.as_ref().expect("asked for");
+        let top = logprobs.top.iter().map(|&(id, logprob)| (id, logprob.to_bits()));
+        (output.id, logprobs.logprob.to_bits(), top.collect())
+    };
+    outputs.iter().map(row).collect()
+}
+
+fn check(device: &Device, model: &str) {
+    let alone = LoadOptions {
+        max_num_seqs: 1,
+        max_num_batched_tokens: Some(512),
+        enable_prefix_caching: false,
+        max_model_len: Some(256),
+        ..options()
+    };
+    let prompts = prompts();
+    let engine = start(device, model, &alone);
+    let one = |(caller, prompt): (usize, &Vec<u32>)| {
+        bits(&tokens(submit(&engine, prompt, params(caller))))
+    };
+    let expected: Vec<_> = prompts.iter().enumerate().map(one).collect();
+    engine.shutdown();
+
+    for (caching, chunk, blocks) in [
+        (true, 512, None),
+        (false, 512, None),
+        (true, 64, Some(40)),
+        (false, 64, Some(40)),
+        (true, 128, Some(16)),
+        (true, 16, None),
+        (false, 16, Some(24)),
+    ] {
+        let crowd = LoadOptions {
+            max_num_seqs: 64.min(chunk),
+            max_num_batched_tokens: Some(chunk),
+            enable_prefix_caching: caching,
+            num_blocks_override: blocks,
+            block_size: Some(16),
+            ..alone.clone()
+        };
+        let engine = start(device, model, &crowd);
+        let submit = |(caller, prompt): (usize, &Vec<u32>)| submit(&engine, prompt, params(caller));
+        let handles: Vec<RequestHandle> = prompts.iter().enumerate().map(submit).collect();
+        for (caller, handle) in handles.into_iter().enumerate() {
+            let found = bits(&tokens(handle));
+            let setting = format!("caching {caching}, chunk {chunk}, blocks {blocks:?}");
+            assert_eq!(found, expected[caller], "{model}, caller {caller}, {setting}");
+        }
+        engine.shutdown();
+    }
+}
+
+#[test]
+fn dense() {
+    devices().iter().for_each(|device| check(device, "qwen3"));
+}
+
+#[test]
+fn experts() {
+    devices().iter().for_each(|device| check(device, "qwen2_moe"));
+}
+
+#[test]
+fn quantised() {
+    devices().iter().for_each(|device| check(device, "gguf/llama/model-q4_1.gguf"));
+}

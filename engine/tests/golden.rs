@@ -1,0 +1,74 @@
+//! The golden models against the outputs of an independent implementation, through the whole engine:
+//! the distribution at every position, and the greedy tokens.
+
+mod support;
+
+use halyard_core::Device;
+use halyard_engine::{EngineEvent, LoadOptions, SamplingParams, TokenLogprobs};
+use support::{DENSE, Golden, QUANTISED, devices, goldens, greedy, log_softmax, options, submit};
+
+const VOCAB: u32 = 1024;
+const TOLERANCE: f64 = 1e-3;
+
+fn check(device: &Device, model: &str, goldens: &[Golden]) {
+    let options = LoadOptions { max_logprobs: VOCAB, ..options() };
+    let engine = support::start(device, model, &options);
+    let name = format!("{model} on {}", engine.info().device);
+    for golden in goldens {
+        let params = SamplingParams {
+            logprobs: Some(VOCAB),
+            prompt_logprobs: Some(VOCAB),
+            ..greedy(u32::try_from(golden.generated.len()).expect("few"))
+        };
+        let mut events = support::events(submit(&engine, &golden.prompt, params)).into_iter();
+        let Some(EngineEvent::Prompt(prompt)) = events.next() else { panic!("{name}: no prompt") };
+        let prompt = prompt.logprobs.expect("asked for");
+        assert_eq!(prompt.len(), golden.prompt.len());
+        for (row, found) in prompt[1..].iter().enumerate() {
+            let found = found.as_ref().expect("all but the first");
+            compare(&name, row, found, &golden.logits[row], golden.prompt[row + 1]);
+        }
+        let mut generated = Vec::new();
+        for event in events {
+            if let EngineEvent::Token(token) = event {
+                let row = generated.len();
+                let found = token.logprobs.expect("asked for");
+                compare(&name, row, &found, &golden.generated_logits[row], golden.generated[row]);
+                generated.push(token.id);
+            }
+        }
+        assert_eq!(generated, golden.generated, "{name}");
+    }
+    engine.shutdown();
+}
+
+/// Every id's log-probability, and that of the token that stands there.
+fn compare(name: &str, row: usize, found: &TokenLogprobs, logits: &[f32], token: u32) {
+    let expected = log_softmax(logits);
+    assert_eq!(found.top.len(), logits.len());
+    for &(id, logprob) in &found.top {
+        let difference = (f64::from(logprob) - expected[id as usize]).abs();
+        assert!(difference < TOLERANCE, "{name}: row {row}, id {id}: off by {difference}");
+    }
+    let difference = (f64::from(found.logprob) - expected[token as usize]).abs();
+    assert!(difference < TOLERANCE, "{name}: row {row}, its own token: off by {difference}");
+}
+
+#[test]
+fn dense_models() {
+    for device in devices() {
+        for model in DENSE {
+            check(&device, model, &goldens(&format!("{model}/golden.tensors")));
+        }
+    }
+}
+
+#[test]
+fn quantised_models() {
+    for device in devices() {
+        for form in QUANTISED {
+            let goldens = goldens(&format!("gguf/llama/golden-{form}.tensors"));
+            check(&device, &format!("gguf/llama/model-{form}.gguf"), &goldens);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the end-to-end tests share: backends, golden models, and engines over them.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::{path::PathBuf, time::Instant};
+
+use halyard_core::{Backend, Device};
+use halyard_engine::{
+    Dtype, EngineEvent, EngineHandle, EngineRequest, LoadOptions, Plan, RequestHandle,
+    SamplingParams, TokenOutput,
+};
+use halyard_weights::Checkpoint;
+use safetensors::SafeTensors;
+
+/// The golden models whose weights are plain numbers.
+pub(crate) const DENSE: [&str; 7] =
+    ["llama", "llama32", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"];
+
+/// The quantised forms of the golden GGUF model.
+pub(crate) const QUANTISED: [&str; 6] = ["q4_0", "q4_1", "q4_k", "q5_0", "q6_k", "q8_0"];
+
+/// The built-in backends, opened.
+pub(crate) fn devices() -> Vec<Device> {
+    let modules = [halyard_sdk::module::<halyard_cpu_ref::CpuRef>()];
+    modules.map(|module| Backend::builtin(module).open(0, &[]).expect("opens")).to_vec()
+}
+
+pub(crate) fn folder(model: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../testdata/models").join(model)
+}
+
+pub(crate) fn options() -> LoadOptions {
+    LoadOptions {
+        dtype: Dtype::Float32,
+        max_num_seqs: 8,
+        max_num_batched_tokens: Some(256),
+        kv_cache_memory_bytes: Some(64 << 20),
+        ..LoadOptions::default()
+    }
+}
+
+pub(crate) fn start(device: &Device, model: &str, options: &LoadOptions) -> EngineHandle {
+    let checkpoint = Checkpoint::open(&folder(model)).expect("test data");
+    let plan = Plan::new(device, checkpoint, options).expect("a model this device can run");
+    plan.load(Box::new(()), &mut |_| {}).expect("loads")
+}
+
+pub(crate) fn request(prompt: &[u32], params: SamplingParams) -> EngineRequest {
+    EngineRequest {
+        prompt: prompt.to_vec(),
+        params,
+        cache_salt: None,
+        priority: 0,
+        arrival: Instant::now(),
+    }
+}
+
+pub(crate) fn greedy(max_tokens: u32) -> SamplingParams {
+    SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() }
+}
+
+pub(crate) fn submit(engine: &EngineHandle, prompt: &[u32], params: SamplingParams) -> RequestHandle {
+    engine.submit(request(prompt, params)).expect("accepted")
+}
+
+pub(crate) fn events(mut handle: RequestHandle) -> Vec<EngineEvent> {
+    std::iter::from_fn(|| handle.blocking_next()).collect()
+}
+
+/// The tokens of a request that ended well.
+pub(crate) fn tokens(handle: RequestHandle) -> Vec<TokenOutput> {
+    let events = events(handle);
+    assert!(matches!(events.last(), Some(EngineEvent::Finished(_))), "{events:?}");
+    let token = |event| match event {
+        EngineEvent::Token(token) => Some(token),
+        _ => None,
+    };
+    events.into_iter().filter_map(token).collect()
+}
+
+pub(crate) fn ids(tokens: &[TokenOutput]) -> Vec<u32> {
+    tokens.iter().map(|token| token.id).collect()
+}
+
+/// One prompt of a golden file.
+pub(crate) struct Golden {
+    pub(crate) prompt: Vec<u32>,
+    /// A row a position.
+    pub(crate) logits: Vec<Vec<f32>>,
+    pub(crate) generated: Vec<u32>,
+    /// A row a generated token: what it was chosen from.
+    pub(crate) generated_logits: Vec<Vec<f32>>,
+}
+
+pub(crate) fn goldens(file: &str) -> Vec<Golden> {
+    let bytes = std::fs::read(folder(file)).expect("test data");
+    let tensors = SafeTensors::deserialize(&bytes).expect("test data");
+    let words = |name: String| -> Vec<[u8; 4]> {
+        let tensor = tensors.tensor(&name).expect("test data");
+        tensor.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]).collect()
+    };
+    let ids = |name: String| words(name).into_iter().map(u32::from_le_bytes).collect();
+    let rows = |name: String| -> Vec<Vec<f32>> {
+        let width = *tensors.tensor(&name).expect("test data").shape().last().expect("a matrix");
+        let values: Vec<f32> = words(name).into_iter().map(f32::from_le_bytes).collect();
+        values.chunks_exact(width).map(<[f32]>::to_vec).collect()
+    };
+    let golden = |k| Golden {
+        prompt: ids(format!("p{k}.input_ids")),
+        logits: rows(format!("p{k}.logits")),
+        generated: ids(format!("p{k}.generated")),
+        generated_logits: rows(format!("p{k}.gen_logits")),
+    };
+    (0..3).map(golden).collect()
+}
+
+/// Logits as log-probabilities.
+pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
+    logits.iter().map(|&l| f64::from(l - max) - sum.ln()).collect()
+}
