@@ -1,1 +1,21 @@
-//! The oracle: every op in plain loops with f64 accumulation.
+//! The oracle: every op of the catalogue in plain loops, arithmetic and accumulation in `f64`, one rounding at each written tensor.
+//!
+//! It is the definition that other backends are compared with, so it is written to be read beside the formulas of
+//! [`halyard_sdk::abi::ops::catalogue`]: no SIMD, no threads, no packing. It is not meant to serve.
+//!
+//! - [`CpuRef`]: the backend
+//! - `ops`: one op a file
+//! - `dequant`: the weight formats, one block at a time
+//! - `glue`: the only `unsafe` code: a launch's tensors and the bytes of a weight
+//! - [`sampling`]: the rule of SAMPLE on plain numbers, and its random number generator
+
+mod backend;
+mod dequant;
+mod glue;
+mod ops;
+mod order;
+mod rows;
+pub mod sampling;
+mod weights;
+
+pub use backend::{CpuRef, RefDevice};

@@ -1,0 +1,16 @@
+//! `y = a b`
+
+use halyard_sdk::{Result, abi::ops::attrs::Mul};
+
+use crate::{glue::Args, rows};
+
+pub(super) fn run(_: &Mul, args: &Args) -> Result<()> {
+    let (a, b, y) = (args.tensor(0)?, args.tensor(1)?, args.tensor(2)?);
+    for lead in rows::leads(&a) {
+        // b may lack leading dims.
+        let b_lead = &lead[a.rank() - b.rank()..];
+        let product = rows::read(&a, &lead).into_iter().zip(rows::read(&b, b_lead));
+        rows::write(&y, &lead, product.map(|(a, b)| a * b));
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Tensors in plain memory and a launch of one op on them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test values are small and known"
+)]
+
+use half::{bf16, f16};
+use halyard_cpu_ref::RefDevice;
+use halyard_sdk::{
+    Buffer, DType, InlineDevice, LaunchArgs, MemRef, OpKind, Plan, Result, Stream, TensorSpec,
+    TensorView, Weight, WeightDesc, WeightFill,
+    abi::{
+        OpBuf, RSlice,
+        ops::{OpAttrs, OpSchema, schema::Layout},
+        types::mem,
+    },
+};
+
+/// A tensor and its memory. Elements at other places than the view's stay as they were.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor {
+    dtype: DType,
+    dims: Vec<i64>,
+    strides: Vec<i64>,
+    bytes: Vec<u8>,
+}
+
+/// A row-major tensor.
+pub(crate) fn tensor(dtype: DType, dims: &[i64], values: &[f64]) -> Tensor {
+    let spec = TensorSpec::new(dtype, dims);
+    let strides = TensorView::contiguous(0, 0, &spec).strides().to_vec();
+    let mut t = Tensor { dtype, dims: dims.to_vec(), strides, bytes: Vec::new() };
+    t.bytes = values.iter().flat_map(|&v| encode(dtype, v)).collect();
+    assert_eq!(values.len() as i64, dims.iter().product::<i64>(), "values and dims {dims:?}");
+    t
+}
+
+pub(crate) fn f32s(dims: &[i64], values: &[f64]) -> Tensor {
+    tensor(DType::F32, dims, values)
+}
+
+pub(crate) fn i32s(dims: &[i64], values: &[i64]) -> Tensor {
+    tensor(DType::I32, dims, &values.iter().map(|&v| v as f64).collect::<Vec<_>>())
+}
+
+/// An absent slot.
+pub(crate) fn absent() -> Tensor {
+    Tensor { dtype: DType::NONE, dims: vec![], strides: vec![], bytes: vec![] }
+}
+
+/// An output, filled with what no op may leave there.
+pub(crate) fn output(dtype: DType, dims: &[i64]) -> Tensor {
+    let count = dims.iter().product::<i64>() as usize;
+    let poison = if matches!(dtype, DType::I32 | DType::I64) { -77.0 } else { f64::NAN };
+    tensor(dtype, dims, &vec![poison; count])
+}
+
+fn encode(dtype: DType, v: f64) -> Vec<u8> {
+    match dtype {
+        DType::F32 => (v as f32).to_le_bytes().to_vec(),
+        DType::F16 => f16::from_f64(v).to_le_bytes().to_vec(),
+        DType::BF16 => bf16::from_f64(v).to_le_bytes().to_vec(),
+        DType::I32 => (v as i32).to_le_bytes().to_vec(),
+        DType::U32 => (v as u32).to_le_bytes().to_vec(),
+        DType::I64 => (v as i64).to_le_bytes().to_vec(),
+        DType::U64 => (v as u64).to_le_bytes().to_vec(),
+        other => panic!("no encoding of {other}"),
+    }
+}
+
+fn decode(dtype: DType, b: &[u8]) -> f64 {
+    match dtype {
+        DType::F32 => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
+        DType::F16 => f64::from(f16::from_le_bytes(b.try_into().unwrap())),
+        DType::BF16 => f64::from(bf16::from_le_bytes(b.try_into().unwrap())),
+        DType::I32 => f64::from(i32::from_le_bytes(b.try_into().unwrap())),
+        DType::U32 => f64::from(u32::from_le_bytes(b.try_into().unwrap())),
+        DType::I64 => i64::from_le_bytes(b.try_into().unwrap()) as f64,
+        DType::U64 => u64::from_le_bytes(b.try_into().unwrap()) as f64,
+        other => panic!("no decoding of {other}"),
+    }
+}
+
+impl Tensor {
+    /// The same memory seen with other dims and strides.
+    pub(crate) fn seen(mut self, dims: &[i64], strides: &[i64]) -> Self {
+        (self.dims, self.strides) = (dims.to_vec(), strides.to_vec());
+        self
+    }
+
+    /// All of its memory, in order.
+    pub(crate) fn memory(&self) -> Vec<f64> {
+        let size = (self.dtype.bits().unwrap() / 8) as usize;
+        self.bytes.chunks(size).map(|b| decode(self.dtype, b)).collect()
+    }
+
+    /// Raw bytes, for what f64 cannot hold.
+    pub(crate) fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    fn view(&mut self) -> TensorView {
+        if self.dtype == DType::NONE {
+            return TensorView::NONE;
+        }
+        let spec = TensorSpec::new(self.dtype, &self.dims);
+        let mut view = TensorView::contiguous(self.bytes.as_mut_ptr() as u64, 0, &spec);
+        view.strides[..self.strides.len()].copy_from_slice(&self.strides);
+        view
+    }
+}
+
+/// A weight's description and bytes, all groups' rows in order.
+pub(crate) struct Filled(pub(crate) WeightDesc<'static>, pub(crate) Vec<u8>);
+
+/// A dense f32 weight.
+pub(crate) fn dense(desc: WeightDesc<'static>, values: &[f64]) -> Filled {
+    Filled(desc, values.iter().flat_map(|&v| encode(desc.dtype, v)).collect())
+}
+
+fn load(device: &RefDevice, Filled(desc, bytes): &Filled) -> (Weight, Buffer) {
+    let plan = device.weight_plan(desc).unwrap();
+    assert_eq!(plan.bytes, bytes.len() as u64, "bytes of {desc:?}");
+    let request =
+        halyard_sdk::AllocReq { bytes: plan.bytes, align: 1, kind: mem::DEVICE, flags: 0 };
+    let buffer = halyard_sdk::Device::alloc(device, &request).unwrap();
+    let place = MemRef { base: buffer.base, offset: 0, kind: mem::DEVICE, device: 0 };
+    let w = device.weight_create(desc, &place).unwrap();
+    let (group, row) =
+        (bytes.len() / desc.groups as usize, plan.bytes / u64::from(desc.groups) / desc.n);
+    for (g, rows) in bytes.chunks(group).enumerate() {
+        let (dtype, width) = match desc.dtype {
+            DType::NONE => (DType::U8, row),
+            float => (float, desc.k),
+        };
+        let spec = TensorSpec::new(dtype, &[desc.n as i64, width as i64]);
+        let part = [TensorView::contiguous(rows.as_ptr() as u64, 0, &spec)];
+        let parts = RSlice::from_slice(&part);
+        let fill = WeightFill { group: g as u32, flags: 0, row0: 0, rows: desc.n, parts };
+        device.weight_fill(w, &fill).unwrap();
+    }
+    device.weight_seal(w).unwrap();
+    (w, buffer)
+}
+
+/// Prepares the op for exactly these tensors and weights, and launches it once.
+pub(crate) fn launch<A: OpAttrs>(
+    attrs: &A,
+    tensors: &mut [Tensor],
+    weights: &[Filled],
+) -> Result<()> {
+    let device = RefDevice::default();
+    let slots = OpSchema::of(A::KIND).unwrap().slots;
+    let views: Vec<TensorView> = tensors.iter_mut().map(Tensor::view).collect();
+    let spec = |(i, v): (usize, &TensorView)| {
+        let opaque = !v.is_none() && slots[i].layout == Layout::Opaque;
+        if opaque { v.spec().opaque() } else { v.spec() }
+    };
+    let specs: Vec<TensorSpec> = views.iter().enumerate().map(spec).collect();
+    let descs: Vec<WeightDesc<'static>> = weights.iter().map(|w| w.0).collect();
+    let op = OpBuf::new(attrs, specs, descs);
+    let kernel = device.prepare(&op.desc())?;
+    let loaded: Vec<Weight> = weights.iter().map(|w| load(&device, w).0).collect();
+    kernel.launch(
+        Stream::NONE,
+        &LaunchArgs {
+            plan: Plan::NONE,
+            workspace: 0,
+            workspace_bytes: 0,
+            tensors: RSlice::from_slice(&views),
+            weights: RSlice::from_slice(&loaded),
+            scalars: RSlice::EMPTY,
+            host: RSlice::EMPTY,
+        },
+    )
+}
+
+/// Runs an op that must succeed.
+pub(crate) fn run<A: OpAttrs>(attrs: &A, tensors: &mut [Tensor], weights: &[Filled]) {
+    if let Err(error) = launch(attrs, tensors, weights) {
+        panic!("{}: {error}", A::KIND);
+    }
+}
+
+/// The message of an op that must fail.
+pub(crate) fn refused<A: OpAttrs>(attrs: &A, tensors: &mut [Tensor], weights: &[Filled]) -> String {
+    let kind: OpKind = A::KIND;
+    match launch(attrs, tensors, weights) {
+        Ok(()) => panic!("{kind} accepted what it should refuse"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Equal within `1e-6` of the larger magnitude, NaN and infinities in the same places.
+#[track_caller]
+pub(crate) fn close(got: &[f64], want: &[f64]) {
+    let near = |g: f64, w: f64| {
+        g.to_bits() == w.to_bits()
+            || (g.is_nan() && w.is_nan())
+            || (g - w).abs() <= 1e-6 * w.abs().max(1e-3)
+    };
+    let equal = got.len() == want.len() && got.iter().zip(want).all(|(&g, &w)| near(g, w));
+    assert!(equal, "got  {got:?}\nwant {want:?}");
+}
