@@ -1,2 +1,38 @@
-//! `cargo xtask`.
-fn main() {}
+//! `cargo xtask`: every command a person or CI needs.
+#![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
+
+mod bench;
+mod demo;
+mod model;
+mod test;
+mod tool;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Halyard workspace.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Fetch a small real model, serve it, and stream one answer
+    Demo(demo::Args),
+    /// Run everything CI runs
+    Test(test::Args),
+    /// Measure the demo model beside llama.cpp's llama-bench
+    Bench(bench::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    // Everything below speaks of paths from the root.
+    std::env::set_current_dir(tool::root())?;
+    match Cli::parse().task {
+        Task::Demo(args) => demo::demo(&args),
+        Task::Test(args) => test::test(&args),
+        Task::Bench(args) => bench::bench(&args),
+    }
+}

@@ -1,0 +1,155 @@
+//! `cargo xtask test`: everything CI runs, cheapest first, stopping at the first failure.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::tool::{self, cargo, exists, run, target};
+
+/// Flags of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only the steps whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+}
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("format", format),
+    ("architecture", architecture),
+    ("clippy", clippy),
+    ("licences", licences),
+    ("build", build),
+    ("tests", tests),
+    ("doc tests", doc_tests),
+    ("example backend", example_backend),
+    ("openai sdk", openai_sdk),
+];
+
+/// Runs the steps.
+pub(crate) fn test(args: &Args) -> Result<()> {
+    let start = Instant::now();
+    for (name, step) in STEPS {
+        if args.only.as_ref().is_some_and(|part| !name.contains(part.as_str())) {
+            continue;
+        }
+        let began = Instant::now();
+        println!("== {name}");
+        step().with_context(|| format!("step `{name}` failed"))?;
+        println!("== {name}: {:.0} s", began.elapsed().as_secs_f64());
+    }
+    println!("All steps passed in {:.0} s.", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"]))
+}
+
+/// The invariants of `ARCHITECTURE.md` that a dependency tree or a search can hold.
+fn architecture() -> Result<()> {
+    let sdk = ["halyard-abi", "halyard-sdk"];
+    let host = ["halyard-abi", "halyard-core", "halyard-text", "halyard-weights"];
+    depends_only_on("halyard-cpu", &sdk)?;
+    depends_only_on("halyard-cpu-ref", &sdk)?;
+    depends_only_on("halyard-core", &["halyard-abi"])?;
+    depends_only_on("halyard-engine", &host)?;
+    depends_only_on("halyard-text", &["halyard-weights"])?;
+    depends_only_on("halyard-weights", &[])?;
+    no_unsafe_in_the_oracle()
+}
+
+/// A crate's own Halyard crates, development dependencies aside, must be among `allowed`.
+fn depends_only_on(package: &str, allowed: &[&str]) -> Result<()> {
+    let mut tree = cargo();
+    tree.args(["tree", "--edges", "normal,build", "--prefix", "none", "--package", package]);
+    let tree = tool::output(&mut tree)?;
+    let others = tree.lines().filter_map(|line| line.split(' ').next());
+    for name in others.filter(|name| name.starts_with("halyard-") && *name != package) {
+        if !allowed.contains(&name) {
+            bail!("{package} depends on {name}; it may depend on {allowed:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The oracle touches memory through the SDK alone; its one door is `glue.rs`.
+fn no_unsafe_in_the_oracle() -> Result<()> {
+    let found = tool::command("grep", ["-rnw", "--include=*.rs", "unsafe", "backends/cpu-ref/src"])
+        .output()
+        .context("cannot search the oracle's source")?;
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    let outside: Vec<_> = found.lines().filter(|l| !l.contains("/glue.rs:")).collect();
+    if !outside.is_empty() {
+        bail!("the oracle uses `unsafe` outside its glue:\n{}", outside.join("\n"));
+    }
+    Ok(())
+}
+
+fn clippy() -> Result<()> {
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
+}
+
+/// Licences, sources and duplicate versions (`deny.toml`), where cargo-deny is installed.
+fn licences() -> Result<()> {
+    if !exists("cargo", &["deny", "--version"]) {
+        println!("skipped: cargo-deny is not installed (cargo install cargo-deny)");
+        return Ok(());
+    }
+    run(cargo().args(["deny", "check", "bans", "licenses", "sources"]))
+}
+
+fn build() -> Result<()> {
+    run(cargo().args(["build", "--workspace"]))
+}
+
+fn tests() -> Result<()> {
+    if exists("cargo", &["nextest", "--version"]) {
+        return run(cargo().args(["nextest", "run", "--workspace"]));
+    }
+    run(cargo().args(["test", "--workspace", "--all-targets"]))
+}
+
+fn doc_tests() -> Result<()> {
+    run(cargo().args(["test", "--workspace", "--doc"]))
+}
+
+/// The example is built as a vendor would, outside the workspace, and proven through the real loader.
+fn example_backend() -> Result<()> {
+    let folder = target().join("examples-target");
+    let example = tool::root().join("examples/backend-rust");
+    run(cargo()
+        .args(["build", "--release"])
+        .current_dir(&example)
+        .env("CARGO_TARGET_DIR", &folder))?;
+    let library = folder.join("release/libhalyard_backend_toy.so");
+    let halyard = target().join("debug/halyard");
+    let with_library = |verb: &[&str]| {
+        let mut command = tool::command(&halyard, verb);
+        command.arg("--backend-path").arg(&library);
+        command
+    };
+    let list = tool::output(&mut with_library(&["backends", "list"]))?;
+    if !list.contains("toy") {
+        bail!("`halyard backends list` does not show the example:\n{list}");
+    }
+    run(&mut with_library(&["verify", "toy"]))
+}
+
+/// The unmodified `openai` package against the real binary.
+fn openai_sdk() -> Result<()> {
+    let packages = target().join("python");
+    if !exists("python3", &["-m", "pip", "--version"]) {
+        println!("skipped: there is no python3 with pip");
+        return Ok(());
+    }
+    if !packages.join("openai").exists() {
+        let mut pip = tool::command("python3", ["-m", "pip", "install", "--quiet"]);
+        pip.args(["--disable-pip-version-check", "--target"]).arg(&packages).arg("openai==3.54.0");
+        run(&mut pip)?;
+    }
+    let mut python = tool::command("python3", ["server/tests/sdk/openai_sdk.py"]);
+    run(python.env("PYTHONPATH", &packages).env("HALYARD", target().join("debug/halyard")))
+}

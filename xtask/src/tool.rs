@@ -1,0 +1,75 @@
+//! Running other programs.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// The workspace's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The cargo that runs this task.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// A command with its arguments.
+pub(crate) fn command<A: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    args: impl IntoIterator<Item = A>,
+) -> Command {
+    let mut command = Command::new(program);
+    command.args(args);
+    command
+}
+
+/// Runs a command to its end; anything but success is an error that shows it.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {}", show(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", show(command));
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it printed to standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let done = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {}", show(command)))?;
+    if !done.status.success() {
+        bail!("{} ended with {}", show(command), done.status);
+    }
+    String::from_utf8(done.stdout).with_context(|| format!("{} printed no UTF-8", show(command)))
+}
+
+/// Whether a program is there and answers.
+pub(crate) fn exists(program: &str, args: &[&str]) -> bool {
+    let mut command = command(program, args);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|s| s.success())
+}
+
+fn show(command: &Command) -> String {
+    let args = command.get_args().map(|a| a.to_string_lossy());
+    let words: Vec<_> =
+        std::iter::once(command.get_program().to_string_lossy()).chain(args).collect();
+    format!("`{}`", words.join(" "))
+}
+
+/// Builds the `halyard` binary for release and returns its path.
+pub(crate) fn build_halyard() -> Result<PathBuf> {
+    run(cargo().args(["build", "--release", "--package", "halyard-server"]))?;
+    Ok(target().join("release/halyard"))
+}
