@@ -1,5 +1,4 @@
 //! The template dialect, and templates that mean harm.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +51,10 @@ fn the_dialect() {
         ("{{ ['a', 'b'] | join('-') }}{{ ','.join(['c', 'd']) }}", "a-bc,d"),
         ("{{ 'aXbX' | replace('X', '.') }}{{ 'aXbX'.replace('X', '') }}", "a.b.ab"),
         ("{{ 'a\nb' | indent(2) }}|{{ 'a\n\nb' | indent(1, first=true) }}", "a\n  b| a\n\n b"),
-        ("{% set x %}in{% endset %}{{ x }}{{ (1, 'a') | string }}", "in(1, 'a')"),
+        (
+            "{% set x %}in{% endset %}{{ x }}{{ [1, 'a'] | string }}{{ {'k': tools} ~ 1.0 }}",
+            "in[1, 'a']{'k': None}1.0",
+        ),
         ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
         (
             "{{ messages[0].get('name', 'nobody') }}{% for k, v in messages[0].items() %}{{ k }}{% endfor %}",
@@ -171,7 +173,7 @@ fn harmful_templates_end_soon() {
         let start = Instant::now();
         let result = render(source);
         assert!(result.is_err(), "{source}");
-        assert!(start.elapsed() < Duration::from_secs(12), "{source}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(4), "{source}: {:?}", start.elapsed());
         println!("{:?} {source}: {:?}", start.elapsed(), result.unwrap_err());
     }
 }

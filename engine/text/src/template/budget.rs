@@ -10,19 +10,21 @@ use minijinja::machinery::{Vm, make_string_output};
 use minijinja::value::{Object, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 
+use super::content;
 use super::environment::{Raised, describe};
-use super::instrument::{CHECK, CHECK_ATTRIBUTE, Instrumented};
+use super::instrument::{CHECK, CHECK_ATTRIBUTE, CONCAT, Instrumented};
+use super::json;
 use crate::error::TemplateError;
 
 /// The longest text that a template may make.
-pub(super) const MAX_TEXT_BYTES: usize = 64 << 20;
+pub(super) const MAX_TEXT_BYTES: usize = 16 << 20;
 /// All texts that one rendering makes, intermediate ones included.
-const MAX_TOTAL_BYTES: usize = 512 << 20;
+const MAX_TOTAL_BYTES: usize = 128 << 20;
 /// The most values in one structure, and how deep they may lie.
-const MAX_NODES: usize = 1 << 20;
+const MAX_NODES: usize = 1 << 17;
 const MAX_DEPTH: usize = 100;
 /// All values looked at in one rendering.
-const MAX_TOTAL_NODES: usize = 1 << 28;
+const MAX_TOTAL_NODES: usize = 1 << 24;
 /// A rendering takes microseconds; one that takes this long will not end well.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
@@ -56,6 +58,10 @@ pub(super) fn install(env: &mut Environment<'_>) {
     env.add_function(CHECK, |state: &State<'_, '_>, value: Value| {
         Budget::of(state).charge(&value)?;
         Ok(value)
+    });
+    env.add_function(CONCAT, |state: &State<'_, '_>, left: &Value, right: &Value| {
+        let budget = Budget::of(state);
+        Ok::<_, Error>(Value::from(budget.text_of(left)? + &budget.text_of(right)?))
     });
     env.add_function(CHECK_ATTRIBUTE, |state: &State<'_, '_>, value: Value| {
         if is_namespace(&value) {
@@ -143,13 +149,22 @@ impl Budget {
         out.write_str(&text).map_err(Error::from)
     }
 
-    /// The text of any value, within the limits.
+    /// The text of any value as Python writes it, within the limits.
     fn text_of(&self, value: &Value) -> Result<String, Error> {
         self.charge(value)?;
-        let mut text = Limited(String::new());
-        write!(text, "{value}").map_err(|fmt::Error| exceeded("text"))?;
-        self.charge_bytes(text.0.len())?;
-        Ok(text.0)
+        if let Some(text) = value.as_str() {
+            return Ok(text.to_owned());
+        }
+        let container = matches!(value.kind(), ValueKind::Seq | ValueKind::Map);
+        let text = if container && !content::is_probe(value) {
+            json::repr(value)?
+        } else {
+            let mut text = Limited(String::new());
+            write!(text, "{value}").map_err(|fmt::Error| exceeded("text"))?;
+            text.0
+        };
+        self.charge_bytes(text.len())?;
+        Ok(text)
     }
 }
 
@@ -179,25 +194,23 @@ fn count_nodes(value: &Value) -> Result<usize, Error> {
         if depth > MAX_DEPTH || (depth > 0 && is_namespace(&value)) {
             return Err(exceeded("nesting"));
         }
-        match value.kind() {
-            ValueKind::Seq | ValueKind::Iterable => {
-                for item in value.try_iter()? {
-                    if open.len() > MAX_NODES {
-                        return Err(exceeded("values"));
-                    }
-                    open.push((item, depth + 1));
-                }
+        if content::is_probe(&value) {
+            continue;
+        }
+        let is_map = value.kind() == ValueKind::Map;
+        if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+            continue;
+        }
+        // `[1] * 10 ** 11` is lazy, but going through it is not.
+        if value.len().is_some_and(|len| len > MAX_NODES) {
+            return Err(exceeded("values"));
+        }
+        for item in value.try_iter()? {
+            let item = if is_map { value.get_item(&item)? } else { item };
+            if open.len() > MAX_NODES {
+                return Err(exceeded("values"));
             }
-            ValueKind::Map => {
-                for key in value.try_iter()? {
-                    let item = value.get_item(&key)?;
-                    if open.len() > MAX_NODES {
-                        return Err(exceeded("values"));
-                    }
-                    open.push((item, depth + 1));
-                }
-            }
-            _ => {}
+            open.push((item, depth + 1));
         }
     }
     Ok(nodes)
@@ -212,10 +225,7 @@ fn join(state: &State<'_, '_>, list: &Value, joiner: Option<String>) -> Result<V
     let joiner = joiner.unwrap_or_default();
     let mut text = Limited(String::new());
     for (index, item) in list.try_iter()?.enumerate() {
-        let item = match item.as_str() {
-            Some(item) => item.to_owned(),
-            None => budget.text_of(&item)?,
-        };
+        let item = budget.text_of(&item)?;
         let separator = if index == 0 { "" } else { &joiner };
         text.write_str(separator)
             .and_then(|()| text.write_str(&item))
@@ -224,6 +234,7 @@ fn join(state: &State<'_, '_>, list: &Value, joiner: Option<String>) -> Result<V
     Ok(text.0.into())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form of a filter")]
 fn replace(text: &Value, from: &Value, to: &Value, rest: Rest<Value>) -> Result<Value, Error> {
     let limit = rest.0.first().map(|n| usize::try_from(n.clone())).transpose()?;
     replaced(&text.to_string(), string_argument(from)?, string_argument(to)?, limit)
@@ -239,6 +250,7 @@ fn replaced(text: &str, from: &str, to: &str, limit: Option<usize>) -> Result<Va
     Ok(text.replacen(from, to, limit).into())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form of a filter")]
 fn indent(
     text: String,
     width: Option<usize>,

@@ -53,7 +53,9 @@ pub(super) fn iterates_parts(template: &ChatTemplate) -> bool {
         let probes: Vec<Value> = roles.iter().map(message).collect();
         let context = template.context(&ChatInput::new(&messages), Value::from(probes));
         // A template that takes no lists may well fail here: that is an answer, too.
-        let _ = template.render_context(false, context);
+        if matches!(template.render_context(false, context), Err(TemplateError::Limit(_))) {
+            break;
+        }
     }
     iterated.load(Ordering::Relaxed)
 }
@@ -84,6 +86,11 @@ impl Object for Probe {
         // Printed as a whole: the template takes it for a text.
         f.write_str("text")
     }
+}
+
+/// Whether a value is the probe, which our own checks must not go through.
+pub(super) fn is_probe(value: &Value) -> bool {
+    value.downcast_object_ref::<Probe>().is_some()
 }
 
 /// Ends the prompt with the last message's text, whatever the template has put after it.

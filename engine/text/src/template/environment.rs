@@ -1,12 +1,13 @@
 //! The Jinja environment that Hugging Face's templates expect.
 
+use minijinja::machinery::{Token, tokenize};
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind};
 
 use super::{budget, json, strftime};
 
 /// Instructions that one rendering may execute: a conversation of thousands of messages needs a few hundred thousand.
-const MAX_INSTRUCTIONS: u64 = 10_000_000;
+const MAX_INSTRUCTIONS: u64 = 4_000_000;
 const MAX_RECURSION: usize = 64;
 
 /// Marks an error that the template raised itself.
@@ -31,9 +32,35 @@ pub(super) fn compile(
     env.add_filter("tojson", tojson);
     for (name, source) in templates {
         let source = without_generation_tags(&source);
+        refuse_large_constants(&source)?;
         env.add_template_owned(name, source).map_err(|error| describe(&error))?;
     }
     Ok(env)
+}
+
+/// The compiler computes what is constant, so `'x' * 99999999` takes its memory before any limit can see it.
+/// Prompts have no use for such products.
+fn refuse_large_constants(source: &str) -> Result<(), String> {
+    const MOST_PRODUCTS: usize = 8;
+    const LARGEST_FACTOR: u64 = 4096;
+    let is_large = |token: &Token<'_>| match token {
+        Token::Int(value) => *value > LARGEST_FACTOR,
+        Token::Int128(_) => true,
+        _ => false,
+    };
+    let (mut products, mut after_large, mut after_product) = (0, false, false);
+    // A source that is no sequence of tokens is left to the compiler's error.
+    for (token, _) in tokenize(source, false, Default::default(), Default::default()).flatten() {
+        let (product, large) = (matches!(token, Token::Mul), is_large(&token));
+        products += usize::from(product);
+        if (product && after_large) || (large && after_product) || products > MOST_PRODUCTS {
+            return Err(format!(
+                "more than {MOST_PRODUCTS} products, or one with a factor above {LARGEST_FACTOR}"
+            ));
+        }
+        (after_product, after_large) = (product, large);
+    }
+    Ok(())
 }
 
 /// An error with its place, without the source around it.

@@ -11,6 +11,8 @@ use minijinja::machinery::{Instruction, Instructions, get_compiled_template};
 
 /// The check's name: no template can spell it.
 pub(super) const CHECK: &str = "\0check";
+/// `a ~ b` within the limits.
+pub(super) const CONCAT: &str = "\0concat";
 /// The check of a value that becomes an attribute of a namespace.
 pub(super) const CHECK_ATTRIBUTE: &str = "\0check_attribute";
 
@@ -60,7 +62,7 @@ fn instrument<'env>(original: &Instructions<'env>) -> Instructions<'env> {
             add(Instruction::CallFunction(CHECK_ATTRIBUTE, Some(1)));
             add(Instruction::Swap);
         }
-        add(with_moved_target(instruction, moved));
+        add(rewritten(instruction, moved));
         if makes_a_value(instruction) {
             add(Instruction::CallFunction(CHECK, Some(1)));
         }
@@ -80,7 +82,8 @@ fn length(instruction: &Instruction<'_>) -> u32 {
 fn makes_a_value(instruction: &Instruction<'_>) -> bool {
     matches!(
         instruction,
-        Instruction::Slice
+        Instruction::LoadConst(_)
+            | Instruction::Slice
             | Instruction::BuildMap(_)
             | Instruction::BuildList(_)
             | Instruction::Add
@@ -104,11 +107,13 @@ fn makes_a_value(instruction: &Instruction<'_>) -> bool {
     )
 }
 
-fn with_moved_target<'env>(
+/// An instruction with its jump moved, and with `~` done by us.
+fn rewritten<'env>(
     instruction: &Instruction<'env>,
     moved: impl Fn(u32) -> u32,
 ) -> Instruction<'env> {
     match instruction {
+        Instruction::StringConcat => Instruction::CallFunction(CONCAT, Some(2)),
         Instruction::Iterate(target) => Instruction::Iterate(moved(*target)),
         Instruction::Jump(target) => Instruction::Jump(moved(*target)),
         Instruction::JumpIfFalse(target) => Instruction::JumpIfFalse(moved(*target)),

@@ -1,4 +1,4 @@
-//! JSON as Python's `json.dumps` writes it: models were trained on its spaces.
+//! Values as Python writes them, by `json.dumps` or by `repr`: models were trained on its spaces and quotes.
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
@@ -14,6 +14,7 @@ pub(super) struct Style {
     after_key: String,
     sort_keys: bool,
     ensure_ascii: bool,
+    python: bool,
 }
 
 impl Style {
@@ -29,7 +30,7 @@ impl Style {
             Some([items, key]) => (items.clone(), key.clone()),
             Some(_) => return Err(invalid("separators must be two strings")),
         };
-        Ok(Self { indent, between_items, after_key, sort_keys, ensure_ascii })
+        Ok(Self { indent, between_items, after_key, sort_keys, ensure_ascii, python: false })
     }
 }
 
@@ -37,6 +38,11 @@ pub(super) fn dumps(value: &Value, style: &Style) -> Result<String, Error> {
     let mut writer = Writer { style, out: String::new() };
     writer.value(value, 0)?;
     Ok(writer.out)
+}
+
+/// A list or dict as Python prints it.
+pub(super) fn repr(value: &Value) -> Result<String, Error> {
+    dumps(value, &Style { python: true, ..Style::new(None, None, false, false)? })
 }
 
 struct Writer<'a> {
@@ -49,13 +55,18 @@ impl Writer<'_> {
         if depth > MAX_DEPTH || self.out.len() > MAX_TEXT_BYTES {
             return Err(exceeded("text"));
         }
+        let python = self.style.python;
         match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
+            ValueKind::None => self.out.push_str(if python { "None" } else { "null" }),
+            ValueKind::Bool if python => {
+                self.out.push_str(if value.is_true() { "True" } else { "False" });
+            }
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.number(value),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => return self.list(value, depth),
             ValueKind::Map => return self.map(value, depth),
+            _ if python => self.out.push_str(&value.to_string()),
             other => return Err(invalid(&format!("{other} can't be written as JSON"))),
         }
         Ok(())
@@ -84,6 +95,7 @@ impl Writer<'_> {
             self.begin_item(&mut empty, depth);
             match key.as_str() {
                 Some(text) => self.string(text),
+                None if self.style.python => self.value(&key, depth + 1)?,
                 None => self.string(&key_text(&key)),
             }
             self.out.push_str(&self.style.after_key);
@@ -124,14 +136,20 @@ impl Writer<'_> {
     }
 
     fn string(&mut self, text: &str) {
-        self.out.push('"');
+        // Python prefers single quotes unless there are some in the text and no double ones.
+        let single = self.style.python && (!text.contains('\'') || text.contains('"'));
+        let quote = if single { '\'' } else { '"' };
+        self.out.push(quote);
         for c in text.chars() {
             match c {
-                '"' => self.out.push_str("\\\""),
+                c if c == quote => self.out.extend(['\\', quote]),
                 '\\' => self.out.push_str("\\\\"),
                 '\n' => self.out.push_str("\\n"),
                 '\r' => self.out.push_str("\\r"),
                 '\t' => self.out.push_str("\\t"),
+                '\0'..' ' if self.style.python => {
+                    self.out.push_str(&format!("\\x{:02x}", u32::from(c)));
+                }
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
                 c if c < ' ' || (self.style.ensure_ascii && !(' '..='~').contains(&c)) => {
@@ -142,7 +160,7 @@ impl Writer<'_> {
                 c => self.out.push(c),
             }
         }
-        self.out.push('"');
+        self.out.push(quote);
     }
 }
 
@@ -201,6 +219,15 @@ mod tests {
         ] {
             assert_eq!(float(value), text);
         }
+    }
+
+    #[test]
+    fn lists_and_dicts_as_python_prints_them() {
+        let json = r#"{"a": [1, 2.0, null, true], "b'": "it's \"x\"\n\u0001é", "c": "it's"}"#;
+        let value = Value::from_serialize(serde_json::from_str::<serde_json::Value>(json).unwrap());
+        let expected =
+            "{'a': [1, 2.0, None, True], \"b'\": 'it\\'s \"x\"\\n\\x01é', 'c': \"it's\"}";
+        assert_eq!(repr(&value).unwrap(), expected);
     }
 
     #[test]
