@@ -2,9 +2,16 @@
 
 mod support;
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use halyard_core::Device;
-use halyard_engine::{LoadOptions, RequestHandle, SamplingParams, TokenOutput};
-use support::{devices, greedy, options, start, submit, tokens};
+use halyard_engine::{
+    LoadOptions, Observer, RequestHandle, SamplingParams, StepStats, TokenOutput,
+};
+use support::{devices, greedy, options, start, start_observed, submit, tokens};
 
 const CALLERS: usize = 64;
 
@@ -47,8 +54,11 @@ fn params(caller: usize) -> SamplingParams {
     }
 }
 
+/// A token with the bits of its log-probability, and of those of the likeliest.
+type Exact = (u32, u32, Vec<(u32, u32)>);
+
 /// What must be equal, exactly.
-fn bits(outputs: &[TokenOutput]) -> Vec<(u32, u32, Vec<(u32, u32)>)> {
+fn bits(outputs: &[TokenOutput]) -> Vec<Exact> {
     let row = |output: &TokenOutput| {
         let logprobs = output.logprobs.as_ref().expect("asked for");
         let top = logprobs.top.iter().map(|&(id, logprob)| (id, logprob.to_bits()));
@@ -90,7 +100,8 @@ fn check(device: &Device, model: &str) {
             block_size: Some(16),
             ..alone.clone()
         };
-        let engine = start(device, model, &crowd);
+        let preemptions = Preemptions::default();
+        let engine = start_observed(device, model, &crowd, Box::new(preemptions.clone()));
         let submit = |(caller, prompt): (usize, &Vec<u32>)| submit(&engine, prompt, params(caller));
         let handles: Vec<RequestHandle> = prompts.iter().enumerate().map(submit).collect();
         for (caller, handle) in handles.into_iter().enumerate() {
@@ -99,6 +110,18 @@ fn check(device: &Device, model: &str) {
             assert_eq!(found, expected[caller], "{model}, caller {caller}, {setting}");
         }
         engine.shutdown();
+        let preemptions = preemptions.0.load(Ordering::Relaxed);
+        assert_eq!(preemptions > 0, blocks.is_some(), "{blocks:?}: {preemptions} preemptions");
+    }
+}
+
+/// Counts preemptions.
+#[derive(Clone, Default)]
+struct Preemptions(Arc<AtomicUsize>);
+
+impl Observer for Preemptions {
+    fn step(&mut self, stats: &StepStats) {
+        self.0.fetch_add(stats.preemptions, Ordering::Relaxed);
     }
 }
 

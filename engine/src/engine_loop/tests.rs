@@ -391,3 +391,44 @@ fn the_observer_sees_every_token_and_end() {
     assert!(ended.iter().all(|stats| stats.finish == Some(FinishReason::Length)));
     assert!(ended.iter().all(|stats| stats.e2e_time >= stats.decode_time));
 }
+
+/// Chooses the same token for everyone.
+struct Constant;
+
+impl ModelRunner for Constant {
+    fn run(
+        &mut self,
+        batch: &Batch,
+        _: &[Sequence],
+        out: &mut StepOutput,
+    ) -> Result<(), StepError> {
+        out.tokens.resize(batch.samples.len(), 3);
+        out.logprobs.resize(batch.samples.len(), None);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_step_allocates_nothing_of_its_own() {
+    let info = fake::info();
+    let kv = KvCache::new(1000, info.block_size, true);
+    let config =
+        SchedulerConfig { max_num_batched_tokens: 16, max_num_seqs: 8, chunked_prefill: true };
+    let shared = Arc::new(Shared::new(info, usize::MAX, Duration::from_secs(60), 1));
+    let (_sender, inbox) = channel();
+    let scheduler = Scheduler::new(config, kv);
+    let mut engine = EngineLoop::new(shared, inbox, scheduler, Constant, Box::new(()));
+    for caller in 0..8 {
+        engine.scheduler.add(fake::sequence(&[caller; 10], &params(190)));
+    }
+    for _ in 0..20 {
+        engine.step().expect("never fails");
+    }
+    let info = allocation_counter::measure(|| {
+        for _ in 0..100 {
+            engine.step().expect("never fails");
+        }
+    });
+    assert_eq!(engine.scheduler.running().len(), 8);
+    assert_eq!(info.count_total, 0, "of {} bytes", info.bytes_total);
+}

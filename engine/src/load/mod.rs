@@ -191,12 +191,19 @@ fn record(
 /// Prepares every kernel, or says everything that the device cannot do.
 fn prepare(device: &Device, program: &Program) -> Result<Vec<Kernel>, LoadError> {
     let mut missing = Vec::new();
+    let mut slow = 0;
     for op in &program.ops {
         match device.support(op) {
             Support::No(why) => missing.push(format!("{op} ({why})")),
-            Support::Slow(why) => tracing::warn!(%op, why, "the device runs this slowly"),
+            Support::Slow(why) => {
+                slow += 1;
+                tracing::debug!(%op, why, "a slow operation");
+            }
             _ => {}
         }
+    }
+    if slow > 0 {
+        tracing::warn!(slow, of = program.ops.len(), "the device runs some operations slowly");
     }
     if !missing.is_empty() {
         return Err(LoadError::Unsupported { device: device_name(device), missing });

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 
 use halyard_core::{Backend, Device};
 use halyard_engine::{
-    Dtype, EngineEvent, EngineHandle, EngineRequest, LoadOptions, Plan, RequestHandle,
+    Dtype, EngineEvent, EngineHandle, EngineRequest, LoadOptions, Observer, Plan, RequestHandle,
     SamplingParams, TokenOutput,
 };
 use halyard_weights::Checkpoint;
@@ -39,9 +39,18 @@ pub(crate) fn options() -> LoadOptions {
 }
 
 pub(crate) fn start(device: &Device, model: &str, options: &LoadOptions) -> EngineHandle {
+    start_observed(device, model, options, Box::new(()))
+}
+
+pub(crate) fn start_observed(
+    device: &Device,
+    model: &str,
+    options: &LoadOptions,
+    observer: Box<dyn Observer>,
+) -> EngineHandle {
     let checkpoint = Checkpoint::open(&folder(model)).expect("test data");
     let plan = Plan::new(device, checkpoint, options).expect("a model this device can run");
-    plan.load(Box::new(()), &mut |_| {}).expect("loads")
+    plan.load(observer, &mut |_| {}).expect("loads")
 }
 
 pub(crate) fn request(prompt: &[u32], params: SamplingParams) -> EngineRequest {
@@ -58,7 +67,11 @@ pub(crate) fn greedy(max_tokens: u32) -> SamplingParams {
     SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() }
 }
 
-pub(crate) fn submit(engine: &EngineHandle, prompt: &[u32], params: SamplingParams) -> RequestHandle {
+pub(crate) fn submit(
+    engine: &EngineHandle,
+    prompt: &[u32],
+    params: SamplingParams,
+) -> RequestHandle {
     engine.submit(request(prompt, params)).expect("accepted")
 }
 
