@@ -138,6 +138,19 @@ impl Plan {
         observer: Box<dyn Observer>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<EngineHandle, LoadError> {
+        let options = self.options.clone();
+        let info = self.info.clone();
+        let (scheduler, runner) = self.assemble(progress)?;
+        let seed = options.seed.unwrap_or_else(entropy);
+        let shared = Shared::new(info, options.max_num_queued_reqs, options.step_timeout, seed);
+        engine_loop::spawn(shared, scheduler, runner, observer).map_err(LoadError::Thread)
+    }
+
+    /// Everything but the thread.
+    pub(crate) fn assemble(
+        self,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(Scheduler, DeviceRunner), LoadError> {
         let Self { device, checkpoint, config, options, recorded, kernels, limits, kv, info } =
             self;
         let Recorded { program, decoder, sampler } = recorded;
@@ -168,9 +181,7 @@ impl Plan {
             },
             KvCache::new(info.num_blocks, info.block_size, info.prefix_caching),
         );
-        let seed = options.seed.unwrap_or_else(entropy);
-        let shared = Shared::new(info, options.max_num_queued_reqs, options.step_timeout, seed);
-        engine_loop::spawn(shared, scheduler, runner, observer).map_err(LoadError::Thread)
+        Ok((scheduler, runner))
     }
 }
 

@@ -124,6 +124,13 @@ impl Executable {
         self.buffer(from).read(&self.stream, at as u64, data)
     }
 
+    /// What the last call of a section writes.
+    #[cfg(test)]
+    pub(crate) fn output(&self, section: Section) -> Tensor {
+        let call = &self.sections[section as usize].last().expect("not empty").call;
+        call.tensors.last().cloned().flatten().expect("outputs come last")
+    }
+
     fn buffer(&self, tensor: &Tensor) -> &DeviceBuffer {
         match tensor.place {
             Place::Buffer(index) => &self.buffers[index],

@@ -315,3 +315,6 @@ fn alternatives(asked: Option<u32>) -> usize {
 fn small(value: usize) -> i32 {
     i32::try_from(value).expect("bounded by the vocabulary and the batch")
 }
+
+#[cfg(test)]
+mod tests;
