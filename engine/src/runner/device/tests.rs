@@ -62,10 +62,13 @@ fn check(model: &str, golden: &str) {
             let expected = words(&tensors, &format!("p{k}.logits"));
             let found = logits(&device, model, &prompt);
             assert_eq!(found.len(), expected.len());
-            let worst =
-                found.iter().zip(expected).map(|(found, b)| (found - f32::from_le_bytes(b)).abs());
-            let worst = worst.fold(0.0, f32::max);
-            assert!(worst < TOLERANCE, "{model} on {device:?}, prompt {k}: off by {worst}");
+            for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+                let difference = (found - f32::from_le_bytes(expected)).abs();
+                assert!(
+                    difference < TOLERANCE,
+                    "{model} on {device:?}, prompt {k}, element {at}: off by {difference}"
+                );
+            }
         }
     }
 }
