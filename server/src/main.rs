@@ -1,2 +1,7 @@
 //! The `halyard` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    halyard_server::commands::run(std::env::args_os().collect())
+}

@@ -1,0 +1,18 @@
+//! `GET /metrics`.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+
+use super::{ApiError, App};
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) async fn get(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let text = app.metrics.encode().map_err(|_| ApiError::internal())?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}

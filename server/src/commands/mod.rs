@@ -1,0 +1,38 @@
+//! One command a file.
+
+mod completions;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use crate::{
+    cli::{self, Command},
+    logging, ui,
+};
+
+/// Runs a line as typed: 0 is success, 1 a failure, 2 a line that cannot be understood.
+#[must_use]
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let (cli, warnings) = match cli::parse(args) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // A closed terminal is no reason to fail differently.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    logging::init(&cli.log);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let result = match cli.command {
+        Command::Completions(command) => completions::run(&command),
+        _ => Ok(()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui::complain(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
