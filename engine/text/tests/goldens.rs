@@ -96,6 +96,35 @@ fn a_gguf_tokenizer_equals_its_tokenizer_json() {
 }
 
 #[test]
+fn ggufs_of_other_families() {
+    for name in ["llama32", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe"] {
+        let golden = json(&format!("models/{name}/golden.json"));
+        let (tokenizer, template) = open(&format!("gguf/{name}/model-bf16.gguf"));
+        check_tokenizer(&tokenizer, &golden);
+        check_template(&tokenizer, &template, &golden);
+    }
+}
+
+/// The converter gives this vocabulary no scores, so words may be cut otherwise; nothing else may differ.
+#[test]
+fn a_sentence_piece_gguf_without_scores() {
+    let golden = json("models/mixtral/golden.json");
+    let (tokenizer, template) = open("gguf/mixtral/model-bf16.gguf");
+    for case in golden["tokenizer_cases"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let encoded = tokenizer.encode(text, false).unwrap();
+        assert_eq!(tokenizer.decode(&encoded, true).unwrap(), text);
+        assert_eq!(tokenizer.encode(text, true).unwrap(), [&[1][..], &encoded].concat());
+        let plain = ids(&case["ids_no_special"]);
+        assert_eq!(tokenizer.decode(&plain, true).unwrap(), case["decoded"].as_str().unwrap());
+    }
+    for case in golden["chat_cases"].as_array().unwrap() {
+        let rendered = template.render(&ChatInput::new(&case["messages"])).unwrap();
+        assert_eq!(rendered, case["rendered"].as_str().unwrap());
+    }
+}
+
+#[test]
 fn bytes_of_tokens_make_up_the_text() {
     for name in ["llama", "qwen2", "mixtral"] {
         let (tokenizer, _) = open(name);
