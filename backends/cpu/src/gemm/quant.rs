@@ -1,0 +1,179 @@
+//! The quantised kernel: sixteen rows by up to a tile of tokens.
+//!
+//! Per block of 32 columns (or half of it, where a scheme scales sixteen): codes leave their planes as
+//! bytes once for all tokens of the tile; integer dot products with the activations' digits are exact;
+//! then `total += (scale * 2^e) * sum`, and `total += minimum * sum of x` for schemes that have one.
+
+use super::prep::tile_width;
+use super::{Output, Work};
+use crate::pack::formats::{Codes, Format, Scales, with_format};
+use crate::pack::{BLOCK, QuantLayout};
+use crate::simd::{Simd, TAIL_BYTES};
+
+/// # Safety
+/// As [`Work::run`].
+#[inline(always)]
+pub(crate) unsafe fn run<S: Simd>(s: S, work: &Work<'_>, layout: &QuantLayout) {
+    with_format!(layout.quant, F => {
+        // SAFETY: the caller's promise.
+        unsafe { panels::<S, F>(s, work, layout) }
+    });
+}
+
+/// # Safety
+/// As [`Work::run`].
+#[inline(always)]
+unsafe fn panels<S: Simd, F: Format>(s: S, work: &Work<'_>, layout: &QuantLayout) {
+    let gemm = work.gemm;
+    let blocks = layout.k / BLOCK;
+    for panel in work.panels.clone() {
+        // SAFETY: the panel is one of the matrix, the tokens are prepared; the caller's promise.
+        unsafe {
+            let p = gemm.w.base.add(panel * layout.panel_bytes);
+            let mut token = work.tokens.start;
+            while token < work.tokens.end {
+                let x = gemm.scratch.add(token * blocks * S::RECORD_BYTES);
+                let at = Tile { p, x, blocks, token, panel, n: layout.n, aux_bytes: layout.aux_bytes };
+                let width = tile_width(S::QUANT_TILES, token, gemm.tokens);
+                match width {
+                    6 => at.run::<S, F, 6>(s, &gemm.out),
+                    4 => at.run::<S, F, 4>(s, &gemm.out),
+                    2 => at.run::<S, F, 2>(s, &gemm.out),
+                    _ => at.run::<S, F, 1>(s, &gemm.out),
+                }
+                token += width;
+            }
+        }
+    }
+}
+
+/// One panel and one tile of tokens.
+struct Tile {
+    p: *const u8,
+    x: *const u8,
+    blocks: usize,
+    token: usize,
+    panel: usize,
+    n: usize,
+    aux_bytes: usize,
+}
+
+impl Tile {
+    /// # Safety
+    /// `p` is a panel of `blocks` blocks, `x` the records of `T` tokens; output as [`Output::put`].
+    #[inline(always)]
+    unsafe fn run<S: Simd, F: Format, const T: usize>(&self, s: S, out: &Output) {
+        // SAFETY: blocks and records are inside what the caller promises.
+        unsafe {
+            let mut codes = self.p.add(self.aux_bytes);
+            let mut x = self.x;
+            let mut total = [s.splat(0.0); T];
+            for b in 0..self.blocks {
+                if F::SUBS == 1 {
+                    let mut acc = start::<S, F, T>(s, x, 0);
+                    acc = half::<S, F, T, 0>(s, acc, codes, x);
+                    acc = half::<S, F, T, 1>(s, acc, codes, x);
+                    total = finish::<S, F, T>(s, total, acc, self.p, b, 0, x);
+                } else {
+                    let acc = start::<S, F, T>(s, x, 0);
+                    let acc = half::<S, F, T, 0>(s, acc, codes, x);
+                    total = finish::<S, F, T>(s, total, acc, self.p, b, 0, x);
+                    let acc = start::<S, F, T>(s, x, 1);
+                    let acc = half::<S, F, T, 1>(s, acc, codes, x);
+                    total = finish::<S, F, T>(s, total, acc, self.p, b, 1, x);
+                }
+                codes = codes.add(F::CODE_BYTES);
+                x = x.add(T * S::RECORD_BYTES);
+            }
+            for (i, &v) in total.iter().enumerate() {
+                out.put(s, self.token + i, self.panel, self.n, v);
+            }
+        }
+    }
+}
+
+/// Integer sums of `T` tokens, at their zero-point correction.
+#[inline(always)]
+unsafe fn start<S: Simd, F: Format, const T: usize>(s: S, x: *const u8, sub: usize) -> [S::Acc; T] {
+    let mut acc = [s.acc_zero(); T];
+    if F::ZERO_POINT != 0 {
+        for (t, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: `x` is `T` records.
+            let [high, low] = unsafe {
+                let tail = x.add((t + 1) * S::RECORD_BYTES - TAIL_BYTES);
+                tail.add(4 + 8 * sub).cast::<[i32; 2]>().read_unaligned()
+            };
+            *acc = s.acc_splat(high, low);
+        }
+    }
+    acc
+}
+
+/// Sixteen columns of a block: steps `4 HALF ..`.
+#[inline(always)]
+unsafe fn half<S: Simd, F: Format, const T: usize, const HALF: usize>(
+    s: S,
+    acc: [S::Acc; T],
+    codes: *const u8,
+    x: *const u8,
+) -> [S::Acc; T] {
+    // SAFETY: `codes` is a block and `x` is `T` records; the caller's promise.
+    unsafe {
+        if HALF == 0 {
+            let acc = step::<S, F, T, 0>(s, acc, codes, x);
+            let acc = step::<S, F, T, 1>(s, acc, codes, x);
+            let acc = step::<S, F, T, 2>(s, acc, codes, x);
+            step::<S, F, T, 3>(s, acc, codes, x)
+        } else {
+            let acc = step::<S, F, T, 4>(s, acc, codes, x);
+            let acc = step::<S, F, T, 5>(s, acc, codes, x);
+            let acc = step::<S, F, T, 6>(s, acc, codes, x);
+            step::<S, F, T, 7>(s, acc, codes, x)
+        }
+    }
+}
+
+/// Four columns of a block.
+#[inline(always)]
+unsafe fn step<S: Simd, F: Format, const T: usize, const STEP: usize>(
+    s: S,
+    mut acc: [S::Acc; T],
+    codes: *const u8,
+    x: *const u8,
+) -> [S::Acc; T] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let c = F::C::vector::<S, STEP>(s, codes);
+        for (t, acc) in acc.iter_mut().enumerate() {
+            *acc = s.acc_dot(*acc, c, x.add(t * S::RECORD_BYTES), STEP);
+        }
+    }
+    acc
+}
+
+/// Scales the integer sums of a sub-block and adds them to the totals.
+#[inline(always)]
+unsafe fn finish<S: Simd, F: Format, const T: usize>(
+    s: S,
+    mut total: [S::F; T],
+    acc: [S::Acc; T],
+    aux: *const u8,
+    b: usize,
+    sub: usize,
+    x: *const u8,
+) -> [S::F; T] {
+    // SAFETY: block `b` is inside the panel at `aux`; `x` is `T` records.
+    unsafe {
+        let (scale, offset) = F::S::vector(s, aux, b, sub);
+        for t in 0..T {
+            let tail = x.add((t + 1) * S::RECORD_BYTES - TAIL_BYTES).cast::<f32>();
+            let factor = s.mul(scale, s.splat(tail.read_unaligned()));
+            total[t] = s.fma(s.acc_finish(acc[t]), factor, total[t]);
+            if F::HAS_MIN {
+                let sum = s.splat(tail.add(1 + sub).read_unaligned());
+                total[t] = s.fma(offset, sum, total[t]);
+            }
+        }
+    }
+    total
+}
