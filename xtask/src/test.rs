@@ -81,7 +81,9 @@ fn no_unsafe_in_the_oracle() -> Result<()> {
         .output()
         .context("cannot search the oracle's source")?;
     let found = String::from_utf8_lossy(&found.stdout).into_owned();
-    let outside: Vec<_> = found.lines().filter(|l| !l.contains("/glue.rs:")).collect();
+    // Each line is `path:number:code`.
+    let code = |line: &str| !line.splitn(3, ':').last().unwrap_or("").trim().starts_with("//");
+    let outside: Vec<_> = found.lines().filter(|l| code(l) && !l.contains("/glue.rs:")).collect();
     if !outside.is_empty() {
         bail!("the oracle uses `unsafe` outside its glue:\n{}", outside.join("\n"));
     }
