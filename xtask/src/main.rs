@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod example;
 mod model;
 mod test;
 mod tool;

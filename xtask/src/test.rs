@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::tool::{self, cargo, exists, run, target};
+use crate::{
+    example,
+    tool::{self, cargo, exists, run, target},
+};
 
 /// Flags of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +27,7 @@ const STEPS: &[Step] = &[
     ("build", build),
     ("tests", tests),
     ("doc tests", doc_tests),
-    ("example backend", example_backend),
+    ("example backend", example::example),
     ("openai sdk", openai_sdk),
 ];
 
@@ -116,28 +119,6 @@ fn tests() -> Result<()> {
 
 fn doc_tests() -> Result<()> {
     run(cargo().args(["test", "--workspace", "--doc"]))
-}
-
-/// The example is built as a vendor would, outside the workspace, and proven through the real loader.
-fn example_backend() -> Result<()> {
-    let folder = target().join("examples-target");
-    let example = tool::root().join("examples/backend-rust");
-    run(cargo()
-        .args(["build", "--release"])
-        .current_dir(&example)
-        .env("CARGO_TARGET_DIR", &folder))?;
-    let library = folder.join("release/libhalyard_backend_toy.so");
-    let halyard = target().join("debug/halyard");
-    let with_library = |verb: &[&str]| {
-        let mut command = tool::command(&halyard, verb);
-        command.arg("--backend-path").arg(&library);
-        command
-    };
-    let list = tool::output(&mut with_library(&["backends", "list"]))?;
-    if !list.contains("toy") {
-        bail!("`halyard backends list` does not show the example:\n{list}");
-    }
-    run(&mut with_library(&["verify", "toy"]))
 }
 
 /// The unmodified `openai` package against the real binary.
