@@ -10,6 +10,7 @@
 writes beside itself
     quant_vectors.safetensors   TYPE.blocks (U8) and TYPE.values (F32): random blocks of every GGUF type and what the
                                 gguf package makes of them
+    spm_tokenizer.gguf          the vocabulary of models/mixtral as SentencePiece keeps it: scores instead of merges
     rope_vectors.json           inverse frequencies and magnitude factors of transformers, for each rope scaling
 """
 import json
@@ -53,6 +54,34 @@ def quant_vectors() -> None:
             f.write(array.tobytes())
 
 
+def spm_tokenizer() -> None:
+    source = json.loads((HERE / "models/mixtral/tokenizer.json").read_text())
+    tokens = [token for token, _ in sorted(source["model"]["vocab"].items(), key=lambda item: item[1])]
+    # SentencePiece trains the same merges and keeps their order as scores; single characters come last.
+    ranks: dict[str, int] = {}
+    for merge in source["model"]["merges"]:
+        ranks.setdefault(merge.replace(" ", "", 1), len(ranks))
+    control = {token["content"] for token in source["added_tokens"]}
+
+    def kind(token: str) -> int:
+        if token in control:
+            return gguf.TokenType.UNKNOWN if token == "<unk>" else gguf.TokenType.CONTROL
+        return gguf.TokenType.BYTE if token.startswith("<0x") else gguf.TokenType.NORMAL
+
+    w = gguf.GGUFWriter(HERE / "spm_tokenizer.gguf", "llama")
+    w.add_tokenizer_model("llama")
+    w.add_token_list(tokens)
+    w.add_token_scores([-float(ranks.get(token, len(ranks) + i)) for i, token in enumerate(tokens)])
+    w.add_token_types([kind(token) for token in tokens])
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(2)
+    w.add_unk_token_id(0)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
 def rope_vectors() -> None:
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -92,4 +121,5 @@ def rope_vectors() -> None:
 
 if __name__ == "__main__":
     quant_vectors()
+    spm_tokenizer()
     rope_vectors()

@@ -125,6 +125,16 @@ fn a_sentence_piece_gguf_without_scores() {
 }
 
 #[test]
+fn a_sentence_piece_gguf_with_scores() {
+    let checkpoint = Checkpoint::open(&testdata().join("spm_tokenizer.gguf")).unwrap();
+    let (tokenizer, template) = load(&checkpoint).unwrap();
+    check_tokenizer(&tokenizer, &json("models/mixtral/golden.json"));
+    assert!(template.is_none());
+    assert_eq!((tokenizer.bos_id(), tokenizer.eos_id()), (Some(1), Some(2)));
+    assert!(tokenizer.is_special(0) && !tokenizer.is_special(3));
+}
+
+#[test]
 fn bytes_of_tokens_make_up_the_text() {
     for name in ["llama", "qwen2", "mixtral"] {
         let (tokenizer, _) = open(name);
