@@ -18,7 +18,7 @@ use halyard_sdk::{
     OpKind, Options, PropKey, Result, Stream, Support, Weight, WeightDesc, WeightFill, WeightPlan,
 };
 use halyard_weights::Checkpoint;
-use support::{events, folder, greedy, options, start, submit, tokens};
+use support::{changed, events, folder, greedy, options, start, submit, tokens};
 
 const FINE: u8 = 0;
 const FAIL: u8 = 1;
@@ -141,20 +141,6 @@ fn a_panicking_kernel_ends_the_engine_and_not_the_process() {
     engine.shutdown();
 }
 
-/// Copies a model with one change in its configuration.
-fn changed(key: &str, value: serde_json::Value) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().expect("a folder");
-    let file = |folder: &Path, name: &str| folder.join(name);
-    let from = folder("llama");
-    std::fs::copy(file(&from, "model.safetensors"), file(copy.path(), "model.safetensors"))
-        .expect("copies");
-    let text = std::fs::read_to_string(file(&from, "config.json")).expect("test data");
-    let mut config: serde_json::Value = serde_json::from_str(&text).expect("test data");
-    config[key] = value;
-    std::fs::write(file(copy.path(), "config.json"), config.to_string()).expect("writes");
-    copy
-}
-
 fn plan(path: &Path, options: &LoadOptions) -> std::result::Result<Plan, LoadError> {
     let device = Backend::builtin(halyard_sdk::module::<CpuRef>()).open(0, &[]).expect("opens");
     Plan::new(&device, Checkpoint::open(path).expect("opens"), options)
@@ -167,7 +153,7 @@ fn tensors_that_are_missing_or_misshapen_are_named() {
         ("intermediate_size", 192, "model.layers.0.mlp.gate_proj.weight"),
         ("vocab_size", 1000, "model.embed_tokens.weight"),
     ] {
-        let folder = changed(key, value.into());
+        let folder = changed("llama", &[(key, value.into())]);
         let error = plan(folder.path(), &options()).expect_err(key).to_string();
         assert!(error.contains(tensor), "{key}: {error}");
     }

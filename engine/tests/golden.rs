@@ -4,8 +4,10 @@
 mod support;
 
 use halyard_core::Device;
-use halyard_engine::{EngineEvent, LoadOptions, SamplingParams, TokenLogprobs};
-use support::{DENSE, Golden, QUANTISED, devices, goldens, greedy, log_softmax, options, submit};
+use halyard_engine::{Dtype, EngineEvent, LoadOptions, SamplingParams, TokenLogprobs};
+use support::{
+    DENSE, Golden, QUANTISED, devices, goldens, greedy, ids, log_softmax, options, submit, tokens,
+};
 
 const VOCAB: u32 = 1024;
 const TOLERANCE: f64 = 1e-3;
@@ -69,6 +71,25 @@ fn quantised_models() {
         for form in QUANTISED {
             let goldens = goldens(&format!("gguf/llama/golden-{form}.tensors"));
             check(&device, &format!("gguf/llama/model-{form}.gguf"), &goldens);
+        }
+    }
+}
+
+#[test]
+fn sixteen_bit_activations_choose_the_same_tokens() {
+    for device in devices() {
+        for (dtype, model) in DENSE
+            .iter()
+            .flat_map(|model| [Dtype::BFloat16, Dtype::Float16].map(|dtype| (dtype, model)))
+        {
+            let engine = support::start(&device, model, &LoadOptions { dtype, ..options() });
+            assert_eq!(engine.info().dtype, dtype.to_string());
+            for golden in goldens(&format!("{model}/golden.tensors")) {
+                let count = u32::try_from(golden.generated.len()).expect("few");
+                let found = tokens(submit(&engine, &golden.prompt, greedy(count)));
+                assert_eq!(ids(&found), golden.generated, "{model} in {dtype}");
+            }
+            engine.shutdown();
         }
     }
 }

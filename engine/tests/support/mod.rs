@@ -132,3 +132,17 @@ pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let sum: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
     logits.iter().map(|&l| f64::from(l - max) - sum.ln()).collect()
 }
+
+/// A copy of a dense model with changes in its configuration.
+pub(crate) fn changed(model: &str, changes: &[(&str, serde_json::Value)]) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder");
+    let (from, to) = (folder(model), copy.path());
+    std::fs::copy(from.join("model.safetensors"), to.join("model.safetensors")).expect("copies");
+    let text = std::fs::read_to_string(from.join("config.json")).expect("test data");
+    let mut config: serde_json::Value = serde_json::from_str(&text).expect("test data");
+    for (key, value) in changes {
+        config[*key] = value.clone();
+    }
+    std::fs::write(to.join("config.json"), config.to_string()).expect("writes");
+    copy
+}
