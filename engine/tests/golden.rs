@@ -6,7 +6,8 @@ mod support;
 use halyard_core::Device;
 use halyard_engine::{Dtype, EngineEvent, LoadOptions, SamplingParams, TokenLogprobs};
 use support::{
-    DENSE, Golden, QUANTISED, devices, goldens, greedy, ids, log_softmax, options, submit, tokens,
+    DENSE, Golden, devices, goldens, greedy, ids, log_softmax, options, quantised, submit, tokens,
+    widened,
 };
 
 const VOCAB: u32 = 1024;
@@ -68,7 +69,7 @@ fn dense_models() {
 #[test]
 fn quantised_models() {
     for device in devices() {
-        for form in QUANTISED {
+        for form in quantised() {
             let goldens = goldens(&format!("gguf/llama/golden-{form}.tensors"));
             check(&device, &format!("gguf/llama/model-{form}.gguf"), &goldens);
         }
@@ -91,5 +92,24 @@ fn sixteen_bit_activations_choose_the_same_tokens() {
             }
             engine.shutdown();
         }
+    }
+}
+
+#[test]
+fn dense_models_as_gguf() {
+    for device in devices() {
+        for model in DENSE.iter().filter(|model| **model != "llama") {
+            let goldens = goldens(&format!("{model}/golden.tensors"));
+            check(&device, &format!("gguf/{model}/model-bf16.gguf"), &goldens);
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_layer_may_be_stored_differently() {
+    let model = widened("qwen2", |name| name.contains("k_proj") || name.contains("up_proj"));
+    for device in devices() {
+        let goldens = goldens("qwen2/golden.tensors");
+        check(&device, model.path().to_str().expect("UTF-8"), &goldens);
     }
 }

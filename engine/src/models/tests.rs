@@ -10,25 +10,28 @@ use crate::{
     sampling,
 };
 
-const MODELS: [&str; 13] = [
-    "llama",
-    "llama32",
-    "mixtral",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "gguf/llama/model-q4_0.gguf",
-    "gguf/llama/model-q4_1.gguf",
-    "gguf/llama/model-q4_k.gguf",
-    "gguf/llama/model-q5_0.gguf",
-    "gguf/llama/model-q6_k.gguf",
-    "gguf/llama/model-q8_0.gguf",
-];
+fn folder(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../testdata/models").join(path)
+}
 
 fn open(model: &str) -> Checkpoint {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
-    Checkpoint::open(&folder.join(model)).expect("test data")
+    Checkpoint::open(&folder(model)).expect("test data")
+}
+
+/// Every golden model, in every form.
+fn models() -> Vec<String> {
+    let mut models: Vec<String> =
+        ["llama", "llama32", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"]
+            .map(str::to_owned)
+            .to_vec();
+    for family in models.clone() {
+        let files = std::fs::read_dir(folder("gguf").join(&family)).expect("test data");
+        let names = files.map(|file| file.expect("test data").file_name().into_string());
+        let files = names.flatten().filter(|name| name.ends_with(".gguf"));
+        models.extend(files.map(|name| format!("gguf/{family}/{name}")));
+    }
+    assert!(models.len() > 20, "{models:?}");
+    models
 }
 
 fn record(checkpoint: &Checkpoint) -> Program {
@@ -42,8 +45,8 @@ fn record(checkpoint: &Checkpoint) -> Program {
 
 #[test]
 fn every_operation_keeps_to_the_catalogue() {
-    for model in MODELS {
-        for op in &record(&open(model)).ops {
+    for model in models() {
+        for op in &record(&open(&model)).ops {
             if let Err(error) = check_desc(&op.desc()) {
                 panic!("{model}: {op}: {error}");
             }
@@ -53,8 +56,8 @@ fn every_operation_keeps_to_the_catalogue() {
 
 #[test]
 fn every_tensor_is_used_once() {
-    for model in MODELS {
-        let checkpoint = open(model);
+    for model in models() {
+        let checkpoint = open(&model);
         let program = record(&checkpoint);
         let mut uses: HashMap<&str, usize> = checkpoint.names().map(|name| (name, 0)).collect();
         let parts = program.weights.iter().flat_map(|spec| &spec.parts);

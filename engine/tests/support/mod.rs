@@ -9,14 +9,22 @@ use halyard_engine::{
     SamplingParams, TokenOutput,
 };
 use halyard_weights::Checkpoint;
-use safetensors::SafeTensors;
+use safetensors::{SafeTensors, tensor::TensorView};
 
 /// The golden models whose weights are plain numbers.
 pub(crate) const DENSE: [&str; 7] =
     ["llama", "llama32", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"];
 
 /// The quantised forms of the golden GGUF model.
-pub(crate) const QUANTISED: [&str; 6] = ["q4_0", "q4_1", "q4_k", "q5_0", "q6_k", "q8_0"];
+pub(crate) fn quantised() -> Vec<String> {
+    let files = std::fs::read_dir(folder("gguf/llama")).expect("test data");
+    let names = files.map(|file| file.expect("test data").file_name().into_string());
+    let form = |name: String| Some(name.strip_prefix("model-")?.strip_suffix(".gguf")?.to_owned());
+    let mut forms: Vec<String> = names.flatten().filter_map(form).collect();
+    forms.sort();
+    assert!(forms.len() >= 6, "{forms:?}");
+    forms
+}
 
 /// The built-in backends, opened.
 pub(crate) fn devices() -> Vec<Device> {
@@ -144,5 +152,31 @@ pub(crate) fn changed(model: &str, changes: &[(&str, serde_json::Value)]) -> tem
         config[*key] = value.clone();
     }
     std::fs::write(to.join("config.json"), config.to_string()).expect("writes");
+    copy
+}
+
+/// A copy of a dense bf16 model in which the tensors that `widen` names are f32, with the same values.
+pub(crate) fn widened(model: &str, widen: impl Fn(&str) -> bool) -> tempfile::TempDir {
+    let copy = changed(model, &[]);
+    let bytes = std::fs::read(folder(model).join("model.safetensors")).expect("test data");
+    let tensors = SafeTensors::deserialize(&bytes).expect("test data");
+    let data: Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| {
+            let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+            if dtype != safetensors::Dtype::BF16 || !widen(&name) {
+                return (name, dtype, shape, tensor.data().to_vec());
+            }
+            let pairs = tensor.data().chunks_exact(2);
+            let wide = pairs.flat_map(|pair| [0, 0, pair[0], pair[1]]).collect();
+            (name, safetensors::Dtype::F32, shape, wide)
+        })
+        .collect();
+    let views = data.iter().map(|(name, dtype, shape, bytes)| {
+        (name, TensorView::new(*dtype, shape.clone(), bytes).expect("whole tensors"))
+    });
+    let bytes = safetensors::serialize(views, None).expect("serialises");
+    std::fs::write(copy.path().join("model.safetensors"), bytes).expect("writes");
     copy
 }

@@ -82,7 +82,9 @@ fn dense_models() {
 
 #[test]
 fn quantised_models() {
-    for form in ["q4_0", "q4_1", "q4_k", "q5_0", "q6_k", "q8_0"] {
+    for form in
+        ["iq4_nl", "q2_k", "q3_k", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"]
+    {
         let model = format!("gguf/llama/model-{form}.gguf");
         check(&model, &format!("gguf/llama/golden-{form}.tensors"));
     }
