@@ -1,1 +1,40 @@
-//! Proves a backend's kernels against the CPU reference.
+//! Proves a backend's kernels against the CPU reference, through the same boundary that a server uses.
+//!
+//! - [`verify`]: the case catalogue (`cases/*.toml`) on a device, with a [`Report`]
+//! - [`gate`]: exactly the kernels that a server is about to launch, at their real sizes
+//! - [`oracle`]: the reference, linked in
+//!
+//! Inside, in the order of a case's way: `catalog` (data to cases), `generate` (inputs from a seed), `weight` (weights in their
+//! scheme's bytes), `execute` (guarded launches), `judge` and `compare` (against the oracle, within `tolerance`), `report`.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "sizes of test tensors are small; 64-bit hosts are asserted by halyard-core"
+)]
+
+mod array;
+mod catalog;
+mod compare;
+mod execute;
+mod generate;
+mod judge;
+mod opbuf;
+mod report;
+mod rng;
+mod symbols;
+mod tolerance;
+mod verify;
+mod weight;
+
+pub use catalog::CatalogError;
+pub use compare::{Comparison, Worst};
+pub use report::{CaseResult, Counts, Outcome, Report};
+pub use verify::{Options, Progress, verify};
+
+/// The oracle's device.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn oracle() -> halyard_core::Result<halyard_core::Device> {
+    halyard_core::Backend::builtin(halyard_cpu_ref::module()).open(0, &[])
+}

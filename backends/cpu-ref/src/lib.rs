@@ -19,3 +19,9 @@ pub mod sampling;
 mod weights;
 
 pub use backend::{CpuRef, RefDevice};
+
+/// The backend, for a host that links it in.
+#[must_use]
+pub fn module() -> halyard_sdk::abi::BackendModuleRef {
+    halyard_sdk::module::<CpuRef>()
+}

@@ -1,0 +1,318 @@
+//! From an entry to its cases: every combination of what it lists.
+
+use std::collections::BTreeMap;
+
+use halyard_abi::{
+    Attr,
+    ops::schema::{Dim, Layout as SlotLayout, Shape, Types, WeightSlot},
+};
+use halyard_core::{DType, OpKind, Scheme, Sym, TensorSpec, WeightDesc, ops::OpSchema};
+
+use super::{
+    Case,
+    entry::{Any, Entry},
+};
+use crate::{
+    execute::Layout,
+    generate::{Recipe, Routing, complete},
+    opbuf,
+    symbols::{NAMES, Symbols},
+};
+
+/// A choice for everything an entry leaves open.
+#[derive(Clone, Debug, Default)]
+struct Choice {
+    /// What varies, for the name.
+    label: Vec<String>,
+    symbols: Vec<(Sym, usize)>,
+    shape: Option<Vec<usize>>,
+    b_rank: Option<usize>,
+    dtype: DType,
+    types: BTreeMap<String, String>,
+    with: Vec<String>,
+    weights: String,
+    attrs: BTreeMap<String, toml::Value>,
+    layout: Layout,
+    recipe: Recipe,
+}
+
+/// The cases of an entry.
+pub(super) fn expand(entry: &Entry) -> Result<Vec<Case>, String> {
+    let kind =
+        OpKind::from_name(&entry.op).ok_or_else(|| format!("no op is called {}", entry.op))?;
+    let schema = OpSchema::of(kind).ok_or_else(|| format!("op {kind} is not in the catalogue"))?;
+    choices(entry)?.iter().map(|choice| case(entry, schema, choice)).collect()
+}
+
+/// Every combination.
+fn choices(entry: &Entry) -> Result<Vec<Choice>, String> {
+    let mut all = vec![Choice { weights: "same".into(), ..Choice::default() }];
+    let dtypes = entry.dtype.as_ref().map_or_else(
+        || ["f32", "f16", "bf16"].map(String::from).to_vec(),
+        |d| d.as_slice().to_vec(),
+    );
+    let dtypes: Vec<DType> = dtypes.iter().map(|d| dtype(d)).collect::<Result<_, _>>()?;
+    for (name, values) in &entry.dims {
+        let sym = symbol(name)?;
+        let values: Vec<usize> =
+            values.as_slice().iter().map(|&v| size(v)).collect::<Result<_, _>>()?;
+        vary(&mut all, &values, |v| format!("{name}={v}"), |c, &v| c.symbols.push((sym, v)));
+    }
+    let shapes: Vec<Vec<usize>> = entry
+        .shape
+        .iter()
+        .map(|dims| dims.iter().map(|&d| size(d)).collect())
+        .collect::<Result<_, _>>()?;
+    vary(&mut all, &shapes, |s| join(s, "x"), |c, s| c.shape = Some(s.clone()));
+    if let Some(ranks) = &entry.b_rank {
+        let ranks: Vec<usize> =
+            ranks.as_slice().iter().map(|&r| size(r)).collect::<Result<_, _>>()?;
+        vary(&mut all, &ranks, |r| format!("b_rank={r}"), |c, &r| c.b_rank = Some(r));
+    }
+    vary(
+        &mut all,
+        &entry.batch,
+        |b| format!("batch={}", batch(b)),
+        |c, b| {
+            c.recipe.batch.clone_from(b);
+        },
+    );
+    vary(&mut all, &dtypes, ToString::to_string, |c, &d| c.dtype = d);
+    vary(&mut all, &entry.types, pairs, |c, t| c.types.clone_from(t));
+    let weights = weights(entry);
+    vary(&mut all, &weights, Clone::clone, |c, w| c.weights.clone_from(w));
+    let set = |w: &Vec<String>| if w.is_empty() { "plain".into() } else { w.join("+") };
+    vary(&mut all, &entry.with, set, |c, w| c.with.clone_from(w));
+    for (name, values) in &entry.attrs {
+        let label = |v: &toml::Value| format!("{name}={v}");
+        vary(&mut all, values.as_slice(), label, |c, v| {
+            c.attrs.insert(name.clone(), v.clone());
+        });
+    }
+    let fills = |f: &BTreeMap<String, _>| pairs(f).to_lowercase();
+    vary(&mut all, &entry.fill, fills, |c, f| c.recipe.fills.clone_from(f));
+    let routings = entry.routing.as_ref().map_or(&[Routing::Random][..], Any::as_slice);
+    vary(&mut all, routings, |r| format!("{r:?}").to_lowercase(), |c, &r| c.recipe.routing = r);
+    let layouts = entry.layout.as_ref().map_or(&[Layout::Packed][..], Any::as_slice);
+    vary(&mut all, layouts, |l| l.name().to_owned(), |c, &l| c.layout = l);
+    Ok(all)
+}
+
+/// Multiplies the choices by some alternatives; only real alternatives show in the name.
+fn vary<T>(
+    all: &mut Vec<Choice>,
+    values: &[T],
+    label: impl Fn(&T) -> String,
+    set: impl Fn(&mut Choice, &T),
+) {
+    if values.is_empty() {
+        return;
+    }
+    let with = |choice: &Choice, value: &T| {
+        let mut choice = choice.clone();
+        set(&mut choice, value);
+        if values.len() > 1 {
+            choice.label.push(label(value));
+        }
+        choice
+    };
+    *all = all
+        .iter()
+        .flat_map(|c| values.iter().map(move |v| (c, v)))
+        .map(|(c, v)| with(c, v))
+        .collect();
+}
+
+fn weights(entry: &Entry) -> Vec<String> {
+    let mut all = Vec::new();
+    for w in entry.weights.as_ref().map_or(&[][..], Any::as_slice) {
+        if w == "gguf" {
+            let gguf = Scheme::ALL.iter().filter(|s| s.gguf_block().is_some());
+            all.extend(gguf.map(ToString::to_string));
+        } else {
+            all.push(w.clone());
+        }
+    }
+    all
+}
+
+fn case(entry: &Entry, schema: &'static OpSchema, choice: &Choice) -> Result<Case, String> {
+    let mut symbols = Symbols::default();
+    for &(sym, value) in &choice.symbols {
+        symbols.set(sym, value);
+    }
+    let shape = choice.shape.clone().unwrap_or_default();
+    for (axis, &d) in shape.iter().enumerate() {
+        symbols.set(halyard_abi::ops::schema::free_sym(shape.len() - 1 - axis), d);
+    }
+    let mut recipe = choice.recipe.clone();
+    recipe.padding = entry.padding;
+    complete(schema.kind, &mut symbols, &recipe);
+
+    let mut tensors = Vec::new();
+    for slot in schema.slots {
+        // A cache of values is optional for backends; a case has it always.
+        let there =
+            !slot.optional || choice.with.iter().any(|w| w == slot.name) || slot.name == "v_cache";
+        tensors.push(if there {
+            slot_spec(schema.kind, slot, choice, &symbols)?
+        } else {
+            TensorSpec::NONE
+        });
+    }
+    for name in choice.with.iter().chain(choice.types.keys()).chain(recipe.fills.keys()) {
+        if schema.slot(name).is_none() {
+            return Err(format!("{} has no slot {name}", schema.kind));
+        }
+    }
+    let weights = schema
+        .weights
+        .iter()
+        .map(|slot| weight(slot, choice, &symbols, schema.kind))
+        .collect::<Result<Vec<_>, _>>()?;
+    let op =
+        opbuf::build(schema.kind, &attrs(schema.kind, &choice.attrs)?, tensors, weights.clone())?;
+    let name = [std::slice::from_ref(&entry.name), &choice.label].concat().join("/");
+    let profile = profile(entry, schema.kind, &weights);
+    let (optional, layout) = (entry.optional, choice.layout);
+    Ok(Case { name, profile, optional, op, weights, symbols, recipe, layout })
+}
+
+/// Symbols whose values change from launch to launch in a server.
+fn is_dynamic(kind: OpKind, sym: Sym) -> bool {
+    match sym {
+        Sym::T | Sym::B | Sym::Blocks | Sym::Mb => true,
+        Sym::M => matches!(kind, OpKind::PAGED_ATTENTION | OpKind::LOGITS_PROCESS),
+        Sym::P => kind == OpKind::KV_COPY_BLOCKS,
+        _ => false,
+    }
+}
+
+fn slot_spec(
+    kind: OpKind,
+    slot: &halyard_abi::ops::schema::Slot,
+    choice: &Choice,
+    symbols: &Symbols,
+) -> Result<TensorSpec, String> {
+    let dtype = match (choice.types.get(slot.name), slot.types) {
+        (Some(name), _) => dtype(name)?,
+        (None, Types::Is(fixed)) => fixed,
+        (None, _) => choice.dtype,
+    };
+    let dims: Vec<i64> = match slot.shape {
+        Shape::Dims(dims) => {
+            let value = |d: &Dim| match d.sym() {
+                Some(sym) if is_dynamic(kind, sym) => Ok(-1),
+                Some(sym) => match symbols.known(sym) {
+                    Some(value) => Ok(d.of(value as i64)),
+                    None => Err(format!("{sym:?} has no value")),
+                },
+                None => Ok(d.of(0)),
+            };
+            dims.iter().map(value).collect::<Result<_, _>>()?
+        }
+        Shape::Same | Shape::Trailing => {
+            let shape = choice.shape.as_ref().ok_or("no shape is given")?;
+            let rank = match slot.shape {
+                Shape::Trailing => choice.b_rank.unwrap_or(shape.len()).min(shape.len()),
+                _ => shape.len(),
+            };
+            let skipped = shape.len() - rank;
+            let dynamic = |axis: usize| axis == 0 && shape.len() > 1;
+            (skipped..shape.len())
+                .map(|axis| if dynamic(axis) { -1 } else { shape[axis] as i64 })
+                .collect()
+        }
+    };
+    let spec = TensorSpec::new(dtype, &dims);
+    Ok(if slot.layout == SlotLayout::Opaque { spec.opaque() } else { spec })
+}
+
+fn weight(
+    slot: &WeightSlot,
+    choice: &Choice,
+    symbols: &Symbols,
+    kind: OpKind,
+) -> Result<WeightDesc<'static>, String> {
+    let value = |d: Dim| -> Result<u64, String> {
+        let sym = d.sym().ok_or("a weight of fixed size")?;
+        let value = symbols.known(sym).ok_or_else(|| format!("{sym:?} has no value"))?;
+        u64::try_from(d.of(value as i64)).map_err(|_| format!("{sym:?} is too large"))
+    };
+    let (scheme, dtype) = match choice.weights.as_str() {
+        "same" => (Scheme::DENSE, choice.dtype),
+        name => match Scheme::from_name(name).filter(|s| s.gguf_block().is_some()) {
+            Some(scheme) => (scheme, DType::NONE),
+            None => (Scheme::DENSE, dtype(name)?),
+        },
+    };
+    let (n, k) = (value(slot.n)?, value(slot.k)?);
+    Ok(match slot.groups {
+        Some(groups) => {
+            let groups = u32::try_from(value(groups)?).map_err(|e| e.to_string())?;
+            WeightDesc::experts(scheme, dtype, groups, n, k)
+        }
+        None if kind == OpKind::EMBEDDING => WeightDesc::embedding(scheme, dtype, n, k),
+        None => WeightDesc::linear(scheme, dtype, n, k),
+    })
+}
+
+/// An op's attributes: defaults, and what is set by name.
+fn attrs(kind: OpKind, set: &BTreeMap<String, toml::Value>) -> Result<Vec<Attr>, String> {
+    let mut attrs = opbuf::default_attrs(kind)?;
+    for (name, value) in set {
+        let attr = attrs
+            .iter_mut()
+            .find(|a| a.key.name() == Some(name))
+            .ok_or_else(|| format!("{kind} has no attribute {name}"))?;
+        let bad = || format!("attribute {name} = {value}");
+        attr.bits = match attr.ty {
+            1 => value.as_integer().ok_or_else(bad)?.cast_unsigned(),
+            2 => value
+                .as_float()
+                .or_else(|| value.as_integer().map(|i| i as f64))
+                .ok_or_else(bad)?
+                .to_bits(),
+            _ => u64::from(value.as_bool().ok_or_else(bad)?),
+        };
+    }
+    Ok(attrs)
+}
+
+fn profile(entry: &Entry, kind: OpKind, weights: &[WeightDesc<'static>]) -> String {
+    if let Some(w) = weights.iter().find(|w| w.scheme != Scheme::DENSE) {
+        return format!("quant:{}", w.scheme);
+    }
+    let own = match kind {
+        OpKind::MOE_ROUTER | OpKind::MOE_EXPERTS => "moe",
+        OpKind::TOPK | OpKind::LOGPROBS | OpKind::LOGITS_PROCESS | OpKind::SAMPLE => "sample",
+        _ => "dense",
+    };
+    entry.profile.clone().unwrap_or_else(|| own.to_owned())
+}
+
+fn dtype(name: &str) -> Result<DType, String> {
+    DType::from_name(name).ok_or_else(|| format!("no dtype is called {name}"))
+}
+
+fn symbol(name: &str) -> Result<Sym, String> {
+    let found = NAMES.iter().find(|(n, _)| *n == name);
+    found.map(|(_, sym)| *sym).ok_or_else(|| format!("no symbol is called {name}"))
+}
+
+fn size(value: i64) -> Result<usize, String> {
+    usize::try_from(value).map_err(|_| format!("a size of {value}"))
+}
+
+fn join(values: &[usize], by: &str) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(by)
+}
+
+fn batch(sequences: &[[usize; 2]]) -> String {
+    sequences.iter().map(|[q, kv]| format!("{q}of{kv}")).collect::<Vec<_>>().join("_")
+}
+
+fn pairs<T: std::fmt::Debug>(map: &BTreeMap<String, T>) -> String {
+    let one = |(k, v): (&String, &T)| format!("{k}={v:?}").replace('"', "");
+    if map.is_empty() { "plain".into() } else { map.iter().map(one).collect::<Vec<_>>().join("+") }
+}

@@ -1,0 +1,104 @@
+//! The case catalogue: data in `cases/*.toml`, expanded into single cases.
+
+mod entry;
+mod expand;
+
+use halyard_core::{OpBuf, WeightDesc};
+
+use crate::{execute::Layout, generate::Recipe, symbols::Symbols};
+use entry::File;
+
+/// One case, ready to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// Unique; entry name and what varies.
+    pub(crate) name: String,
+    pub(crate) profile: String,
+    /// A backend that declares the profile may still say no.
+    pub(crate) optional: bool,
+    pub(crate) op: OpBuf,
+    pub(crate) weights: Vec<WeightDesc<'static>>,
+    pub(crate) symbols: Symbols,
+    pub(crate) recipe: Recipe,
+    pub(crate) layout: Layout,
+}
+
+/// The files, built in.
+const FILES: [(&str, &str); 7] = [
+    ("rows.toml", include_str!("../../cases/rows.toml")),
+    ("rope.toml", include_str!("../../cases/rope.toml")),
+    ("linear.toml", include_str!("../../cases/linear.toml")),
+    ("quant.toml", include_str!("../../cases/quant.toml")),
+    ("attention.toml", include_str!("../../cases/attention.toml")),
+    ("moe.toml", include_str!("../../cases/moe.toml")),
+    ("logits.toml", include_str!("../../cases/logits.toml")),
+];
+
+/// A file of cases is malformed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {reason}")]
+pub struct CatalogError {
+    /// Which file.
+    pub file: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Every case, in the order of the files.
+pub(crate) fn cases() -> Result<Vec<Case>, CatalogError> {
+    let mut all = Vec::new();
+    for (file, text) in FILES {
+        all.extend(parse(file, text)?);
+    }
+    Ok(all)
+}
+
+fn parse(file: &str, text: &str) -> Result<Vec<Case>, CatalogError> {
+    let bad = |reason: String| CatalogError { file: file.to_owned(), reason };
+    let parsed: File = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
+    let mut all = Vec::new();
+    for entry in &parsed.case {
+        let cases = expand::expand(entry);
+        all.extend(cases.map_err(|reason| bad(format!("case {}: {reason}", entry.name)))?);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn the_catalogue_is_well_formed_and_names_are_unique() {
+        let cases = cases().unwrap();
+        let mut names = HashSet::new();
+        for case in &cases {
+            assert!(names.insert(case.name.clone()), "{} is there twice", case.name);
+            let checked = halyard_abi::ops::check::check_desc(&case.op.desc());
+            assert!(checked.is_ok(), "{}: {}", case.name, checked.unwrap_err());
+        }
+        assert!(cases.len() > 500, "{} cases", cases.len());
+    }
+
+    #[test]
+    fn every_op_has_cases_and_every_scheme_a_profile() {
+        let cases = cases().unwrap();
+        for schema in halyard_abi::ops::catalogue::CATALOGUE {
+            assert!(cases.iter().any(|c| c.op.kind() == schema.kind), "{}", schema.kind);
+        }
+        let profiles: HashSet<&str> = cases.iter().map(|c| c.profile.as_str()).collect();
+        for scheme in halyard_core::Scheme::ALL.iter().filter(|s| s.gguf_block().is_some()) {
+            assert!(profiles.contains(format!("quant:{scheme}").as_str()), "{scheme}");
+        }
+    }
+
+    #[test]
+    fn mistakes_in_a_file_are_named() {
+        let text = "[[case]]\nname = \"x\"\nop = \"linear\"\nwhy = \"\"\ndims = { T = 1, Q = 2 }\n";
+        let error = parse("f.toml", text).unwrap_err().to_string();
+        assert!(error.starts_with("f.toml: case x:") && error.contains('Q'), "{error}");
+        let error = parse("f.toml", "[[case]]\nnam = 1\n").unwrap_err().to_string();
+        assert!(error.contains("nam"), "{error}");
+    }
+}

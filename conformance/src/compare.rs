@@ -1,0 +1,249 @@
+//! The comparator: one for every op.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    array::{Array, is_float},
+    tolerance::{Bounds, EXACT},
+};
+
+/// How two tensors compare.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Slot name.
+    pub output: String,
+    /// Whether every bound holds.
+    pub passed: bool,
+    /// Elements compared.
+    pub elements: usize,
+    /// Share of them within their bound.
+    pub share: f64,
+    /// Largest absolute difference of finite values.
+    pub max_abs: f64,
+    /// Largest share of its bound that an element uses: above 1 it fails.
+    pub max_of_bound: f64,
+    /// `Σ (got - want)² / Σ want²` over finite values.
+    pub nmse: f64,
+    /// Cosine between the two, of finite values; 1 if one is zero.
+    pub cosine: f64,
+    /// The element furthest beyond (or nearest to) its bound.
+    pub worst: Option<Worst>,
+    /// In words, if it did not pass.
+    pub failure: Option<String>,
+}
+
+/// One element.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worst {
+    /// Its index.
+    pub index: Vec<usize>,
+    /// What the device gave; as text, since JSON has no NaN.
+    pub got: String,
+    /// What the oracle gave.
+    pub want: String,
+}
+
+/// Compares `got` with `want`, element by element and as a whole. Elements marked in `exempt` are left out.
+pub(crate) fn compare(
+    output: &str,
+    got: &Array,
+    want: &Array,
+    bounds: Bounds,
+    exempt: &[usize],
+) -> Comparison {
+    let mut c = Comparison {
+        output: output.to_owned(),
+        passed: true,
+        elements: want.len(),
+        share: 1.0,
+        max_abs: 0.0,
+        max_of_bound: 0.0,
+        nmse: 0.0,
+        cosine: 1.0,
+        worst: None,
+        failure: None,
+    };
+    if (got.dtype(), got.dims()) != (want.dtype(), want.dims()) {
+        c.passed = false;
+        c.failure = Some(format!("{:?} instead of {:?}", got.dims(), want.dims()));
+        return c;
+    }
+    let mut sums = Sums::default();
+    let mut outside = 0;
+    let mut worst = (-1.0, 0);
+    let width = want.width().max(1);
+    for row in 0..want.len() / width {
+        let scale = scale(&want.row(row), bounds);
+        for i in row * width..(row + 1) * width {
+            if exempt.contains(&i) {
+                continue;
+            }
+            let use_of_bound = element(got, want, i, bounds, scale);
+            outside += usize::from(use_of_bound > 1.0);
+            if use_of_bound > worst.0 {
+                worst = (use_of_bound, i);
+            }
+            sums.add(got.get(i), want.get(i));
+        }
+    }
+    c.share = if c.elements == 0 { 1.0 } else { 1.0 - outside as f64 / c.elements as f64 };
+    (c.max_abs, c.nmse, c.cosine) = (sums.max_abs, sums.nmse(), sums.cosine());
+    if worst.0 >= 0.0 {
+        c.max_of_bound = worst.0.min(f64::MAX);
+        let i = worst.1;
+        c.worst = Some(Worst { index: want.index(i), got: show(got, i), want: show(want, i) });
+    }
+    let whole =
+        bounds == EXACT || (c.nmse <= bounds.nmse && 1.0 - c.cosine <= bounds.nmse.max(1e-12));
+    c.passed = outside == 0 && whole;
+    if !c.passed {
+        c.failure = Some(describe(&c, bounds, whole));
+    }
+    c
+}
+
+/// What absolute errors of a row are measured by.
+fn scale(row: &[f64], bounds: Bounds) -> f64 {
+    let finite: Vec<f64> = row.iter().copied().filter(|v| v.is_finite()).collect();
+    let squares: f64 = finite.iter().map(|v| v * v).sum();
+    if squares <= 0.0 {
+        // A row of zeros is padding: it has to be exact.
+        return 0.0;
+    }
+    (squares / finite.len() as f64).sqrt().max(bounds.floor)
+}
+
+/// How much of its bound an element uses; infinite if it cannot be right.
+fn element(got: &Array, want: &Array, i: usize, bounds: Bounds, scale: f64) -> f64 {
+    if !is_float(want.dtype()) {
+        return if got.int(i) == want.int(i) { 0.0 } else { f64::INFINITY };
+    }
+    let (g, w) = (got.get(i), want.get(i));
+    let same = g.partial_cmp(&w) == Some(std::cmp::Ordering::Equal);
+    if same || (g.is_nan() && w.is_nan()) {
+        return 0.0;
+    }
+    if !g.is_finite() || !w.is_finite() {
+        return f64::INFINITY;
+    }
+    let error = (g - w).abs();
+    let bound = bounds.rtol * w.abs() + bounds.atol * scale;
+    if error <= bound {
+        error / bound
+    } else {
+        (error / bound.max(f64::MIN_POSITIVE)).max(1.0 + 1e-9)
+    }
+}
+
+fn show(array: &Array, i: usize) -> String {
+    // Every float dtype fits an f32, whose text is the shortest that tells it from its neighbours.
+    if is_float(array.dtype()) {
+        (array.get(i) as f32).to_string()
+    } else {
+        array.int(i).to_string()
+    }
+}
+
+fn describe(c: &Comparison, bounds: Bounds, whole: bool) -> String {
+    let mut text = c.output.clone();
+    if let Some(w) = &c.worst {
+        text = format!("{text}{:?} is {}, expected {}", w.index, w.got, w.want);
+    }
+    text = format!("{text}; {:.2} % of {} within bounds", 100.0 * c.share, c.elements);
+    if !whole {
+        text = format!(
+            "{text}; as a whole nmse {:.2e} and 1 - cosine {:.2e}, allowed {:.0e}",
+            c.nmse,
+            1.0 - c.cosine,
+            bounds.nmse
+        );
+    }
+    text
+}
+
+/// Sums over the pairs of finite values.
+#[derive(Default)]
+struct Sums {
+    max_abs: f64,
+    error: f64,
+    got: f64,
+    want: f64,
+    dot: f64,
+}
+
+impl Sums {
+    fn add(&mut self, g: f64, w: f64) {
+        if g.is_finite() && w.is_finite() {
+            self.max_abs = self.max_abs.max((g - w).abs());
+            self.error += (g - w) * (g - w);
+            self.got += g * g;
+            self.want += w * w;
+            self.dot += g * w;
+        }
+    }
+
+    fn nmse(&self) -> f64 {
+        if self.error <= 0.0 { 0.0 } else { (self.error / self.want).min(f64::MAX) }
+    }
+
+    fn cosine(&self) -> f64 {
+        let norm = (self.got * self.want).sqrt();
+        if norm > 0.0 && norm.is_finite() { (self.dot / norm).min(1.0) } else { 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halyard_core::DType;
+
+    const LOOSE: Bounds = Bounds { rtol: 0.01, atol: 0.0, floor: 0.0, nmse: 1e-4 };
+
+    fn f32s(values: &[f64]) -> Array {
+        Array::floats(DType::F32, &[1, values.len()], |i| values[i])
+    }
+
+    fn of(got: &[f64], want: &[f64], bounds: Bounds) -> Comparison {
+        compare("y", &f32s(got), &f32s(want), bounds, &[])
+    }
+
+    #[test]
+    fn elements_are_held_to_their_bound() {
+        assert!(of(&[1.005, -2.0], &[1.0, -2.0], LOOSE).passed);
+        let c = of(&[1.0, -2.1], &[1.0, -2.0], LOOSE);
+        assert!(!c.passed && (c.share - 0.5).abs() < 1e-9);
+        let worst = c.worst.unwrap();
+        assert_eq!((worst.index.as_slice(), worst.want.as_str()), ([0, 1].as_slice(), "-2"));
+        assert!(c.failure.unwrap().starts_with("y[0, 1] is -2.1"));
+    }
+
+    #[test]
+    fn nan_and_infinities_stay_where_they_are() {
+        let (nan, inf) = (f64::NAN, f64::INFINITY);
+        assert!(of(&[nan, inf, 1.0], &[nan, inf, 1.0], LOOSE).passed);
+        for got in [[1.0, inf, 1.0], [nan, -inf, 1.0], [nan, 3e38, 1.0], [nan, inf, nan]] {
+            assert!(!of(&got, &[nan, inf, 1.0], LOOSE).passed, "{got:?}");
+        }
+    }
+
+    #[test]
+    fn the_whole_is_held_too() {
+        // Every element within 2 %, but all biased the same way: 4e-4 of the square.
+        let wide = Bounds { rtol: 0.03, ..LOOSE };
+        let want: Vec<f64> = (1..100).map(f64::from).collect();
+        let got: Vec<f64> = want.iter().map(|w| w * 1.02).collect();
+        let c = of(&got, &want, wide);
+        assert!(!c.passed && c.share > 0.999 && c.failure.unwrap().contains("as a whole"));
+    }
+
+    #[test]
+    fn zeros_of_padding_are_exact_and_exact_is_exact() {
+        let floor = Bounds { rtol: 0.0, atol: 1.0, floor: 1.0, nmse: 1.0 };
+        assert!(!of(&[0.0, 1e-9], &[0.0, 0.0], floor).passed);
+        assert!(of(&[-0.0, 0.0], &[0.0, 0.0], floor).passed);
+        assert!(!of(&[1.0 + 1e-7], &[1.0], EXACT).passed);
+        let id = |v: i64| Array::ints(DType::I32, &[1], &[v]);
+        assert!(!compare("ids", &id(3), &id(4), EXACT, &[]).passed);
+        assert!(compare("ids", &id(3), &id(4), EXACT, &[0]).passed);
+    }
+}

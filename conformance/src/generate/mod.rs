@@ -1,0 +1,192 @@
+//! Inputs of a launch: random, seeded, and chosen so that mistakes show.
+
+mod attention;
+mod fill;
+mod ids;
+mod part;
+
+use std::collections::BTreeMap;
+
+use halyard_abi::ops::schema::Layout;
+use halyard_core::{
+    DType, OpBuf, OpKind, Sym,
+    ops::{Access, OpSchema},
+};
+use serde::Deserialize;
+
+use crate::{
+    array::{Array, is_float},
+    rng::Rng,
+    symbols::Symbols,
+};
+pub(crate) use attention::{CacheContents, KvWriteBatch, lengths};
+pub(crate) use fill::Fill;
+pub(crate) use part::parts;
+
+/// What a case says about its inputs beyond their shapes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recipe {
+    /// How a float slot is filled, by name.
+    pub(crate) fills: BTreeMap<String, Fill>,
+    /// Sequences of an attention batch: new tokens and length with them.
+    pub(crate) batch: Vec<[usize; 2]>,
+    /// Rows of padding after the last sequence.
+    pub(crate) padding: usize,
+    /// Which experts tokens go to.
+    pub(crate) routing: Routing,
+}
+
+/// Which experts the tokens of a mixture go to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Routing {
+    /// Different random experts for each token.
+    #[default]
+    Random,
+    /// Every token to the last expert alone.
+    AllToOne,
+    /// Some ids below or above the local slice, or negative.
+    Outside,
+    /// No token to any expert.
+    None,
+    /// All tokens among the first few experts, as many as a token has and one more.
+    Few,
+}
+
+/// The arguments of one launch.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) scalars: Vec<u64>,
+    pub(crate) host: Vec<Vec<i32>>,
+    pub(crate) cache: Option<CacheContents>,
+    /// Sequences of an attention batch.
+    pub(crate) batch: Vec<[usize; 2]>,
+}
+
+/// One slot's argument.
+#[derive(Clone, Debug)]
+pub(crate) enum Slot {
+    Absent,
+    /// For a written slot: what it holds before.
+    Array(Array),
+    Keys,
+    Values,
+}
+
+impl Slot {
+    pub(crate) fn array(&self) -> Option<&Array> {
+        match self {
+            Self::Array(array) => Some(array),
+            _ => None,
+        }
+    }
+}
+
+impl Inputs {
+    /// A slot's data by the slot's name.
+    pub(crate) fn named(&self, op: &OpBuf, name: &str) -> Option<&Array> {
+        let at = OpSchema::of(op.kind())?.slot(name)?;
+        self.slots.get(at)?.array()
+    }
+}
+
+/// Gives values to symbols that follow from others.
+pub(crate) fn complete(op: OpKind, symbols: &mut Symbols, recipe: &Recipe) {
+    match op {
+        OpKind::PAGED_ATTENTION => attention::complete(symbols, recipe),
+        OpKind::LOGITS_PROCESS => symbols.or(Sym::Words, symbols.get(Sym::V).div_ceil(32)),
+        OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS => {
+            let tokens = symbols.get(Sym::T).max(1);
+            symbols.or(Sym::Blocks, tokens.div_ceil(symbols.get(Sym::Block).max(1)) + 3);
+            // A backend that keeps values with the keys has no slot to tell their width.
+            symbols.or(Sym::Dv, symbols.get(Sym::Dk));
+        }
+        _ => {}
+    }
+}
+
+/// Inputs for an op whose every dynamic symbol has a value.
+pub(crate) fn inputs(
+    op: &OpBuf,
+    symbols: &Symbols,
+    recipe: &Recipe,
+    rng: &mut Rng,
+) -> Result<Inputs, String> {
+    let schema = OpSchema::of(op.kind()).ok_or_else(|| format!("op {}", op.kind()))?;
+    let mut inputs = Inputs {
+        slots: Vec::new(),
+        scalars: Vec::new(),
+        host: Vec::new(),
+        cache: None,
+        batch: recipe.batch.clone(),
+    };
+    let planned = match op.kind() {
+        OpKind::PAGED_ATTENTION => attention::plan(op, symbols, recipe, rng, &mut inputs)?,
+        OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS => {
+            attention::background(op, symbols, rng, &mut inputs)
+        }
+        _ => BTreeMap::new(),
+    };
+    for (i, (slot, spec)) in schema.slots.iter().zip(op.tensors()).enumerate() {
+        if spec.is_none() {
+            inputs.slots.push(Slot::Absent);
+            continue;
+        }
+        if slot.layout == Layout::Opaque {
+            inputs.slots.push(if slot.name.starts_with('k') { Slot::Keys } else { Slot::Values });
+            continue;
+        }
+        let dims = symbols.dims(schema, i, spec);
+        let array = if slot.access == Access::Out {
+            Array::poison(spec.dtype, &dims)
+        } else if let Some(array) = planned.get(slot.name) {
+            array.clone()
+        } else if let Some(fill) = recipe.fills.get(slot.name) {
+            fill.array(spec.dtype, &dims, rng)
+        } else if is_float(spec.dtype) {
+            floats(op, slot.name, spec.dtype, &dims, rng)
+        } else {
+            ids::array(op, slot.name, (spec.dtype, &dims), (symbols, recipe), rng)?
+        };
+        inputs.slots.push(Slot::Array(array));
+    }
+    ids::settle(op, &mut inputs);
+    Ok(inputs)
+}
+
+/// The usual values of a float slot.
+fn floats(op: &OpBuf, name: &str, dtype: DType, dims: &[usize], rng: &mut Rng) -> Array {
+    let pick = |rng: &mut Rng, of: &[f64]| of[rng.below(of.len())];
+    match (op.kind(), name) {
+        (_, "gamma") => Array::floats(dtype, dims, |_| 1.0 + 0.2 * rng.normal()),
+        // Any angle at any place, so that a wrong entry is seen: cosines, then sines.
+        (_, "table") => {
+            let width = dims.last().copied().unwrap_or(0);
+            let angles: Vec<f64> =
+                (0..dims[0] * width / 2).map(|_| rng.between(-3.2, 3.2)).collect();
+            Array::floats(dtype, dims, |i| {
+                let (row, column) = (i / width, i % width);
+                let angle = angles[row * (width / 2) + column % (width / 2)];
+                if column < width / 2 { angle.cos() } else { angle.sin() }
+            })
+        }
+        // Sharp enough that each key counts.
+        (OpKind::PAGED_ATTENTION, "q") => Array::floats(dtype, dims, |_| 2.0 * rng.normal()),
+        (OpKind::MOE_EXPERTS, "weight") => Array::floats(dtype, dims, |_| rng.between(0.05, 1.0)),
+        (OpKind::MOE_ROUTER, "bias") => Array::floats(dtype, dims, |_| 0.3 * rng.normal()),
+        (OpKind::LOGITS_PROCESS, "params") => Array::floats(dtype, dims, |i| match i % 3 {
+            0 => rng.between(0.8, 2.0),
+            _ => rng.between(-1.0, 1.0),
+        }),
+        (_, "temperature") => Array::floats(dtype, dims, |i| match i {
+            0 => 0.8,
+            1 => 0.0,
+            _ => pick(rng, &[0.0, 0.3, 0.8, 1.0, 2.0]),
+        }),
+        (_, "top_p") => Array::floats(dtype, dims, |_| pick(rng, &[1.0, 1.0, 0.95, 0.5, 0.1, 0.0])),
+        (_, "min_p") => Array::floats(dtype, dims, |_| pick(rng, &[0.0, 0.0, 0.05, 0.3, 1.0])),
+        (_, "logits") => Array::floats(dtype, dims, |_| 3.0 * rng.normal()),
+        _ => Fill::Normal.array(dtype, dims, rng),
+    }
+}

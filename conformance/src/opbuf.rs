@@ -1,0 +1,132 @@
+//! Edits of op descriptors, which the catalogue's types do not offer: other slots, other weights, attributes by name.
+
+use halyard_abi::{Attr, OpDesc, RSlice};
+use halyard_core::{
+    OpBuf, OpKind, TensorSpec, WeightDesc,
+    attrs::{
+        ActMul, Add, Argmax, Copy, Embedding, GatherRows, KvCopyBlocks, KvWrite, Linear,
+        LogitsProcess, Logprobs, MoeExperts, MoeRouter, Mul, PagedAttention, RmsNorm, Rope, Sample,
+        Topk,
+    },
+    ops::OpAttrs,
+};
+
+/// Calls `$f::<A>` with the attribute type of an op.
+macro_rules! by_kind {
+    ($kind:expr, $f:ident $args:tt) => {
+        match $kind {
+            OpKind::COPY => $f::<Copy> $args,
+            OpKind::ADD => $f::<Add> $args,
+            OpKind::MUL => $f::<Mul> $args,
+            OpKind::GATHER_ROWS => $f::<GatherRows> $args,
+            OpKind::EMBEDDING => $f::<Embedding> $args,
+            OpKind::RMS_NORM => $f::<RmsNorm> $args,
+            OpKind::ROPE => $f::<Rope> $args,
+            OpKind::ACT_MUL => $f::<ActMul> $args,
+            OpKind::LINEAR => $f::<Linear> $args,
+            OpKind::KV_WRITE => $f::<KvWrite> $args,
+            OpKind::PAGED_ATTENTION => $f::<PagedAttention> $args,
+            OpKind::KV_COPY_BLOCKS => $f::<KvCopyBlocks> $args,
+            OpKind::MOE_ROUTER => $f::<MoeRouter> $args,
+            OpKind::MOE_EXPERTS => $f::<MoeExperts> $args,
+            OpKind::ARGMAX => $f::<Argmax> $args,
+            OpKind::TOPK => $f::<Topk> $args,
+            OpKind::LOGPROBS => $f::<Logprobs> $args,
+            OpKind::LOGITS_PROCESS => $f::<LogitsProcess> $args,
+            OpKind::SAMPLE => $f::<Sample> $args,
+            other => Err(format!("op {other} is not in the catalogue")),
+        }
+    };
+}
+
+/// The attributes of an op with all defaults.
+pub(crate) fn default_attrs(kind: OpKind) -> Result<Vec<Attr>, String> {
+    fn typed<A: OpAttrs + Default>() -> Result<Vec<Attr>, String> {
+        Ok(A::default().to_attrs())
+    }
+    by_kind!(kind, typed())
+}
+
+/// A descriptor from its parts.
+pub(crate) fn build(
+    kind: OpKind,
+    attrs: &[Attr],
+    tensors: Vec<TensorSpec>,
+    weights: Vec<WeightDesc<'static>>,
+) -> Result<OpBuf, String> {
+    fn typed<A: OpAttrs>(
+        attrs: &[Attr],
+        tensors: Vec<TensorSpec>,
+        weights: Vec<WeightDesc<'static>>,
+    ) -> Result<OpBuf, String> {
+        let desc = OpDesc {
+            kind: A::KIND,
+            revision: 1,
+            tensors: RSlice::EMPTY,
+            weights: RSlice::EMPTY,
+            attrs: RSlice::from_slice(attrs),
+            hints: RSlice::EMPTY,
+        };
+        let attrs = A::from_desc(&desc).map_err(|e| e.to_string())?;
+        Ok(OpBuf::new(&attrs, tensors, weights))
+    }
+    by_kind!(kind, typed(attrs, tensors, weights))
+}
+
+/// The typed attributes of an op; its defaults if it is of another kind.
+pub(crate) fn attrs_of<A: OpAttrs + Default>(op: &OpBuf) -> A {
+    A::from_desc(&op.desc()).unwrap_or_default()
+}
+
+/// The same op with other slots and weights.
+pub(crate) fn with_shapes(
+    op: &OpBuf,
+    tensors: Vec<TensorSpec>,
+    weights: Vec<WeightDesc<'static>>,
+) -> Result<OpBuf, String> {
+    build(op.kind(), op.attrs(), tensors, weights)
+}
+
+/// The same op with activations as they are: what the oracle computes in place of quantised ones.
+pub(crate) fn without_act_quant(op: &OpBuf) -> Result<OpBuf, String> {
+    let plain = |a: &Attr| match a.key {
+        halyard_abi::AttrKey::ACT_QUANT => Attr { bits: 0, ..*a },
+        _ => *a,
+    };
+    let attrs: Vec<Attr> = op.attrs().iter().map(plain).collect();
+    build(op.kind(), &attrs, op.tensors().to_vec(), op.weights().to_vec())
+}
+
+/// An op with one attribute more, which no backend knows.
+#[derive(Debug)]
+pub(crate) struct Odd<A> {
+    known: A,
+}
+
+impl<A: OpAttrs> OpAttrs for Odd<A> {
+    const KIND: OpKind = A::KIND;
+
+    fn to_attrs(&self) -> Vec<Attr> {
+        let mut attrs = self.known.to_attrs();
+        attrs.push(Attr { key: halyard_abi::AttrKey(0x7fff_0001), ty: 1, bits: 1 });
+        attrs
+    }
+
+    fn from_desc(desc: &OpDesc<'_>) -> Result<Self, halyard_abi::AbiError> {
+        A::from_desc(desc).map(|known| Self { known })
+    }
+}
+
+/// The same op with an attribute that no backend knows.
+pub(crate) fn with_unknown_attr(op: &OpBuf) -> Result<OpBuf, String> {
+    fn typed<A: OpAttrs>(op: &OpBuf) -> Result<OpBuf, String> {
+        let odd = Odd::<A>::from_desc(&op.desc()).map_err(|e| e.to_string())?;
+        Ok(OpBuf::new(&odd, op.tensors().to_vec(), op.weights().to_vec()))
+    }
+    by_kind!(op.kind(), typed(op))
+}
+
+/// Whether an op lists an attribute that asks for quantised activations.
+pub(crate) fn quantises_activations(op: &OpBuf) -> bool {
+    op.attrs().iter().any(|a| a.key == halyard_abi::AttrKey::ACT_QUANT && a.bits != 0)
+}

@@ -1,0 +1,254 @@
+//! Runs the catalogue on a device and compares with the oracle.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use halyard_core::{BATCH_INVARIANT, DETERMINISTIC, Device, InfoKey, OpBuf, Support};
+
+use crate::{
+    catalog::{self, Case, CatalogError},
+    compare::Comparison,
+    execute::{Layout, Outputs, Prepared, Setting, Trouble},
+    generate::{Inputs, inputs, parts},
+    judge::{first_difference, judge},
+    opbuf,
+    report::{CaseResult, Counts, Outcome, Report},
+    rng::Rng,
+    weight::WeightSource,
+};
+
+/// Which cases run, and on what inputs.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Only cases whose name contains this.
+    pub case: Option<String>,
+    /// Only cases of these profiles (`quant` stands for every `quant:<scheme>`); empty for all.
+    pub profiles: Vec<String>,
+    /// Only cases of these ops; empty for all.
+    pub ops: Vec<String>,
+    /// Seed of the inputs; 0 is the usual one.
+    pub seed: u64,
+}
+
+impl Options {
+    fn wants(&self, case: &Case) -> bool {
+        let name = self.case.as_ref().is_none_or(|part| case.name.contains(part.as_str()));
+        let of = |wanted: &String| {
+            *wanted == case.profile || case.profile.split(':').next() == Some(wanted.as_str())
+        };
+        let profile = self.profiles.is_empty() || self.profiles.iter().any(of);
+        let op = case.op.kind().to_string();
+        name && profile && (self.ops.is_empty() || self.ops.contains(&op))
+    }
+}
+
+/// How far a verification has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Cases done.
+    pub done: usize,
+    /// Cases altogether.
+    pub total: usize,
+    /// The case that comes next.
+    pub name: &'a str,
+}
+
+/// Runs the catalogue's cases on a device.
+///
+/// # Errors
+/// If the built-in catalogue is malformed: a bug of this crate, held off by its tests.
+pub fn verify(
+    device: &Device,
+    oracle: &Device,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, CatalogError> {
+    let cases: Vec<Case> = catalog::cases()?.into_iter().filter(|c| options.wants(c)).collect();
+    let mut report = empty_report(device, options.seed);
+    // After a sticky error the device is opened anew, so that one bad kernel does not hide the others.
+    let mut device = device.clone();
+    for (done, case) in cases.iter().enumerate() {
+        progress(Progress { done, total: cases.len(), name: &case.name });
+        let start = Instant::now();
+        let verdict = run_case(&device, oracle, case, options.seed);
+        if let Err(trouble) = &verdict
+            && trouble.is_sticky()
+            && let Ok(fresh) = device.backend().open(device.ordinal(), &[])
+        {
+            device = fresh;
+        }
+        let result = case_result(case, verdict, &report.declared, start);
+        report.counts.add(result.outcome);
+        report.profiles.entry(result.profile.clone()).or_default().add(result.outcome);
+        report.cases.push(result);
+    }
+    Ok(report)
+}
+
+fn empty_report(device: &Device, seed: u64) -> Report {
+    let backend = device.backend();
+    let declared = backend.info(InfoKey::PROFILES);
+    Report {
+        backend: backend.id().to_owned(),
+        version: backend.info(InfoKey::VERSION),
+        library: backend.library().map(|p| p.display().to_string()),
+        sha256: backend.sha256().to_owned(),
+        device: device.info(InfoKey::NAME),
+        arch: device.info(InfoKey::ARCH),
+        driver: device.info(InfoKey::DRIVER),
+        opset: halyard_abi::module::OPSET,
+        seed,
+        declared: declared.split(',').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
+        profiles: BTreeMap::new(),
+        counts: Counts::default(),
+        cases: Vec::new(),
+    }
+}
+
+fn case_result(
+    case: &Case,
+    verdict: Result<Vec<Comparison>, Trouble>,
+    declared: &[String],
+    start: Instant,
+) -> CaseResult {
+    let (outcome, message, comparisons) = match verdict {
+        Ok(comparisons) => match comparisons.iter().find_map(|c| c.failure.clone()) {
+            None => (Outcome::Passed, None, comparisons),
+            Some(failure) => (Outcome::Failed, Some(failure), comparisons),
+        },
+        Err(trouble) => {
+            // A yes to a profile is a promise.
+            let promised = !case.optional && declared.contains(&case.profile);
+            let outcome = match trouble.is_unsupported() {
+                true if promised => Outcome::Failed,
+                true => Outcome::Unsupported,
+                false if trouble.is_unavailable() => Outcome::Unavailable,
+                false => Outcome::Failed,
+            };
+            let promise = match outcome {
+                Outcome::Failed if trouble.is_unsupported() => {
+                    format!("the backend declares {}, but: ", case.profile)
+                }
+                _ => String::new(),
+            };
+            (outcome, Some(format!("{promise}{trouble}")), Vec::new())
+        }
+    };
+    CaseResult {
+        name: case.name.clone(),
+        profile: case.profile.clone(),
+        op: case.op.kind().to_string(),
+        descriptor: case.op.to_string(),
+        outcome,
+        message,
+        comparisons,
+        millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Scratch memory full of NaN, and full of zeros.
+const SCRATCH: [u32; 2] = [u32::MAX, 0];
+
+fn run_case(
+    device: &Device,
+    oracle: &Device,
+    case: &Case,
+    seed: u64,
+) -> Result<Vec<Comparison>, Trouble> {
+    let mut rng = Rng::new(seed, &case.name);
+    let weights: Vec<WeightSource> = case
+        .weights
+        .iter()
+        .map(|w| WeightSource::new(*w, &mut rng))
+        .collect::<Result<_, _>>()
+        .map_err(Trouble::Case)?;
+    let inputs = inputs(&case.op, &case.symbols, &case.recipe, &mut rng).map_err(Trouble::Case)?;
+
+    check_support(device, &case.op)?;
+    let under_test = Prepared::new(device, &case.op, &weights)?;
+    let setting = Setting { layout: case.layout, scratch: SCRATCH[0] };
+    let got = under_test.launch(&inputs, setting)?;
+
+    let reference = expected(oracle, &case.op, &weights, &inputs, case.layout)?;
+    let comparisons = judge(&case.op, &inputs, &got, &reference, None);
+    if comparisons.iter().all(|c| c.passed) {
+        check_promises(&under_test, &case.op, &inputs, (case.layout, &got))?;
+    }
+    Ok(comparisons)
+}
+
+/// What the oracle gives for the same inputs.
+pub(crate) fn expected(
+    oracle: &Device,
+    op: &OpBuf,
+    weights: &[WeightSource],
+    inputs: &Inputs,
+    layout: Layout,
+) -> Result<Outputs, Trouble> {
+    let op = opbuf::without_act_quant(op).map_err(Trouble::Case)?;
+    // In packed memory of its own, unless the arrangement changes what is read.
+    let layout = if layout == Layout::Broadcast { layout } else { Layout::Packed };
+    let setting = Setting { layout, scratch: SCRATCH[0] };
+    let run = Prepared::new(oracle, &op, weights).and_then(|p| p.launch(inputs, setting));
+    // What the oracle cannot do is no excuse of the device's: not "unsupported", but a fault of the case.
+    run.map_err(|e| Trouble::Case(format!("the reference cannot check this: {e}")))
+}
+
+/// `supports` and `prepare` must agree, and what nobody knows must be refused.
+pub(crate) fn check_support(device: &Device, op: &OpBuf) -> Result<(), Trouble> {
+    let refused = |error: halyard_core::DeviceError| {
+        let sticky = error.is_sticky();
+        if sticky { Err(Trouble::Device(error)) } else { Ok(()) }
+    };
+    match device.support(op) {
+        Support::No(why) => match device.prepare(op.clone()) {
+            Ok(_) => {
+                Err(Trouble::Violation(format!("`supports` says no ({why}), yet it prepares")))
+            }
+            Err(error) => Err(Trouble::Device(error)),
+        },
+        _ => {
+            let odd = opbuf::with_unknown_attr(op).map_err(Trouble::Case)?;
+            match device.prepare(odd) {
+                Ok(_) => Err(Trouble::Violation(
+                    "an attribute that it cannot know was ignored instead of refused".into(),
+                )),
+                Err(error) => refused(error),
+            }
+        }
+    }
+}
+
+/// Holds a kernel to its flags: the same bits again, and the same bits for rows alone.
+pub(crate) fn check_promises(
+    prepared: &Prepared<'_>,
+    op: &OpBuf,
+    inputs: &Inputs,
+    (layout, got): (Layout, &Outputs),
+) -> Result<(), Trouble> {
+    if prepared.flags() & DETERMINISTIC != 0 {
+        let again = prepared.launch(inputs, Setting { layout, scratch: SCRATCH[1] })?;
+        if let Some(difference) = first_difference(op, got, &again) {
+            return Err(Trouble::Violation(format!(
+                "declared deterministic, but a second launch differs: {difference}"
+            )));
+        }
+    }
+    if prepared.flags() & BATCH_INVARIANT == 0 || layout == Layout::Broadcast {
+        return Ok(());
+    }
+    for part in parts(op, inputs) {
+        let alone = prepared.launch(&part.inputs, Setting { layout, scratch: SCRATCH[0] })?;
+        let rows =
+            |a: &Option<crate::array::Array>| a.as_ref().map(|a| a.narrow(part.start, part.len));
+        let slots = got.slots.iter().map(rows).collect();
+        let whole = Outputs { slots, probe: None };
+        if let Some(difference) = first_difference(op, &alone, &whole) {
+            return Err(Trouble::Violation(format!(
+                "declared batch-invariant, but rows {}..{} alone differ: {difference}",
+                part.start,
+                part.start + part.len
+            )));
+        }
+    }
+    Ok(())
+}
