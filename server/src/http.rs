@@ -43,7 +43,7 @@ pub async fn serve(
     }
     drop(listener);
     engine.begin_drain();
-    tracing::info!(running = engine.load(), timeout_s = drain.as_secs(), "draining");
+    tracing::info!("draining: {} requests, {} s at most", engine.load(), drain.as_secs());
 
     let mut closed = pin!(connections.shutdown());
     let in_time = !drain.is_zero() && timeout(drain, &mut closed).await.is_ok();
@@ -57,6 +57,7 @@ pub async fn serve(
     if let Err(error) = stopping.await {
         tracing::error!(%error, "the engine did not stop in order");
     }
+    tracing::info!("stopped");
 }
 
 fn spawn(stream: TcpStream, router: Router, connections: &GracefulShutdown) {

@@ -166,7 +166,11 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
         ("functions", request.functions.is_some() || calls, "the answer is text."),
         ("chat_template", request.chat_template.is_some(), "the server's own is used."),
         ("audio", request.audio.is_some(), "the answer is text."),
-        ("modalities", request.modalities.as_ref().is_some_and(beyond_text), "it may be [\"text\"]."),
+        (
+            "modalities",
+            request.modalities.as_ref().is_some_and(beyond_text),
+            "it may be [\"text\"].",
+        ),
         ("web_search_options", request.web_search_options.is_some(), "leave it out."),
     ] {
         if is_given {

@@ -116,9 +116,7 @@ async fn prompts(
     add_special_tokens: bool,
     truncate: Option<usize>,
 ) -> Result<Vec<PromptIds>, ApiError> {
-    let from_ids = |ids| {
-        prompt::truncated(PromptIds { ids, text: None, max_tokens: 0 }, truncate)
-    };
+    let from_ids = |ids| prompt::truncated(PromptIds { ids, text: None, max_tokens: 0 }, truncate);
     let texts = match prompt {
         None => return Err(ApiError::invalid("prompt", "Give a `prompt`.")),
         Some(Prompt::Ids(ids)) => return Ok(vec![from_ids(ids)]),
@@ -151,8 +149,7 @@ fn whole(job: &Job, outcomes: Vec<Outcome>, mut counter: Counter) -> Completion 
     let mut choices = Vec::with_capacity(job.plan.prompts.len() * job.n);
     let mut outcomes = outcomes.into_iter();
     for prompt in &job.plan.prompts {
-        let mut candidates: Vec<Outcome> =
-            outcomes.by_ref().take(job.plan.num_sequences).collect();
+        let mut candidates: Vec<Outcome> = outcomes.by_ref().take(job.plan.num_sequences).collect();
         if candidates.len() > job.n {
             candidates.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
             candidates.truncate(job.n);

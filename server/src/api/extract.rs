@@ -57,14 +57,15 @@ pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { "body".to_owned() } else { format!("body.{path}") };
-        malformed(place, error.inner())
+        malformed(&place, error.inner())
     })?;
-    deserializer.end().map_err(|error| malformed("body".into(), &error))?;
+    deserializer.end().map_err(|error| malformed("body", &error))?;
     Ok(value)
 }
 
 /// The place goes before the cause: the cause may hold the client's input and is cut at its end.
-fn malformed(place: String, error: &serde_json::Error) -> ApiError {
+fn malformed(place: &str, error: &serde_json::Error) -> ApiError {
+    let place = super::bounded(place, 80);
     let (line, column) = (error.line(), error.column());
     let cause = error.to_string();
     let suffix = format!(" at line {line} column {column}");
@@ -118,7 +119,8 @@ mod tests {
 
     #[test]
     fn prompts_take_four_forms() {
-        let prompt = |json: &str| parse_json::<CompletionRequest>(json.as_bytes()).map(|r| r.prompt);
+        let prompt =
+            |json: &str| parse_json::<CompletionRequest>(json.as_bytes()).map(|r| r.prompt);
         assert_eq!(prompt(r#"{"prompt": "a"}"#), Ok(Some(Prompt::Text("a".into()))));
         assert_eq!(
             prompt(r#"{"prompt": ["a", "b"]}"#),

@@ -34,7 +34,7 @@ pub(super) async fn observe(
     app.metrics.http(method_label(&method), handler, status, took);
     if app.options.access_log {
         let path = super::bounded(&path, 200);
-        tracing::info!(%method, path, status, ms = took.as_secs_f64() * 1e3, "request");
+        tracing::info!("{method} {path} {status} {:.1} ms", took.as_secs_f64() * 1e3);
     }
     if app.options.request_id_headers {
         let own = || HeaderValue::try_from(app.fresh_id()).ok();

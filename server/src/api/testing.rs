@@ -254,9 +254,11 @@ impl Text for ByteText {
                 return Err(ChatError::Messages("no such role".into()));
             }
             let content = match &message["content"] {
-                Value::Array(parts) => {
-                    parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("+")
-                }
+                Value::Array(parts) => parts
+                    .iter()
+                    .filter_map(|part| part["text"].as_str())
+                    .collect::<Vec<_>>()
+                    .join("+"),
                 content => content.as_str().unwrap_or_default().to_owned(),
             };
             prompt.push_str(&format!("{role}: {content}\n"));

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgAction, Args};
 
 use super::values::{
-    Conformance, DeviceChoice, Dtype, Length, SchedulingPolicy, parse_count, parse_share,
+    Conformance, DeviceChoice, Dtype, Length, SchedulingPolicy, parse_count, parse_pin, parse_share,
 };
 
 /// Which model, and how to read it.
@@ -61,17 +61,34 @@ impl ModelArgs {
     }
 }
 
+/// Where backends are looked for, and which of them are trusted.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Device")]
+pub struct SearchArgs {
+    /// A backend's library, or a folder of them, instead of the usual places; may be given several times
+    #[arg(long, value_name = "PATH", action = ArgAction::Append, num_args = 1..)]
+    pub backend_path: Vec<PathBuf>,
+
+    /// SHA-256 that the library of a backend must have; may be given several times
+    #[arg(long, value_name = "ID=SHA256", action = ArgAction::Append, value_parser = parse_pin)]
+    pub pin: Vec<(String, String)>,
+
+    /// Load libraries that other users of the machine could have changed
+    #[arg(long)]
+    pub insecure_plugins: bool,
+}
+
 /// Which device, through which backend.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Device")]
+#[expect(missing_docs, reason = "some are documented at their types")]
 pub struct DeviceArgs {
     /// auto, cpu, or another backend's id, with device numbers as in cuda:0,1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// A backend's library, or a folder of them; may be given several times
-    #[arg(long, value_name = "PATH", action = ArgAction::Append, num_args = 1..)]
-    pub backend_path: Vec<PathBuf>,
+    #[command(flatten)]
+    pub search: SearchArgs,
 
     /// Threads of the cpu backend; all cores by default
     #[arg(long, value_name = "N")]
@@ -94,6 +111,10 @@ pub struct EngineArgs {
         value_parser = parse_share
     )]
     pub gpu_memory_utilization: Option<f64>,
+
+    /// Bytes of the KV cache, whatever --gpu-memory-utilization says: a number, 4g or 4G
+    #[arg(long, value_name = "BYTES", value_parser = parse_count)]
+    pub kv_cache_memory_bytes: Option<usize>,
 
     /// Number of KV blocks, whatever the memory
     #[arg(long, value_name = "N", value_parser = parse_count)]

@@ -10,7 +10,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
-use args::{DeviceArgs, EngineArgs, LogArgs, ModelArgs, ServerArgs};
+use args::{DeviceArgs, EngineArgs, LogArgs, ModelArgs, SearchArgs, ServerArgs};
 pub use config_file::{ConfigError, Setting, parse_config};
 pub use normalize::{Line, UsageError, normalize};
 
@@ -238,14 +238,14 @@ pub struct BenchServeArgs {
 
 /// `halyard verify`
 #[derive(Args, Clone, Debug)]
+#[expect(missing_docs, reason = "some are documented at their types")]
 pub struct VerifyCommand {
     /// A backend's id or library; all that were found by default
     #[arg(value_name = "BACKEND")]
     pub backend: Option<String>,
 
-    /// A backend's library, or a folder of them; may be given several times
-    #[arg(long, value_name = "PATH", action = ArgAction::Append, num_args = 1..)]
-    pub backend_path: Vec<PathBuf>,
+    #[command(flatten)]
+    pub search: SearchArgs,
 
     /// Only cases whose names hold this
     #[arg(long, value_name = "TEXT")]
@@ -275,10 +275,10 @@ pub enum BackendsSubcommand {
 
 /// `halyard backends list`
 #[derive(Args, Clone, Debug)]
+#[expect(missing_docs, reason = "some are documented at their types")]
 pub struct BackendsListArgs {
-    /// A backend's library, or a folder of them; may be given several times
-    #[arg(long, value_name = "PATH", action = ArgAction::Append, num_args = 1..)]
-    pub backend_path: Vec<PathBuf>,
+    #[command(flatten)]
+    pub search: SearchArgs,
 
     /// Write JSON instead of a table
     #[arg(long)]

@@ -82,9 +82,10 @@ pub fn normalize(args: Vec<OsString>, mut root: Command) -> Result<Line, UsageEr
 
 /// The deepest subcommand that the line names, and where its flags begin.
 fn find_command<'a>(root: &'a Command, args: &[OsString]) -> Option<(&'a Command, usize)> {
-    let (at, mut command) = args.iter().enumerate().skip(1).find_map(|(at, arg)| {
-        root.find_subcommand(arg.to_str()?).map(|command| (at, command))
-    })?;
+    let (at, mut command) =
+        args.iter().enumerate().skip(1).find_map(|(at, arg)| {
+            root.find_subcommand(arg.to_str()?).map(|command| (at, command))
+        })?;
     let mut next = at + 1;
     while let Some(deeper) = args.get(next).and_then(|arg| command.find_subcommand(arg.to_str()?)) {
         command = deeper;
@@ -101,7 +102,10 @@ pub(super) struct Flags {
 
 /// What a name stands for.
 pub(super) enum Meaning<'a> {
-    Own { name: &'a str, takes_values: bool },
+    Own {
+        name: &'a str,
+        takes_values: bool,
+    },
     Foreign(&'static Foreign),
     /// The negation of a flag of others.
     Negated,
@@ -260,8 +264,8 @@ fn judge(flag: &Foreign, values: &[String], warnings: &mut Vec<String>) -> Resul
             warnings.push(format!("{} is an old flag and has no effect: {note}", written.trim()));
         }
         Verdict::Unsupported(note, harmless) => {
-            let is_harmless = !values.is_empty()
-                && values.iter().all(|value| harmless.contains(&value.as_str()));
+            let is_harmless =
+                !values.is_empty() && values.iter().all(|value| harmless.contains(&value.as_str()));
             if !is_harmless {
                 return Err(UsageError::Unsupported { flag: written.trim().to_owned(), note });
             }

@@ -28,7 +28,9 @@ impl FromStr for Length {
 /// What is expected, for people.
 pub fn parse_count(text: &str) -> Result<usize, String> {
     let wrong = || {
-        format!("`{text}` is no count: expected a whole number above 0, or one with a unit such as 1k (1000) or 1K (1024)")
+        format!(
+            "`{text}` is no count: expected a whole number above 0, or one with a unit such as 1k (1000) or 1K (1024)"
+        )
     };
     let (number, unit) = match text.char_indices().next_back() {
         Some((at, unit)) if unit.is_ascii_alphabetic() => (&text[..at], Some(unit)),
@@ -88,14 +90,13 @@ impl FromStr for DeviceChoice {
                 "`{text}` is no device: expected auto, cpu or a backend's id, with device numbers as in cuda:0,1"
             ));
         }
-        let number = |part: &str| {
+        let mut indices = Vec::new();
+        for part in list.into_iter().flat_map(|list| list.split(',')) {
             let wrong = || format!("`{part}` in `{text}` is no device number");
-            part.parse::<u32>().map_err(|_| wrong())
-        };
-        let indices = match list {
-            None => Vec::new(),
-            Some(list) => list.split(',').map(number).collect::<Result<_, _>>()?,
-        };
+            let number = |digits: &str| digits.parse::<u16>().map(u32::from).map_err(|_| wrong());
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            indices.extend(number(first)?..=number(last)?);
+        }
         let backend = (backend != "auto").then(|| backend.to_ascii_lowercase());
         Ok(Self { backend, indices })
     }
@@ -150,6 +151,18 @@ pub enum SchedulingPolicy {
     Priority,
 }
 
+/// `cuda=0123…`: the hash that a backend's library must have.
+///
+/// # Errors
+/// What is expected, for people.
+pub fn parse_pin(text: &str) -> Result<(String, String), String> {
+    let is_hash = |hash: &str| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    match text.split_once('=') {
+        Some((id, hash)) if !id.is_empty() && is_hash(hash) => Ok((id.into(), hash.into())),
+        _ => Err(format!("`{text}` is no pin: expected a backend's id, `=` and 64 hex digits")),
+    }
+}
+
 /// A share above 0, at most 1.
 ///
 /// # Errors
@@ -171,7 +184,20 @@ mod tests {
         for (text, count) in cases {
             assert_eq!(parse_count(text), Ok(count), "{text}");
         }
-        for wrong in ["", "0", "-5", "k", "1.5", "1.5K", "1.23456k", "1x", "99999999999999999999", "9999999999999G", "é", "1é"] {
+        for wrong in [
+            "",
+            "0",
+            "-5",
+            "k",
+            "1.5",
+            "1.5K",
+            "1.23456k",
+            "1x",
+            "99999999999999999999",
+            "9999999999999G",
+            "é",
+            "1é",
+        ] {
             assert!(parse_count(wrong).is_err(), "{wrong}");
         }
         assert_eq!("auto".parse(), Ok(Length::Auto));
@@ -187,7 +213,8 @@ mod tests {
         assert_eq!(parse("auto"), choice(None, &[]));
         assert_eq!(parse("cpu"), choice(Some("cpu"), &[]));
         assert_eq!(parse("CUDA:0,1"), choice(Some("cuda"), &[0, 1]));
-        for wrong in ["", ":0", "cuda:", "cuda:x", "cuda:0,", "a b", "../x"] {
+        assert_eq!(parse("cann:0-2,5"), choice(Some("cann"), &[0, 1, 2, 5]));
+        for wrong in ["", ":0", "cuda:", "cuda:x", "cuda:0,", "cuda:1-", "a b", "../x"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert_eq!(parse("cuda:0,1").expect("valid").to_string(), "cuda:0,1");

@@ -1,6 +1,11 @@
 //! One command a file.
 
+mod backends;
+mod bench;
 mod completions;
+mod generate;
+mod model;
+mod serve;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -25,8 +30,13 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         tracing::warn!("{warning}");
     }
     let result = match cli.command {
+        Command::Serve(command) => serve::run(&command),
+        Command::Generate(command) => generate::run(&command),
+        Command::Bench(command) => bench::run(&command),
+        Command::Backends(command) => backends::run(&command),
+        Command::Devices(command) => backends::devices(&command),
         Command::Completions(command) => completions::run(&command),
-        _ => Ok(()),
+        Command::Verify(_) => Err(anyhow::anyhow!("unreachable")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use halyard_engine::{EngineEvent, FinishReason, PromptOutput, RequestError, TokenLogprobs, TokenOutput};
+use halyard_engine::{
+    EngineEvent, FinishReason, PromptOutput, RequestError, TokenLogprobs, TokenOutput,
+};
 use halyard_text::StopMatcher;
 
 use crate::{engine::Events, metrics::Metrics, text::TextStream, wire::StopReason};

@@ -27,7 +27,7 @@ pub(crate) struct Limits<'a> {
 }
 
 /// Values for sampling fields that a request leaves out; `None` is the API's own.
-#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]
 pub struct Defaults {
     /// As the request's field.
@@ -207,9 +207,8 @@ pub(crate) fn num_logprobs(
     match u32::try_from(value) {
         Ok(value) if value <= max => Ok(Some(value)),
         Ok(_) => {
-            let message = format!(
-                "Requested {name} of {value}, which is greater than max allowed: {max}."
-            );
+            let message =
+                format!("Requested {name} of {value}, which is greater than max allowed: {max}.");
             Err(ApiError::invalid(name, message))
         }
         Err(_) => {
@@ -224,7 +223,8 @@ fn num_sequences(common: &Common, temperature: f32) -> Result<(usize, usize), Ap
     let best_of = common.best_of.unwrap_or(n);
     for (name, value) in [("n", n), ("best_of", best_of)] {
         if !(1..=MAX_SEQUENCES).contains(&value) {
-            let message = format!("{name} must be at least 1 and at most {MAX_SEQUENCES}, got {value}.");
+            let message =
+                format!("{name} must be at least 1 and at most {MAX_SEQUENCES}, got {value}.");
             return Err(ApiError::invalid(name, message));
         }
         if value > 1 && temperature <= 0.0 {
@@ -259,10 +259,7 @@ fn logit_bias(common: &mut Common, vocab_size: usize) -> Result<Vec<(u32, f32)>,
     checked.collect()
 }
 
-fn allowed_token_ids(
-    common: &mut Common,
-    vocab_size: usize,
-) -> Result<Option<Vec<u32>>, ApiError> {
+fn allowed_token_ids(common: &mut Common, vocab_size: usize) -> Result<Option<Vec<u32>>, ApiError> {
     let Some(ids) = common.allowed_token_ids.take() else { return Ok(None) };
     if ids.is_empty() {
         let message = "allowed_token_ids must not be empty.";
@@ -419,4 +416,3 @@ pub(crate) fn too_long(length: usize, context: usize, asked: Option<u32>) -> Api
     );
     ApiError::invalid("input_tokens", message)
 }
-

@@ -179,4 +179,3 @@ fn pieces(index: usize, choice: Choice) -> Pieces {
     };
     Box::pin(stream::unfold(choice, next).map(move |piece| (index, piece)))
 }
-

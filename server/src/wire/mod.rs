@@ -22,7 +22,8 @@ pub use completion::{
 pub use error::{ErrorBody, ErrorObject};
 pub use fields::{Common, ResponseFormat, Stop, StreamOptions, Unsupported};
 pub use logprobs::{
-    ChatLogprob, ChatLogprobs, CompletionLogprobs, Ordered, PromptLogprob, PromptLogprobs, TopLogprob,
+    ChatLogprob, ChatLogprobs, CompletionLogprobs, Ordered, PromptLogprob, PromptLogprobs,
+    TopLogprob,
 };
 pub use model::{ModelCard, ModelList, ModelPermission};
 pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};

@@ -60,9 +60,7 @@ async fn a_stream_begins_with_the_role() {
         assert_eq!(event["object"], "chat.completion.chunk");
     }
     let choices: Vec<&Value> = events.iter().map(|event| &event["choices"]).collect();
-    let delta = |delta: Value, finish: Value| {
-        json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}])
-    };
+    let delta = |delta: Value, finish: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]);
     assert_eq!(*choices[0], delta(json!({"role": "assistant", "content": ""}), Value::Null));
     assert_eq!(*choices[1], delta(json!({"content": "h"}), Value::Null));
     assert_eq!(*choices[2], delta(json!({"content": "i"}), Value::Null));
@@ -159,11 +157,13 @@ async fn the_last_message_can_be_continued() {
 async fn limits_of_tokens_have_two_names() {
     let engine = ScriptedEngine::says("hello");
     let client = Client::new(&engine);
-    let request =
-        json!({"messages": messages(), "max_tokens": 5, "max_completion_tokens": 2});
+    let request = json!({"messages": messages(), "max_tokens": 5, "max_completion_tokens": 2});
     let whole = client.ok(PATH, request).await;
     let choice = &whole["choices"][0];
-    assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!("he"), &json!("length")));
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!("he"), &json!("length"))
+    );
 }
 
 #[tokio::test]

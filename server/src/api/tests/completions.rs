@@ -251,7 +251,11 @@ async fn the_best_of_several() {
             if let Step::Event(halyard_engine::EngineEvent::Token(token)) = step {
                 let logprobs = token.logprobs.as_mut().expect("asked for to rank by");
                 logprobs.logprob = if number == 1 { -0.1 } else { -0.9 };
-                token.id = if token.id < 256 { 48 + u32::try_from(number).expect("few") } else { token.id };
+                token.id = if token.id < 256 {
+                    48 + u32::try_from(number).expect("few")
+                } else {
+                    token.id
+                };
             }
         }
         steps

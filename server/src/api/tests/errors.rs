@@ -146,14 +146,20 @@ async fn prompts_that_do_not_fit() {
     }
     let request = json!({"prompt": "x".repeat(200), "max_tokens": 100});
     let (_, message) = client.refused(PLAIN, request).await;
-    assert!(message.contains("you requested 100 output tokens and your prompt contains at least 201 input tokens"), "{message}");
-    let (_, message) =
-        client.refused(PLAIN, json!({"prompt": "x".repeat(1_000_000)})).await;
+    assert!(
+        message.contains(
+            "you requested 100 output tokens and your prompt contains at least 201 input tokens"
+        ),
+        "{message}"
+    );
+    let (_, message) = client.refused(PLAIN, json!({"prompt": "x".repeat(1_000_000)})).await;
     assert!(message.contains("at least 250000 input tokens"), "{message}");
-    let (param, message) =
-        client.refused(PLAIN, json!({"prompt": "x", "max_tokens": 9000})).await;
+    let (param, message) = client.refused(PLAIN, json!({"prompt": "x", "max_tokens": 9000})).await;
     assert_eq!(param, "max_tokens");
-    assert!(message.contains("max_tokens=9000 cannot be greater than max_model_len=256"), "{message}");
+    assert!(
+        message.contains("max_tokens=9000 cannot be greater than max_model_len=256"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -218,7 +224,8 @@ async fn a_full_queue() {
     // The one that had been taken was let go.
     assert_eq!(engine.active.load(Ordering::SeqCst), 0);
     let (_, text) = client.get("/metrics").await;
-    let line = r#"halyard:admission_rejections_total{model_name="tiny",engine="0",reason="queue_full"} 1"#;
+    let line =
+        r#"halyard:admission_rejections_total{model_name="tiny",engine="0",reason="queue_full"} 1"#;
     assert!(text.contains(line), "{text}");
 }
 
@@ -249,8 +256,7 @@ async fn failures_of_the_engine() {
 #[tokio::test]
 async fn a_panic_is_an_answer() {
     let client = Client::new(&ScriptedEngine::says("x"));
-    let (status, answer) =
-        client.post(PLAIN, &json!({"prompt": "make the tokenizer panic"})).await;
+    let (status, answer) = client.post(PLAIN, &json!({"prompt": "make the tokenizer panic"})).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(answer["error"]["code"], 500);
     let long = format!("make the tokenizer panic {}", "x".repeat(20_000));

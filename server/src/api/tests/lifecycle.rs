@@ -115,7 +115,11 @@ async fn a_stream_goes_over_a_socket_as_it_comes() {
 async fn a_client_that_goes_away_frees_its_request() {
     let engine = hanging();
     let server = start(&engine, Duration::ZERO).await;
-    for body in [r#"{"prompt": "a"}"#, r#"{"prompt": "a", "stream": true}"#, r#"{"prompt": ["a", "b"], "n": 2, "stream": true}"#] {
+    for body in [
+        r#"{"prompt": "a"}"#,
+        r#"{"prompt": "a", "stream": true}"#,
+        r#"{"prompt": ["a", "b"], "n": 2, "stream": true}"#,
+    ] {
         let socket = send(server.address, body).await;
         eventually("the request", || engine.active.load(Ordering::SeqCst) > 0).await;
         drop(socket);

@@ -71,7 +71,11 @@ pub(super) async fn run(args: &BenchServeArgs) -> anyhow::Result<()> {
     let begun = Instant::now();
     let results = load(&endpoint, &model, prompts, args).await;
     let report = report(args, model, begun.elapsed(), &results);
-    if args.json { ui::json(&report)? } else { ui::line(format_args!("{}", table(&report)))? }
+    if args.json {
+        ui::json(&report)?;
+    } else {
+        ui::line(format_args!("{}", table(&report)))?;
+    }
     if report.failed > 0 {
         bail!("{} of {} requests failed", report.failed, results.len());
     }

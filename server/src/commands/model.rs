@@ -1,0 +1,189 @@
+//! Loading a model: device, plan, check, weights, text; a log line each.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use anyhow::{Context, bail};
+use halyard_core::{Device, InfoKey, PropKey};
+use halyard_engine::{EngineHandle, EngineInfo, LoadOptions, LoadProgress, Observer, Plan};
+use halyard_weights::{Checkpoint, GenerationDefaults, ModelConfig};
+
+use super::backends;
+use crate::{
+    cli::{
+        args::{DeviceArgs, EngineArgs, ModelArgs},
+        values::{Dtype, Length},
+    },
+    generation::Defaults,
+    text::ModelText,
+    ui::{self, Unit},
+};
+
+/// A model that runs.
+pub(super) struct Loaded {
+    pub(super) engine: EngineHandle,
+    pub(super) text: Arc<ModelText>,
+    pub(super) config: ModelConfig,
+    /// The device's memory is the host's.
+    pub(super) on_host: bool,
+    pub(super) defaults: Defaults,
+    /// As the user wrote it.
+    pub(super) root: String,
+}
+
+/// Loads what the flags say. `observer` is asked for once the engine's sizes are known.
+pub(super) fn load(
+    model: &ModelArgs,
+    device: &DeviceArgs,
+    engine: &EngineArgs,
+    observer: impl FnOnce(&EngineInfo) -> Box<dyn Observer>,
+) -> anyhow::Result<Loaded> {
+    let begun = Instant::now();
+    let root = model.path().context("name a model: a GGUF file or a folder")?.to_owned();
+    if model.trust_remote_code {
+        tracing::info!("--trust-remote-code has no effect: no code of a model is ever run");
+    }
+    let checkpoint = open_checkpoint(Path::new(&root), &model.load_format)?;
+    let config = checkpoint.config().with_context(|| format!("cannot read the model {root}"))?;
+    let defaults = defaults(model, &config)?;
+    let text =
+        ModelText::load(&checkpoint, model.tokenizer.as_deref(), model.chat_template.as_deref())
+            .with_context(|| format!("cannot load the tokenizer of {root}"))?;
+
+    let device_handle = backends::open(device)?;
+    log_device(&device_handle);
+    let on_host = device_handle.property(PropKey::INLINE) == Some(1);
+    let plan = Plan::new(&device_handle, checkpoint, &options(model, engine))
+        .with_context(|| format!("cannot load {root}"))?;
+
+    let observer = observer(plan.info());
+    let weights_begun = Instant::now();
+    let bar = ui::progress("loading weights", plan.info().weight_bytes, Unit::Bytes);
+    let mut on_progress = |progress: LoadProgress| {
+        bar.set_length(progress.total_bytes);
+        bar.set_position(progress.bytes);
+    };
+    let engine = plan
+        .load(observer, &mut on_progress)
+        .with_context(|| format!("cannot load the weights of {root}"))?;
+    bar.finish_and_clear();
+    log_engine(engine.info(), weights_begun, begun);
+    Ok(Loaded { engine, text: Arc::new(text), config, on_host, defaults, root })
+}
+
+fn open_checkpoint(path: &Path, load_format: &str) -> anyhow::Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(path)?;
+    match (load_format, checkpoint.is_gguf()) {
+        ("gguf", false) => bail!("--load-format gguf: {} is no GGUF", path.display()),
+        ("safetensors", true) => bail!("--load-format safetensors: {} is GGUF", path.display()),
+        _ => Ok(checkpoint),
+    }
+}
+
+fn log_device(device: &Device) {
+    let backend = device.backend();
+    let from = backend.library().map_or("built in".to_owned(), |path| path.display().to_string());
+    tracing::info!(
+        "device {}:{}: {} (backend {} {}, {from})",
+        backend.id(),
+        device.ordinal(),
+        device.info(InfoKey::NAME),
+        backend.id(),
+        backend.info(InfoKey::VERSION),
+    );
+}
+
+fn log_engine(info: &EngineInfo, weights_begun: Instant, begun: Instant) {
+    tracing::info!(
+        "weights: {} in {:.2} s, computing in {}",
+        ui::bytes(info.weight_bytes),
+        weights_begun.elapsed().as_secs_f64(),
+        info.dtype,
+    );
+    tracing::info!(
+        "KV cache: {} blocks of {} tokens, {}; longest sequence {} tokens",
+        info.num_blocks,
+        info.block_size,
+        ui::bytes(info.kv_bytes),
+        info.max_model_len,
+    );
+    tracing::info!(
+        "engine: {} sequences and {} tokens a step, prefix caching {}; ready after {:.2} s",
+        info.max_num_seqs,
+        info.max_num_batched_tokens,
+        if info.prefix_caching { "on" } else { "off" },
+        begun.elapsed().as_secs_f64(),
+    );
+}
+
+fn options(model: &ModelArgs, engine: &EngineArgs) -> LoadOptions {
+    let standard = LoadOptions::default();
+    LoadOptions {
+        dtype: match model.dtype {
+            Dtype::Auto => halyard_engine::Dtype::Auto,
+            Dtype::Float16 => halyard_engine::Dtype::Float16,
+            Dtype::Bfloat16 => halyard_engine::Dtype::BFloat16,
+            Dtype::Float32 => halyard_engine::Dtype::Float32,
+        },
+        max_model_len: match model.max_model_len {
+            Length::Auto => None,
+            Length::Tokens(tokens) => Some(tokens),
+        },
+        max_num_seqs: engine.max_num_seqs.unwrap_or(standard.max_num_seqs),
+        max_num_batched_tokens: engine.max_num_batched_tokens,
+        block_size: engine.block_size,
+        gpu_memory_utilization: engine
+            .gpu_memory_utilization
+            .unwrap_or(standard.gpu_memory_utilization),
+        kv_cache_memory_bytes: engine
+            .kv_cache_memory_bytes
+            .map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX)),
+        num_blocks_override: engine.num_gpu_blocks_override,
+        enable_prefix_caching: !engine.no_enable_prefix_caching,
+        enable_chunked_prefill: !engine.no_enable_chunked_prefill,
+        seed: engine.seed,
+        max_logprobs: engine.max_logprobs,
+        max_num_queued_reqs: engine.max_num_queued_reqs,
+        step_timeout: standard.step_timeout,
+    }
+}
+
+/// Sampling defaults: the command line's, then those of the chosen configuration.
+fn defaults(model: &ModelArgs, config: &ModelConfig) -> anyhow::Result<Defaults> {
+    let given = match &model.override_generation_config {
+        None => Defaults::default(),
+        Some(json) => serde_json::from_str(json)
+            .with_context(|| format!("--override-generation-config `{json}` is wrong"))?,
+    };
+    let of_model = match model.generation_config.as_str() {
+        "auto" => from_model(&config.generation),
+        "vllm" => Defaults::default(),
+        folder => {
+            let path = Path::new(folder).join("generation_config.json");
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("--generation-config: cannot read {}", path.display()))?;
+            serde_json::from_str(&text).with_context(|| format!("{} is wrong", path.display()))?
+        }
+    };
+    Ok(given.or(of_model))
+}
+
+fn from_model(generation: &GenerationDefaults) -> Defaults {
+    Defaults {
+        temperature: generation.temperature.map(narrow),
+        top_p: generation.top_p.map(narrow),
+        top_k: generation.top_k.map(i64::from),
+        min_p: generation.min_p.map(narrow),
+        repetition_penalty: generation.repetition_penalty.map(narrow),
+        presence_penalty: None,
+        frequency_penalty: None,
+        max_new_tokens: generation.max_new_tokens,
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "sampling computes in 32 bits; digits beyond do not matter"
+)]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
