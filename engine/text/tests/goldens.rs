@@ -162,6 +162,26 @@ fn unknown_ids() {
 }
 
 #[test]
+fn tokenizers_that_are_refused() {
+    let file = testdata().join("models/llama/tokenizer.json");
+    let good: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let message = |path: &str, value: Value| {
+        let mut json = good.clone();
+        *json.pointer_mut(path).unwrap() = value;
+        Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap_err().to_string()
+    };
+    assert!(Tokenizer::from_json(good.to_string().as_bytes(), None).is_ok());
+    assert!(message("/model/type", "WordPiece".into()).contains("WordPiece, supported: BPE"));
+    assert!(message("/model/dropout", 0.5.into()).contains("model.dropout is 0.5"));
+    assert!(message("/decoder/type", "CTC".into()).contains("supported: ByteLevel"));
+    let bos = "/post_processor/special_tokens/<|begin_of_text|>/ids/0";
+    assert!(message(bos, 5000.into()).contains("post_processor token id is 5000"));
+    assert!(message("/model/merges/0", "no such tokens".into()).contains("tokenizer.json"));
+    assert!(Tokenizer::from_json(b"{", None).unwrap_err().to_string().contains("tokenizer.json"));
+    assert!(Tokenizer::from_json(good.to_string().as_bytes(), Some("[")).is_err());
+}
+
+#[test]
 fn after_a_prompt_the_leading_space_stays() {
     let (tokenizer, _) = open("mixtral");
     let ids = tokenizer.encode("the", false).unwrap();

@@ -90,6 +90,7 @@ fn errors_tell_whose_they_are() {
     let syntax = render("{% if %}").unwrap_err();
     assert!(matches!(syntax, TemplateError::Syntax(_)) && !syntax.is_client_error());
     assert!(template("{% if %}").check().is_err());
+    assert!(template("{% if x %{{ x }}{% endif %}").check().is_err());
     let failed = render("{{ messages.nothing.at.all }}").unwrap_err();
     assert!(matches!(failed, TemplateError::Render(_)), "{failed:?}");
     assert!(render_with("x", &json!({"role": "user"})).unwrap_err().is_client_error());

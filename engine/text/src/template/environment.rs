@@ -49,8 +49,9 @@ fn refuse_large_constants(source: &str) -> Result<(), String> {
         _ => false,
     };
     let (mut products, mut after_large, mut after_product) = (0, false, false);
-    // A source that is no sequence of tokens is left to the compiler's error.
-    for (token, _) in tokenize(source, false, Default::default(), Default::default()).flatten() {
+    // A source that is no sequence of tokens is left to the compiler's error; the lexer repeats its own for ever.
+    let tokens = tokenize(source, false, Default::default(), Default::default());
+    for (token, _) in tokens.map_while(Result::ok) {
         let (product, large) = (matches!(token, Token::Mul), is_large(&token));
         products += usize::from(product);
         if (product && after_large) || (large && after_product) || products > MOST_PRODUCTS {

@@ -57,7 +57,17 @@ impl Tokenizer {
             added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         let last = inner.get_vocab(true).into_values().max();
         let vocab_size = last.map_or(0, |id| id as usize + 1);
-        Ok(Self { inner, decoding, special_ids, special, vocab_size })
+        let tokenizer = Self { inner, decoding, special_ids, special, vocab_size };
+        // What a post-processor adds it names by id, and nothing ties that id to the vocabulary.
+        let added = tokenizer.encode("", true)?;
+        match added.into_iter().find(|id| tokenizer.id_to_token(*id).is_none()) {
+            Some(id) => Err(TokenizerError::invalid(
+                "tokenizer.json post_processor token id",
+                &id.to_string(),
+                "an id of the vocabulary",
+            )),
+            None => Ok(tokenizer),
+        }
     }
 
     /// The ids of a text. With `add_special` the tokenizer adds what the model expects around a text, such as its
