@@ -16,6 +16,7 @@ mod array;
 mod catalog;
 mod compare;
 mod execute;
+pub mod gate;
 mod generate;
 mod judge;
 mod opbuf;
@@ -28,6 +29,7 @@ mod weight;
 
 pub use catalog::CatalogError;
 pub use compare::{Comparison, Worst};
+pub use gate::gate;
 pub use report::{CaseResult, Counts, Outcome, Report};
 pub use verify::{Options, Progress, verify};
 

@@ -19,7 +19,7 @@ use crate::{
 /// Which cases run, and on what inputs.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Only cases whose name contains this.
+    /// Only the case of this name, or those whose names contain it.
     pub case: Option<String>,
     /// Only cases of these profiles (`quant` stands for every `quant:<scheme>`); empty for all.
     pub profiles: Vec<String>,
@@ -62,7 +62,11 @@ pub fn verify(
     options: &Options,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, CatalogError> {
-    let cases: Vec<Case> = catalog::cases()?.into_iter().filter(|c| options.wants(c)).collect();
+    let mut cases: Vec<Case> = catalog::cases()?.into_iter().filter(|c| options.wants(c)).collect();
+    // A whole name means that case, although others may begin with it.
+    if cases.iter().any(|c| Some(&c.name) == options.case.as_ref()) {
+        cases.retain(|c| Some(&c.name) == options.case.as_ref());
+    }
     let mut report = empty_report(device, options.seed);
     // After a sticky error the device is opened anew, so that one bad kernel does not hide the others.
     let mut device = device.clone();

@@ -135,7 +135,7 @@ impl<'a> Cache<'a> {
             Array::from_bytes(DType::I32, &[blocks, 1], counted(blocks, 1).bytes().to_vec());
         let cu_q = counted(blocks + 1, block);
         let kv_len = Array::ints(DType::I32, &[blocks], &vec![block as i64; blocks]);
-        let o = Array::poison(q.dtype(), &[q.dims()[0], contents.heads, contents.dim_v]);
+        let o = Array::poison(q.dtype(), &[q.dims()[0], q.dims()[1], contents.dim_v]);
         let [k, v] = self.cache_specs();
         let mut table_spec = rows(&table);
         table_spec.dims[1] = -1;

@@ -85,13 +85,14 @@ impl CacheContents {
 pub(super) fn background(
     op: &OpBuf,
     symbols: &Symbols,
+    recipe: &Recipe,
     rng: &mut Rng,
     inputs: &mut Inputs,
 ) -> BTreeMap<&'static str, Array> {
     let mut cache = contents(op, symbols);
     let slots: Vec<usize> = (0..cache.blocks * cache.block).collect();
     cache.write(&slots, rng);
-    let dims = [slots.len(), cache.heads, cache.dim_k];
+    let dims = [slots.len(), cache.heads * recipe.probe_group.max(1), cache.dim_k];
     cache.probe = Some(Fill::Normal.array(cache.compute, &dims, rng));
     inputs.cache = Some(cache);
     BTreeMap::new()

@@ -115,10 +115,15 @@ fn listed(width: usize, vocab: usize, rng: &mut Rng) -> Vec<i64> {
 fn route(op: &OpBuf, routing: Routing, dims: &[usize], experts: usize, rng: &mut Rng) -> Vec<i64> {
     let start = attrs_of::<MoeExperts>(op).expert_start;
     let (tokens, top) = (dims[0], dims[1]);
+    let mut pool = rng.distinct(experts, experts);
+    if routing == Routing::Few {
+        let last = pool.iter().position(|&e| e + 1 == experts).unwrap_or(0);
+        pool.swap(0, last);
+        pool.truncate(top + 1);
+    }
     let mut ids = Vec::with_capacity(tokens * top);
     for _ in 0..tokens {
-        let among = if routing == Routing::Few { (top + 1).min(experts) } else { experts };
-        let chosen = rng.distinct(top, among);
+        let chosen: Vec<usize> = rng.distinct(top, pool.len()).iter().map(|&i| pool[i]).collect();
         for j in 0..top {
             let expert = chosen.get(j).map_or(-1, |&e| e as i64 + start);
             let outside = [-1, start - 1, start + experts as i64, i64::from(i32::MAX)];

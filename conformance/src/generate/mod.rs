@@ -34,6 +34,8 @@ pub(crate) struct Recipe {
     pub(crate) padding: usize,
     /// Which experts tokens go to.
     pub(crate) routing: Routing,
+    /// Query heads a KV head when a changed cache is looked at; 0 counts as 1.
+    pub(crate) probe_group: usize,
 }
 
 /// Which experts the tokens of a mixture go to.
@@ -49,7 +51,7 @@ pub(crate) enum Routing {
     Outside,
     /// No token to any expert.
     None,
-    /// All tokens among the first few experts, as many as a token has and one more.
+    /// All tokens among a few experts, as many as a token has and one more, the last of all among them.
     Few,
 }
 
@@ -124,7 +126,7 @@ pub(crate) fn inputs(
     let planned = match op.kind() {
         OpKind::PAGED_ATTENTION => attention::plan(op, symbols, recipe, rng, &mut inputs)?,
         OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS => {
-            attention::background(op, symbols, rng, &mut inputs)
+            attention::background(op, symbols, recipe, rng, &mut inputs)
         }
         _ => BTreeMap::new(),
     };
