@@ -89,23 +89,16 @@ fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
 fn without_generation_tags(source: &str) -> String {
     let mut result = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inner = &rest[start + 2..start + length];
+    while let Some((before, after)) = rest.split_once("{%") {
+        let Some((inner, after)) = after.split_once("%}") else { break };
         let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        let replacement = match word {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            _ => word,
+        let inner = match word {
+            "generation" => inner.replacen(word, "if true", 1),
+            "endgeneration" => inner.replacen(word, "endif", 1),
+            _ => inner.to_owned(),
         };
-        result.push_str(&rest[..start + 2]);
-        result.push_str(&if word.is_empty() {
-            inner.to_owned()
-        } else {
-            inner.replacen(word, replacement, 1)
-        });
-        result.push_str("%}");
-        rest = &rest[start + length + 2..];
+        result.extend([before, "{%", &inner, "%}"]);
+        rest = after;
     }
     result.push_str(rest);
     result
@@ -117,7 +110,8 @@ mod tests {
 
     #[test]
     fn generation_tags_become_harmless() {
-        let source = "a{%- generation -%}b{% endgeneration %}c{% if x %}{%";
-        assert_eq!(without_generation_tags(source), "a{%- if true -%}b{% endif %}c{% if x %}{%");
+        let source = "a{%- generation -%}b{% endgeneration %}c{% if x %}{%}{%%}{%";
+        let expected = "a{%- if true -%}b{% endif %}c{% if x %}{%}{%%}{%";
+        assert_eq!(without_generation_tags(source), expected);
     }
 }
