@@ -101,11 +101,22 @@ impl Isa {
         }
     }
 
+    /// Runs `op` compiled for this instruction set with its bf16 dot product, if it has one.
+    #[inline]
+    pub(crate) fn dispatch_bf16<O: Op>(self, op: O) -> O::Out {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level is only made where its features were detected.
+            Level::Avx512 { bf16: true } => unsafe { run_avx512_bf16(op) },
+            _ => self.dispatch(op),
+        }
+    }
+
     /// Runs `op` compiled for this instruction set.
     #[inline]
     pub(crate) fn dispatch<O: Op>(self, op: O) -> O::Out {
         match self.0 {
-            Level::Portable => op.run(Portable),
+            Level::Portable => run_portable(op),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level is only made where its features were detected.
             Level::Avx2 => unsafe { run_avx2(op) },
@@ -116,18 +127,36 @@ impl Isa {
     }
 }
 
+/// [`Op::run`] as a function of its own, here and below.
+#[inline(never)]
+pub(crate) fn run_portable<O: Op>(op: O) -> O::Out {
+    op.run(Portable)
+}
+
 #[cfg(target_arch = "x86_64")]
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn run_avx2<O: Op>(op: O) -> O::Out {
+pub(crate) fn run_avx2<O: Op>(op: O) -> O::Out {
     // SAFETY: this function has the features `Avx2` stands for.
     op.run(unsafe { Avx2::assume() })
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn run_avx512<O: Op>(op: O) -> O::Out {
+pub(crate) fn run_avx512<O: Op>(op: O) -> O::Out {
     // SAFETY: this function has the features `Avx512` stands for.
-    op.run(unsafe { Avx512::assume() })
+    op.run(unsafe { Avx512::<false>::assume() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
+)]
+pub(crate) fn run_avx512_bf16<O: Op>(op: O) -> O::Out {
+    // SAFETY: this function has the features `Avx512` with bf16 stands for.
+    op.run(unsafe { Avx512::<true>::assume() })
 }
 
 #[cfg(test)]

@@ -3,85 +3,78 @@
 //! The chain along `k` is cut every [`CHUNK`] columns: a fresh sum is added to the total, which keeps
 //! the rounding error of long rows small.
 
-use super::prep::{BF16_TILES, tile_width};
-use super::{Output, Work};
+use super::prep::tile_width;
+use super::{Output, Path, Work};
 use crate::elem::Elem;
+use crate::isa::Op;
 use crate::pack::dense::{Bf16, Columns, DenseLayout, F16, F32};
 use crate::simd::Simd;
+use std::marker::PhantomData;
 
 /// Columns summed before they are added to the total; even.
 const CHUNK: usize = 128;
 
 /// # Safety
 /// As [`Work::run`].
-#[inline(always)]
-pub(crate) unsafe fn run<S: Simd>(s: S, work: &Work<'_>, layout: &DenseLayout) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match layout.elem {
-            Elem::F32 => panels::<S, Fma<F32>>(s, work, layout, S::DENSE_TILES),
-            Elem::F16 => panels::<S, Fma<F16>>(s, work, layout, S::DENSE_TILES),
-            Elem::Bf16 => panels::<S, Fma<Bf16>>(s, work, layout, S::DENSE_TILES),
-        }
+pub(crate) unsafe fn run(work: &Work<'_>, layout: &DenseLayout) {
+    let isa = work.gemm.isa;
+    match (work.gemm.path, layout.elem) {
+        (Path::Bf16Dot, _) => isa.dispatch_bf16(Panels(work, layout, PhantomData::<Bf16Dot>)),
+        (_, Elem::F32) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<F32>>)),
+        (_, Elem::F16) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<F16>>)),
+        (_, Elem::Bf16) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<Bf16>>)),
     }
-}
-
-/// The product with the bf16 dot product instruction.
-///
-/// # Safety
-/// As [`Work::run`]; the processor has the instruction.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
-)]
-pub(crate) unsafe fn run_bf16(work: &Work<'_>) {
-    if let super::Layout::Dense(layout) = &work.gemm.w.layout {
-        // SAFETY: this function has the features that `Avx512` and `Dot` stand for.
-        unsafe {
-            let s = crate::simd::avx512::Avx512::assume();
-            panels::<_, dot::Dot>(s, work, layout, BF16_TILES);
-        }
-    }
-}
-
-/// There is no such instruction here, and the path is never chosen.
-///
-/// # Safety
-/// None needed.
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) unsafe fn run_bf16(_work: &Work<'_>) {
-    unreachable!("only chosen where the processor has the instruction: {BF16_TILES:?}");
 }
 
 /// Multiplication of two columns of weights with two columns of a token.
-trait Pair<S: Simd> {
+trait Pair {
     /// Bytes of two columns of a panel.
     const W_BYTES: usize;
     /// Bytes of two columns of one token.
     const X_BYTES: usize;
-    type W: Copy;
+    type W<S: Simd>: Copy;
+    /// Token tile widths, widest first.
+    fn tiles<S: Simd>() -> &'static [usize];
     /// # Safety
     /// `p` is readable for `W_BYTES`.
-    unsafe fn weights(s: S, p: *const u8) -> Self::W;
+    unsafe fn weights<S: Simd>(s: S, p: *const u8) -> Self::W<S>;
     /// Adds both products. Column `i` of token `t` of a tile is at `x` as this path prepares it.
     /// # Safety
     /// `x` is two columns of a tile of `width` tokens, and `t < width`.
-    unsafe fn dot(s: S, acc: S::F, w: Self::W, x: *const u8, t: usize, width: usize) -> S::F;
+    unsafe fn dot<S: Simd>(
+        s: S,
+        acc: S::F,
+        w: Self::W<S>,
+        x: *const u8,
+        t: usize,
+        width: usize,
+    ) -> S::F;
 }
 
+/// Widened to f32.
 struct Fma<C>(C);
 
-impl<S: Simd, C: Columns> Pair<S> for Fma<C> {
+impl<C: Columns> Pair for Fma<C> {
     const W_BYTES: usize = C::PAIR_BYTES;
     const X_BYTES: usize = 8;
-    type W = (S::F, S::F);
+    type W<S: Simd> = (S::F, S::F);
+    fn tiles<S: Simd>() -> &'static [usize] {
+        S::DENSE_TILES
+    }
     #[inline(always)]
-    unsafe fn weights(s: S, p: *const u8) -> Self::W {
+    unsafe fn weights<S: Simd>(s: S, p: *const u8) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
         unsafe { C::pair(s, p) }
     }
     #[inline(always)]
-    unsafe fn dot(s: S, acc: S::F, w: Self::W, x: *const u8, t: usize, width: usize) -> S::F {
+    unsafe fn dot<S: Simd>(
+        s: S,
+        acc: S::F,
+        w: (S::F, S::F),
+        x: *const u8,
+        t: usize,
+        width: usize,
+    ) -> S::F {
         // SAFETY: the caller's promise.
         unsafe {
             let x = x.cast::<f32>();
@@ -91,88 +84,104 @@ impl<S: Simd, C: Columns> Pair<S> for Fma<C> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod dot {
-    use super::Pair;
-    use crate::simd::avx512::Avx512;
-    use std::arch::x86_64::*;
+/// With the bf16 dot product instruction.
+struct Bf16Dot;
 
-    /// Only used inside [`super::run_bf16`].
-    pub(super) struct Dot;
+impl Pair for Bf16Dot {
+    const W_BYTES: usize = Bf16::PAIR_BYTES;
+    const X_BYTES: usize = 4;
+    type W<S: Simd> = S::I;
+    fn tiles<S: Simd>() -> &'static [usize] {
+        S::DENSE_TILES
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(s: S, p: *const u8) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { s.iload(p) }
+    }
+    #[inline(always)]
+    unsafe fn dot<S: Simd>(
+        s: S,
+        acc: S::F,
+        w: S::I,
+        x: *const u8,
+        t: usize,
+        _width: usize,
+    ) -> S::F {
+        // SAFETY: the caller's promise.
+        s.bf16_dot(acc, w, s.isplat(unsafe { x.cast::<i32>().add(t).read() }))
+    }
+}
 
-    impl Pair<Avx512> for Dot {
-        const W_BYTES: usize = 64;
-        const X_BYTES: usize = 4;
-        type W = __m512i;
-        #[inline(always)]
-        unsafe fn weights(_s: Avx512, p: *const u8) -> __m512i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_loadu_si512(p.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn dot(
-            _s: Avx512,
-            acc: __m512,
-            w: __m512i,
-            x: *const u8,
-            t: usize,
-            _width: usize,
-        ) -> __m512 {
-            // SAFETY: the caller's promise; the two types are the same bits.
-            unsafe {
-                let x = _mm512_set1_epi32(x.cast::<i32>().add(t).read());
-                let (w, x) = (
-                    std::mem::transmute::<__m512i, __m512bh>(w),
-                    std::mem::transmute::<__m512i, __m512bh>(x),
-                );
-                _mm512_dpbf16_ps(acc, w, x)
-            }
+/// A task's panels; only made where [`Work::run`] may be called.
+struct Panels<'a, P>(&'a Work<'a>, &'a DenseLayout, PhantomData<P>);
+
+impl<P: Pair> Op for Panels<'_, P> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self(work, layout, _) = self;
+        let mut panel = work.panels.start;
+        while panel < work.panels.end {
+            let left = work.panels.end - panel;
+            // Few tokens give few independent chains: take more panels together.
+            let together = if work.tokens.len() < 4 && left >= 4 { 4 } else { 1 };
+            // SAFETY: promised where this was made.
+            unsafe { tokens::<S, P>(s, work, layout, panel, together) };
+            panel += together;
         }
     }
 }
 
+/// All tokens of a task against `together` panels.
+///
 /// # Safety
 /// As [`Work::run`].
 #[inline(always)]
-unsafe fn panels<S: Simd, P: Pair<S>>(
+unsafe fn tokens<S: Simd, P: Pair>(
     s: S,
     work: &Work<'_>,
     layout: &DenseLayout,
-    tiles: &[usize],
+    panel: usize,
+    together: usize,
 ) {
     let gemm = work.gemm;
-    let mut panel = work.panels.start;
-    while panel < work.panels.end {
-        let left = work.panels.end - panel;
-        // Few tokens give few independent chains: take more panels together.
-        let few = work.tokens.len() < 4;
-        let together = if few && left >= 4 { 4 } else { 1 };
-        let mut token = work.tokens.start;
-        while token < work.tokens.end {
-            let width = tile_width(tiles, token, gemm.tokens);
-            // SAFETY: panels of the matrix and prepared tokens; the caller's promise.
-            unsafe {
-                let at = Tile {
-                    p: gemm.w.base.add(panel * layout.panel_bytes),
-                    x: gemm.scratch.add(token * layout.padded_k() / 2 * P::X_BYTES),
-                    token,
-                    panel,
-                    layout,
-                };
-                match (together, width) {
-                    (4, 2) => at.run::<S, P, 4, 2>(s, &gemm.out),
-                    (4, 1) => at.run::<S, P, 4, 1>(s, &gemm.out),
-                    (_, 12) => at.run::<S, P, 1, 12>(s, &gemm.out),
-                    (_, 8) => at.run::<S, P, 1, 8>(s, &gemm.out),
-                    (_, 6) => at.run::<S, P, 1, 6>(s, &gemm.out),
-                    (_, 4) => at.run::<S, P, 1, 4>(s, &gemm.out),
-                    (_, 2) => at.run::<S, P, 1, 2>(s, &gemm.out),
-                    _ => at.run::<S, P, 1, 1>(s, &gemm.out),
-                }
-            }
-            token += width;
+    let mut token = work.tokens.start;
+    while token < work.tokens.end {
+        let width = tile_width(P::tiles::<S>(), token, gemm.tokens);
+        let at = Tile {
+            // SAFETY: a panel of the matrix; the caller's promise.
+            p: unsafe { gemm.w.base.add(panel * layout.panel_bytes) },
+            // SAFETY: a prepared token; the caller's promise.
+            x: unsafe { gemm.scratch.add(token * layout.padded_k() / 2 * P::X_BYTES) },
+            token,
+            panel,
+            layout,
+        };
+        let out = &gemm.out;
+        match (together, width) {
+            (4, 2) => s.call(Run::<P, 4, 2>(&at, out, PhantomData)),
+            (4, 1) => s.call(Run::<P, 4, 1>(&at, out, PhantomData)),
+            (_, 12) => s.call(Run::<P, 1, 12>(&at, out, PhantomData)),
+            (_, 8) => s.call(Run::<P, 1, 8>(&at, out, PhantomData)),
+            (_, 6) => s.call(Run::<P, 1, 6>(&at, out, PhantomData)),
+            (_, 4) => s.call(Run::<P, 1, 4>(&at, out, PhantomData)),
+            (_, 2) => s.call(Run::<P, 1, 2>(&at, out, PhantomData)),
+            _ => s.call(Run::<P, 1, 1>(&at, out, PhantomData)),
         }
-        panel += together;
+        token += width;
+    }
+}
+
+/// A tile with its path and size; only made where [`Tile::run`] may be called.
+struct Run<'a, P, const N: usize, const T: usize>(&'a Tile<'a>, &'a Output, PhantomData<P>);
+
+impl<P: Pair, const N: usize, const T: usize> Op for Run<'_, P, N, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: promised where this was made.
+        unsafe { self.0.run::<S, P, N, T>(s, self.1) }
     }
 }
 
@@ -189,7 +198,7 @@ impl Tile<'_> {
     /// # Safety
     /// `p` is `N` panels, `x` the prepared tile of `T` tokens; output as [`Output::put`].
     #[inline(always)]
-    unsafe fn run<S: Simd, P: Pair<S>, const N: usize, const T: usize>(&self, s: S, out: &Output) {
+    unsafe fn run<S: Simd, P: Pair, const N: usize, const T: usize>(&self, s: S, out: &Output) {
         let stride = self.layout.panel_bytes;
         let pairs = self.layout.padded_k() / 2;
         let mut total = [[s.splat(0.0); T]; N];

@@ -12,7 +12,7 @@ pub(crate) mod quant;
 mod tests;
 
 use crate::elem::{Elem, Rows, RowsMut};
-use crate::isa::{Isa, Op};
+use crate::isa::Isa;
 use crate::pack::QuantLayout;
 use crate::pack::dense::DenseLayout;
 use crate::pool::Pool;
@@ -231,25 +231,11 @@ impl Work<'_> {
     /// # Safety
     /// The scratch memory holds the prepared activations; no other task writes these outputs.
     pub(crate) unsafe fn run(self) {
-        struct Kernel<'a>(Work<'a>);
-        impl Op for Kernel<'_> {
-            type Out = ();
-            #[inline(always)]
-            fn run<S: Simd>(self, s: S) {
-                // SAFETY: promised to `Work::run`.
-                unsafe {
-                    match &self.0.gemm.w.layout {
-                        Layout::Quant(q) => quant::run(s, &self.0, q),
-                        Layout::Dense(d) => dense::run(s, &self.0, d),
-                    }
-                }
-            }
-        }
-        if self.gemm.path == Path::Bf16Dot {
-            // SAFETY: the path is only chosen where the instruction exists; else the caller's promise.
-            unsafe { dense::run_bf16(&self) };
-        } else {
-            self.gemm.isa.dispatch(Kernel(self));
+        let gemm = self.gemm;
+        match &gemm.w.layout {
+            Layout::Quant(q) => gemm.isa.dispatch(quant::Panels { work: &self, layout: q }),
+            // SAFETY: the caller's promise.
+            Layout::Dense(d) => unsafe { dense::run(&self, d) },
         }
     }
 }

@@ -21,9 +21,6 @@ use crate::pack::formats::{Format as _, with_format};
 use crate::simd::{LANES, Simd, TAIL_BYTES};
 use std::ops::Range;
 
-/// Token tiles of the bf16 dot product kernel.
-pub(crate) const BF16_TILES: &[usize] = &[12, 8, 4, 2, 1];
-
 /// Widths of token tiles, widest first.
 fn tiles(isa: Isa, path: Path) -> &'static [usize] {
     struct Tiles(Path);
@@ -33,8 +30,7 @@ fn tiles(isa: Isa, path: Path) -> &'static [usize] {
         fn run<S: Simd>(self, _s: S) -> Self::Out {
             match self.0 {
                 Path::Quant => S::QUANT_TILES,
-                Path::Fma => S::DENSE_TILES,
-                Path::Bf16Dot => BF16_TILES,
+                Path::Fma | Path::Bf16Dot => S::DENSE_TILES,
             }
         }
     }
@@ -87,8 +83,7 @@ pub(crate) unsafe fn run(gemm: &Gemm, range: Range<usize>) {
             let Self(gemm, range) = self;
             let tiles = match gemm.path {
                 Path::Quant => S::QUANT_TILES,
-                Path::Fma => S::DENSE_TILES,
-                Path::Bf16Dot => BF16_TILES,
+                Path::Fma | Path::Bf16Dot => S::DENSE_TILES,
             };
             let mut token = range.start;
             while token < range.end {

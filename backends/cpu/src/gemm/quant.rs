@@ -8,16 +8,25 @@ use super::prep::tile_width;
 use super::{Output, Work};
 use crate::pack::formats::{Codes, Format, Scales, with_format};
 use crate::pack::{BLOCK, QuantLayout};
+use crate::isa::Op;
 use crate::simd::{Simd, TAIL_BYTES};
+use std::marker::PhantomData;
 
-/// # Safety
-/// As [`Work::run`].
-#[inline(always)]
-pub(crate) unsafe fn run<S: Simd>(s: S, work: &Work<'_>, layout: &QuantLayout) {
-    with_format!(layout.quant, F => {
-        // SAFETY: the caller's promise.
-        unsafe { panels::<S, F>(s, work, layout) }
-    });
+/// A task's panels; only made where [`Work::run`] may be called.
+pub(crate) struct Panels<'a> {
+    pub(crate) work: &'a Work<'a>,
+    pub(crate) layout: &'a QuantLayout,
+}
+
+impl Op for Panels<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        with_format!(self.layout.quant, F => {
+            // SAFETY: promised where this was made.
+            unsafe { panels::<S, F>(s, self.work, self.layout) }
+        });
+    }
 }
 
 /// # Safety
@@ -36,10 +45,10 @@ unsafe fn panels<S: Simd, F: Format>(s: S, work: &Work<'_>, layout: &QuantLayout
                 let at = Tile { p, x, blocks, token, panel, n: layout.n, aux_bytes: layout.aux_bytes };
                 let width = tile_width(S::QUANT_TILES, token, gemm.tokens);
                 match width {
-                    6 => at.run::<S, F, 6>(s, &gemm.out),
-                    4 => at.run::<S, F, 4>(s, &gemm.out),
-                    2 => at.run::<S, F, 2>(s, &gemm.out),
-                    _ => at.run::<S, F, 1>(s, &gemm.out),
+                    6 => s.call(Run::<F, 6>(&at, &gemm.out, PhantomData)),
+                    4 => s.call(Run::<F, 4>(&at, &gemm.out, PhantomData)),
+                    2 => s.call(Run::<F, 2>(&at, &gemm.out, PhantomData)),
+                    _ => s.call(Run::<F, 1>(&at, &gemm.out, PhantomData)),
                 }
                 token += width;
             }
@@ -56,6 +65,18 @@ struct Tile {
     panel: usize,
     n: usize,
     aux_bytes: usize,
+}
+
+/// A tile with its format and width; only made where [`Tile::run`] may be called.
+struct Run<'a, F, const T: usize>(&'a Tile, &'a Output, PhantomData<F>);
+
+impl<F: Format, const T: usize> Op for Run<'_, F, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: promised where this was made.
+        unsafe { self.0.run::<S, F, T>(s, self.1) }
+    }
 }
 
 impl Tile {

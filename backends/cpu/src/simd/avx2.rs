@@ -1,5 +1,6 @@
 //! AVX2 with FMA and F16C: two registers are one vector.
 
+use crate::isa::Op;
 use super::{LANES, Simd, bf16_bits};
 use std::arch::x86_64::*;
 
@@ -50,7 +51,12 @@ impl Simd for Avx2 {
     const RECORD_BYTES: usize = 2 * PLANE + super::TAIL_BYTES;
     const QUANT_TILES: &'static [usize] = &[2, 1];
     const DENSE_TILES: &'static [usize] = &[6, 4, 2, 1];
+    const TILE_VECTORS: usize = 6;
 
+    #[inline(always)]
+    fn call<O: Op>(self, op: O) -> O::Out {
+        op!(crate::isa::run_avx2(op))
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> [F8; 2] {
         [op!(_mm256_set1_ps(x)); 2]

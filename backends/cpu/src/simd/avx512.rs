@@ -1,13 +1,15 @@
 //! AVX-512 with VNNI: one register is one vector.
 
+use crate::isa::Op;
 use super::{LANES, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has `avx512f/bw/vl/dq/vnni`, `avx2`, `fma` and `f16c`.
+/// Proof that the processor has `avx512f/bw/vl/dq/vnni`, `avx2`, `fma` and `f16c`; with `BF16` also
+/// `avx512bf16`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// # Safety
     /// The processor has the features this type stands for.
     pub(crate) unsafe fn assume() -> Self {
@@ -27,7 +29,7 @@ macro_rules! op {
     };
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type I = __m512i;
     type Acc = [__m512i; 3];
@@ -35,7 +37,12 @@ impl Simd for Avx512 {
     const RECORD_BYTES: usize = 3 * PLANE + super::TAIL_BYTES;
     const QUANT_TILES: &'static [usize] = &[6, 4, 2, 1];
     const DENSE_TILES: &'static [usize] = &[12, 8, 4, 2, 1];
+    const TILE_VECTORS: usize = 24;
 
+    #[inline(always)]
+    fn call<O: Op>(self, op: O) -> O::Out {
+        if BF16 { op!(crate::isa::run_avx512_bf16(op)) } else { op!(crate::isa::run_avx512(op)) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         op!(_mm512_set1_ps(x))
@@ -199,6 +206,15 @@ impl Simd for Avx512 {
         out
     }
 
+    #[inline(always)]
+    fn bf16_dot(self, acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        if BF16 {
+            // The types differ in name only.
+            op!(_mm512_dpbf16_ps(acc, std::mem::transmute(w), std::mem::transmute(x)))
+        } else {
+            super::bf16_dot_widened(self, acc, w, x)
+        }
+    }
     #[inline(always)]
     fn umax_lane(self, a: __m512i) -> u32 {
         op!(_mm512_reduce_max_epu32(a))

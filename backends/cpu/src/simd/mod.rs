@@ -15,6 +15,8 @@ pub(crate) mod avx512;
 pub(crate) mod math;
 pub(crate) mod portable;
 
+use crate::isa::Op;
+
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -38,6 +40,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const QUANT_TILES: &'static [usize];
     /// Token tile widths of the dense kernel, widest first; the last is 1.
     const DENSE_TILES: &'static [usize];
+
+    /// Vectors of running sums that fit the registers beside what feeds them.
+    const TILE_VECTORS: usize;
+
+    /// Runs `op` as a function of its own: what is not inlined into its caller compiles once, however
+    /// many callers it has.
+    fn call<O: Op>(self, op: O) -> O::Out;
+
 
     fn splat(self, x: f32) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
@@ -128,6 +138,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `record` is writable for [`Self::RECORD_BYTES`] and `half < 2`.
     unsafe fn put_limbs(self, record: *mut u8, half: usize, x: Self::I);
+    /// `acc` plus, for each lane, the products of its two pairs of bfloat16. The instruction set's own
+    /// instruction, if it has one, may take denormals as zero.
+    #[inline(always)]
+    fn bf16_dot(self, acc: Self::F, w: Self::I, x: Self::I) -> Self::F {
+        bf16_dot_widened(self, acc, w, x)
+    }
     /// Largest lane, as unsigned integers.
     fn umax_lane(self, a: Self::I) -> u32;
     /// Sum of the integer lanes.
@@ -148,6 +164,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         let v = self.to_array(a);
         v.iter().skip(1).fold(v[0], |m, &x| if x > m { x } else { m })
     }
+}
+
+/// [`Simd::bf16_dot`] in f32.
+#[inline(always)]
+fn bf16_dot_widened<S: Simd>(s: S, acc: S::F, w: S::I, x: S::I) -> S::F {
+    let high = s.isplat(0xffff_0000_u32.cast_signed());
+    let low = |v| s.from_bits(s.ishl::<16>(v));
+    let acc = s.fma(low(w), low(x), acc);
+    s.fma(s.from_bits(s.iand(w, high)), s.from_bits(s.iand(x, high)), acc)
 }
 
 /// Rounds to bfloat16, nearest even; NaN stays NaN.

@@ -1,5 +1,6 @@
 //! Plain Rust: arrays that the compiler vectorises as it can (NEON on aarch64).
 
+use crate::isa::Op;
 use super::{LANES, Simd, bf16_bits};
 use half::f16;
 
@@ -39,7 +40,12 @@ impl Simd for Portable {
     const RECORD_BYTES: usize = 2 * PLANE + super::TAIL_BYTES;
     const QUANT_TILES: &'static [usize] = &[2, 1];
     const DENSE_TILES: &'static [usize] = &[4, 2, 1];
+    const TILE_VECTORS: usize = 6;
 
+    #[inline(always)]
+    fn call<O: Op>(self, op: O) -> O::Out {
+        crate::isa::run_portable(op)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         [x; LANES]
