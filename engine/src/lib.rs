@@ -1,6 +1,17 @@
 //! The engine: models, paged KV cache, scheduler, sampling.
 //!
-//! One OS thread a replica runs the loop; callers talk to it through an [`EngineHandle`], from any thread or task.
+//! A [`Plan`] says how a checkpoint will run on a device and which kernels that takes; [`Plan::load`]
+//! makes it an engine. One OS thread a replica runs the loop; callers talk to it through an
+//! [`EngineHandle`], from any thread or task.
+//!
+//! How a token comes to be, and where to read on:
+//! - `handle`, `validate`: a request is checked and becomes a `sequence`
+//! - `engine_loop`: the thread; takes sequences in, steps, sends events out
+//! - `scheduler`: who computes how many tokens in a step, on blocks from `kv`
+//! - `batch`: the step's tokens as flat lists
+//! - `runner`: computes a batch on a device and chooses tokens, with parameters from `sampling`
+//! - `models`: what each family computes, recorded as a `program` that the runner runs
+//! - `load`: sizes, memory, weights
 
 mod batch;
 mod engine_loop;

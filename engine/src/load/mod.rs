@@ -123,6 +123,12 @@ impl Plan {
         &self.config
     }
 
+    /// The model's files.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
     /// Every operation that the model and its sampler will launch, each once, with the real dimensions.
     #[must_use]
     pub fn kernel_set(&self) -> &[OpBuf] {

@@ -105,8 +105,10 @@ impl World {
         }
         // Nobody overtakes: whoever came in now ranks before all who still wait.
         let admitted = running.iter().map(Sequence::rank).filter(|rank| !before.contains(rank));
+        let admitted: Vec<Rank> = admitted.collect();
+        assert!(plan.preemptions == 0 || admitted.is_empty(), "blocks had just run out");
         let first_waiting = self.scheduler.waiting.front().map(Sequence::rank);
-        if let (Some(last), Some(first)) = (admitted.max(), first_waiting) {
+        if let (Some(last), Some(first)) = (admitted.into_iter().max(), first_waiting) {
             assert!(last < first);
         }
         let blocks = self.scheduler.waiting.iter().map(|seq| seq.table.blocks().len());
