@@ -83,6 +83,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large", message)
     }
 
+    pub(crate) fn body_too_slow() -> Self {
+        let message = "The request's body took too long to arrive.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "Request Timeout", message)
+    }
+
     pub(crate) fn body_unreadable() -> Self {
         Self::malformed("body", "the request's body could not be read to its end")
     }

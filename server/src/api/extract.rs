@@ -1,5 +1,7 @@
 //! Reading a request's body: size, content type, JSON, types, each with its own error.
 
+use std::time::Duration;
+
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
@@ -7,11 +9,15 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::error::ApiError;
 
 /// Longest body. A million tokens of text fit many times over.
 pub(crate) const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A body of JSON.
 #[derive(Debug)]
@@ -39,12 +45,13 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 async fn read_body(body: Body) -> Result<Bytes, ApiError> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err(ApiError::body_too_large(MAX_BODY_BYTES))
         }
-        Err(_) => Err(ApiError::body_unreadable()),
+        Ok(Err(_)) => Err(ApiError::body_unreadable()),
+        Err(_) => Err(ApiError::body_too_slow()),
     }
 }
 

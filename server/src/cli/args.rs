@@ -66,7 +66,7 @@ impl ModelArgs {
 #[command(next_help_heading = "Device")]
 pub struct SearchArgs {
     /// A backend's library, or a folder of them, instead of the usual places; may be given several times
-    #[arg(long, value_name = "PATH", action = ArgAction::Append, num_args = 1..)]
+    #[arg(long, value_name = "PATH", action = ArgAction::Append)]
     pub backend_path: Vec<PathBuf>,
 
     /// SHA-256 that the library of a backend must have; may be given several times

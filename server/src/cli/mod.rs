@@ -240,20 +240,36 @@ pub struct BenchServeArgs {
 #[derive(Args, Clone, Debug)]
 #[expect(missing_docs, reason = "some are documented at their types")]
 pub struct VerifyCommand {
-    /// A backend's id or library; all that were found by default
+    /// Backends by id or library, with a device's number as in cuda:1; all that were found by default
     #[arg(value_name = "BACKEND")]
-    pub backend: Option<String>,
+    pub backends: Vec<String>,
 
     #[command(flatten)]
     pub search: SearchArgs,
 
-    /// Only cases whose names hold this
+    /// Only the case of this name, or those whose names hold this
     #[arg(long, value_name = "TEXT")]
-    pub filter: Option<String>,
+    pub case: Option<String>,
 
-    /// Write the report as JSON to this file; `-` is standard output
+    /// Only cases of this profile, such as dense, moe, sample, quant or quant:q4_k; may be given several times
+    #[arg(long, value_name = "PROFILE", action = ArgAction::Append)]
+    pub profile: Vec<String>,
+
+    /// Only cases of this op, such as linear; may be given several times
+    #[arg(long, value_name = "OP", action = ArgAction::Append)]
+    pub op: Vec<String>,
+
+    /// Seed of the inputs
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Threads of the cpu backend; all cores by default
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Write the reports as JSON to this file; `-` is standard output, without the table
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub report: Option<PathBuf>,
+    pub json: Option<PathBuf>,
 }
 
 /// `halyard backends`

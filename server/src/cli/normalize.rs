@@ -98,6 +98,8 @@ fn find_command<'a>(root: &'a Command, args: &[OsString]) -> Option<(&'a Command
 pub(super) struct Flags {
     /// Name or alias to whether it takes values.
     own: BTreeMap<String, bool>,
+    /// Letters of ours, which mean what they mean here.
+    letters: Vec<char>,
 }
 
 /// What a name stands for.
@@ -114,14 +116,16 @@ pub(super) enum Meaning<'a> {
 impl Flags {
     fn of(command: &Command) -> Self {
         let mut own = BTreeMap::new();
+        let mut letters = Vec::new();
         for arg in command.get_arguments() {
+            letters.extend(arg.get_short());
             let takes_values = arg.get_action().takes_values();
             let aliases = arg.get_all_aliases().unwrap_or_default();
             for name in arg.get_long().into_iter().chain(aliases) {
                 own.insert(name.to_owned(), takes_values);
             }
         }
-        Self { own }
+        Self { own, letters }
     }
 
     /// Finds a flag by its name without dashes before it, or by a beginning that only it has.
@@ -142,6 +146,29 @@ impl Flags {
                 candidates: candidates.iter().map(|name| format!("--{name}")).collect(),
             }),
         }
+    }
+
+    /// `--name=value`, `--name`, `-tp=2`, `-tp`; `None` for what is no flag or a letter of ours.
+    fn split(&self, text: &str) -> Option<(String, Option<String>)> {
+        let (flag, value) = match text.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (text, None),
+        };
+        if let Some(name) = flag.strip_prefix("--") {
+            return Some((name.to_owned(), value));
+        }
+        let mut letters = flag.strip_prefix('-')?.chars();
+        if let (Some(letter), None) = (letters.next(), letters.next())
+            && self.letters.contains(&letter)
+        {
+            return None;
+        }
+        // `-O3`: the level stands in the flag.
+        if let Some(level) = flag.strip_prefix("-O").filter(|level| !level.is_empty()) {
+            return Some(("optimization-level".into(), Some(level.to_owned())));
+        }
+        let (_, long) = SHORT.iter().find(|(short, _)| *short == flag)?;
+        Some((long.trim_start_matches('-').to_owned(), value))
     }
 
     pub(super) fn is_own(&self, name: &str) -> bool {
@@ -205,7 +232,7 @@ fn rewrite(args: Vec<OsString>, flags: &Flags, line: &mut Line) -> Result<(), Us
             line.args.extend(args);
             return Ok(());
         }
-        let Some((name, inline)) = split_flag(text) else {
+        let Some((name, inline)) = flags.split(text) else {
             line.args.push(arg);
             continue;
         };
@@ -227,23 +254,6 @@ fn rewrite(args: Vec<OsString>, flags: &Flags, line: &mut Line) -> Result<(), Us
         }
     }
     Ok(())
-}
-
-/// `--name=value`, `--name`, `-tp=2`, `-tp`; `None` for what is no flag of many letters.
-fn split_flag(text: &str) -> Option<(String, Option<String>)> {
-    let (flag, value) = match text.split_once('=') {
-        Some((flag, value)) => (flag, Some(value.to_owned())),
-        None => (text, None),
-    };
-    if let Some(name) = flag.strip_prefix("--") {
-        return Some((name.to_owned(), value));
-    }
-    // `-O3`: the level stands in the flag.
-    if let Some(level) = flag.strip_prefix("-O").filter(|level| !level.is_empty()) {
-        return Some(("optimization-level".into(), Some(level.to_owned())));
-    }
-    let (_, long) = SHORT.iter().find(|(short, _)| *short == flag)?;
-    Some((long.trim_start_matches('-').to_owned(), value))
 }
 
 impl Values {
@@ -299,6 +309,8 @@ mod tests {
         let (line, warnings) = run(&["serve", "M", "--num-scheduler-steps", "20"]).expect("old");
         assert_eq!(line, ["serve", "M"]);
         assert!(warnings[0].contains("--num-scheduler-steps 20 is an old flag"), "{warnings:?}");
+        let line = ["bench", "M", "-r", "3", "-p", "8", "-n", "1"];
+        assert_eq!(args(&line), ["bench", "M", "-r", "3", "-p", "8"]);
         let (line, warnings) = run(&["start", "M"]).expect("old");
         assert_eq!((line, warnings.len()), (vec!["serve".to_owned(), "M".into()], 1));
     }

@@ -39,7 +39,7 @@ impl Search {
     }
 
     /// The built-in backends and every library, loaded or with what is wrong with it.
-    fn all(&self) -> Vec<Result<Backend, LoadError>> {
+    pub(super) fn all(&self) -> Vec<Result<Backend, LoadError>> {
         let libraries = self.found.iter().map(|found| load(found, &self.trust));
         builtin().into_iter().map(Ok).chain(libraries).collect()
     }
@@ -110,13 +110,21 @@ pub(super) fn open(args: &DeviceArgs) -> anyhow::Result<Device> {
         Some(id) => search.one(id)?,
         None => search.best()?,
     };
-    let ordinal = indices.first().copied().unwrap_or(0);
+    open_ordinal(&backend, indices.first().copied().unwrap_or(0), args.threads)
+}
+
+/// Opens a backend's device. Only backends that know of threads take their number.
+pub(super) fn open_ordinal(
+    backend: &Backend,
+    ordinal: u32,
+    threads: Option<usize>,
+) -> anyhow::Result<Device> {
     let count = backend.device_count().context("the backend cannot count its devices")?;
     if ordinal >= count {
         let reason = backend.info(InfoKey::PROBE_REASON);
         bail!("{}:{ordinal} is not there: the backend has {count} devices {reason}", backend.id());
     }
-    let threads = args.threads.map(|threads| threads.to_string());
+    let threads = threads.map(|threads| threads.to_string());
     let options: Vec<(&str, &str)> =
         threads.as_deref().map(|threads| ("threads", threads)).into_iter().collect();
     backend

@@ -3,9 +3,11 @@
 mod backends;
 mod bench;
 mod completions;
+mod gate;
 mod generate;
 mod model;
 mod serve;
+mod verify;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -36,7 +38,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         Command::Backends(command) => backends::run(&command),
         Command::Devices(command) => backends::devices(&command),
         Command::Completions(command) => completions::run(&command),
-        Command::Verify(_) => Err(anyhow::anyhow!("unreachable")),
+        Command::Verify(command) => verify::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use halyard_core::{Device, InfoKey, PropKey};
 use halyard_engine::{EngineHandle, EngineInfo, LoadOptions, LoadProgress, Observer, Plan};
 use halyard_weights::{Checkpoint, GenerationDefaults, ModelConfig};
 
-use super::backends;
+use super::{backends, gate};
 use crate::{
     cli::{
         args::{DeviceArgs, EngineArgs, ModelArgs},
@@ -54,6 +54,7 @@ pub(super) fn load(
     let on_host = device_handle.property(PropKey::INLINE) == Some(1);
     let plan = Plan::new(&device_handle, checkpoint, &options(model, engine))
         .with_context(|| format!("cannot load {root}"))?;
+    gate::check(&device_handle, plan.kernel_set(), device.conformance)?;
 
     let observer = observer(plan.info());
     let weights_begun = Instant::now();

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde_json::{Map, Value};
 use tokio::{
     net::TcpListener,
@@ -28,7 +28,10 @@ pub(super) fn run(command: &ServeCommand) -> anyhow::Result<()> {
         .thread_name("http")
         .build()
         .context("cannot start the threads of the server")?;
-    runtime.block_on(serve(command))
+    let result = runtime.block_on(serve(command));
+    // A model that is still loading is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 async fn serve(command: &ServeCommand) -> anyhow::Result<()> {
@@ -52,7 +55,10 @@ async fn serve(command: &ServeCommand) -> anyhow::Result<()> {
     });
     let loaded = tokio::select! {
         loaded = loading => loaded.context("loading the model panicked")??,
-        () = signals.next() => bail!("stopped while the model was loading"),
+        () = signals.next() => {
+            tracing::info!("stopped while the model was loading");
+            return Ok(());
+        }
     };
 
     let metrics = metrics.get().context("the engine was loaded without metrics")?;

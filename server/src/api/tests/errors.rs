@@ -212,6 +212,17 @@ async fn paths_methods_and_bodies() {
     assert_eq!(send(json_post(PLAIN, large.into())).await, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come() {
+    let client = Client::new(&ScriptedEngine::says("x"));
+    let never = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let request = Request::post(PLAIN)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Body::from_stream(never))
+        .expect("a request");
+    assert_eq!(client.send(request).await.status(), StatusCode::REQUEST_TIMEOUT);
+}
+
 #[tokio::test]
 async fn a_full_queue() {
     let engine = ScriptedEngine::says("x");
