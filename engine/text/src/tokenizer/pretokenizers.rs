@@ -28,7 +28,8 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const CJK_HANGUL: &str = "[\u{4e00}-\u{9fa5}\u{0800}-\u{4e00}\u{ac00}-\u{d7ff}]+";
-const DEEPSEEK_LETTERS: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+// The letters that the model's authors chose; escaped where an editor would normalise the character.
+const DEEPSEEK_LETTERS: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u{1f7d}ᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-\u{1fd3}ῖ-\u{1fdb}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u{2126}ℨ\u{212a}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
 const DEEPSEEK_PUNCTUATION: &str = "\\s?[!-/:-~！-／：-～‘-‟\u{3000}-。]+";
 const DEEPSEEK3: &str = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
@@ -65,7 +66,7 @@ impl PreTokenizer {
                     DEEPSEEK_PUNCTUATION,
                     r"\s+$",
                     CJK_HANGUL,
-                    r"\p{N}+",
+                    r"\p{N}",
                 ],
                 add_bos: true,
                 ..PLAIN
@@ -101,5 +102,72 @@ impl PreTokenizer {
         }
         steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false)));
         Ok(PreTokenizerWrapper::Sequence(Sequence::new(steps)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
+
+    use super::*;
+
+    fn cut(name: &str, text: &str) -> Vec<String> {
+        let mut string = PreTokenizedString::from(text);
+        PreTokenizer::named(name).unwrap().build().unwrap().pre_tokenize(&mut string).unwrap();
+        let pieces = string.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        pieces.into_iter().map(|(_, (start, end), _)| text[start..end].to_owned()).collect()
+    }
+
+    #[test]
+    fn every_name_cuts_its_way() {
+        let text = "I'LL pay 1234 Ἀώ 你好!\n\n  ok";
+        let cases: [(&str, &[&str]); 9] = [
+            ("gpt-2", &["I", "'", "LL", " pay", " 1234", " Ἀώ", " 你好", "!", "\n\n ", " ok"]),
+            (
+                "default",
+                &["I", "'", "LL", " pay", " ", "123", "4", " Ἀώ", " 你好", "!", "\n\n ", " ok"],
+            ),
+            (
+                "llama-bpe",
+                &["I", "'LL", " pay", " ", "123", "4", " Ἀώ", " 你好", "!\n\n", " ", " ok"],
+            ),
+            (
+                "qwen2",
+                &["I", "'LL", " pay", " ", "1", "2", "3", "4", " Ἀώ", " 你好", "!\n\n", " ", " ok"],
+            ),
+            (
+                "smollm",
+                &[
+                    "I", "'", "LL", " pay", " ", "1", "2", "3", "4", " Ἀώ", " 你好", "!", "\n\n ",
+                    " ok",
+                ],
+            ),
+            (
+                "tekken",
+                &["I", "'LL", " pay", " ", "1", "2", "3", "4", " Ἀώ", " 你好", "!\n\n", " ", " ok"],
+            ),
+            (
+                "deepseek-llm",
+                &[
+                    "I", "'", "LL", " pay", " ", "1", "2", "3", "4", " ", "Ἀ", "ώ", " ", "你好",
+                    "!", "\n", "\n", " ", " ok",
+                ],
+            ),
+            (
+                "deepseek-coder",
+                &[
+                    "I", "'", "LL", " pay", " ", "1", "2", "3", "4", " ", "Ἀ", "ώ", " ", "你好",
+                    "!", "\n", "\n", " ", " ok",
+                ],
+            ),
+            (
+                "deepseek-v3",
+                &["I", "'LL", " pay", " ", "123", "4", " Ἀώ", " ", "你好", "!\n\n", " ", " ok"],
+            ),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(cut(name, text), expected, "{name}");
+        }
+        assert!(PreTokenizer::named("other").is_err_and(|e| e.to_string().contains("llama-bpe")));
     }
 }
