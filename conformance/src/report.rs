@@ -25,6 +25,8 @@ pub enum Outcome {
 pub struct CaseResult {
     /// Which case; what `--case` takes.
     pub name: String,
+    /// What it is for.
+    pub why: String,
     /// `dense`, `moe`, `quant:<scheme>` or `sample`.
     pub profile: String,
     /// Op name.
@@ -162,7 +164,7 @@ impl Report {
         );
         for case in self.cases.iter().filter(|c| c.outcome == Outcome::Failed) {
             let message = case.message.as_deref().unwrap_or_default();
-            let _ = writeln!(text, "\nFAILED {}\n  {}", case.name, case.descriptor);
+            let _ = writeln!(text, "\nFAILED {} ({})\n  {}", case.name, case.why, case.descriptor);
             let _ = writeln!(text, "  {message}\n  replay: {}", self.replay(case));
         }
         text
@@ -186,6 +188,7 @@ mod tests {
     fn a_report_counts_names_and_replays() {
         let case = |name: &str, outcome| CaseResult {
             name: name.into(),
+            why: "a test".into(),
             profile: "dense".into(),
             op: "linear".into(),
             descriptor: "linear x:f32[*,4]".into(),

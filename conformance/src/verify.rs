@@ -139,6 +139,7 @@ fn case_result(
     };
     CaseResult {
         name: case.name.clone(),
+        why: case.why.clone(),
         profile: case.profile.clone(),
         op: case.op.kind().to_string(),
         descriptor: case.op.to_string(),
@@ -176,8 +177,39 @@ fn run_case(
     let comparisons = judge(&case.op, &inputs, &got, &reference, None);
     if comparisons.iter().all(|c| c.passed) {
         check_promises(&under_test, &case.op, &inputs, (case.layout, &got))?;
+        if case.concurrent {
+            check_concurrency(device, case, (&weights, &inputs), &reference)?;
+        }
     }
     Ok(comparisons)
+}
+
+/// Two threads launch the same op at once, each with a kernel, weights and a stream of its own.
+fn check_concurrency(
+    device: &Device,
+    case: &Case,
+    (weights, inputs): (&[WeightSource], &Inputs),
+    reference: &Outputs,
+) -> Result<(), Trouble> {
+    let alone = || -> Result<(), Trouble> {
+        let prepared = Prepared::new(device, &case.op, weights)?;
+        for scratch in SCRATCH.into_iter().cycle().take(8) {
+            let got = prepared.launch(inputs, Setting { layout: case.layout, scratch })?;
+            let comparisons = judge(&case.op, inputs, &got, reference, None);
+            if let Some(failure) = comparisons.into_iter().find_map(|c| c.failure) {
+                return Err(Trouble::Violation(format!("with two threads at once: {failure}")));
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(alone);
+        let mine = alone();
+        let theirs = other.join().unwrap_or_else(|_| {
+            Err(Trouble::Violation("a thread that launched it panicked".into()))
+        });
+        mine.and(theirs)
+    })
 }
 
 /// What the oracle gives for the same inputs.
@@ -199,10 +231,6 @@ pub(crate) fn expected(
 
 /// `supports` and `prepare` must agree, and what nobody knows must be refused.
 pub(crate) fn check_support(device: &Device, op: &OpBuf) -> Result<(), Trouble> {
-    let refused = |error: halyard_core::DeviceError| {
-        let sticky = error.is_sticky();
-        if sticky { Err(Trouble::Device(error)) } else { Ok(()) }
-    };
     match device.support(op) {
         Support::No(why) => match device.prepare(op.clone()) {
             Ok(_) => {
@@ -216,7 +244,11 @@ pub(crate) fn check_support(device: &Device, op: &OpBuf) -> Result<(), Trouble> 
                 Ok(_) => Err(Trouble::Violation(
                     "an attribute that it cannot know was ignored instead of refused".into(),
                 )),
-                Err(error) => refused(error),
+                Err(error) if error.is_unsupported() => Ok(()),
+                Err(error) if error.is_sticky() => Err(Trouble::Device(error)),
+                Err(error) => Err(Trouble::Violation(format!(
+                    "an attribute that it cannot know is `unsupported`, but it says: {error}"
+                ))),
             }
         }
     }

@@ -45,13 +45,18 @@ pub(super) struct Entry {
     /// An op's name.
     pub(super) op: String,
     /// What it is for.
-    #[serde(rename = "why")]
-    pub(super) _why: String,
+    pub(super) why: String,
     /// Profile, if not the op's own: `dense`, `moe`, `sample`; weights in GGUF schemes make it `quant:<scheme>`.
     pub(super) profile: Option<String>,
     /// Beyond what the profile promises.
     #[serde(default)]
     pub(super) optional: bool,
+    /// A linear layer whose weight is declared as an embedding, as in models with tied embeddings.
+    #[serde(default)]
+    pub(super) tied: bool,
+    /// Also launched from two threads at once, each on a stream of its own.
+    #[serde(default)]
+    pub(super) concurrent: bool,
     /// Symbols of the catalogue.
     #[serde(default)]
     pub(super) dims: BTreeMap<String, Any<i64>>,

@@ -38,6 +38,9 @@ struct Choice {
 
 /// The cases of an entry.
 pub(super) fn expand(entry: &Entry) -> Result<Vec<Case>, String> {
+    if entry.why.is_empty() {
+        return Err("it does not say what it is for".into());
+    }
     let kind =
         OpKind::from_name(&entry.op).ok_or_else(|| format!("no op is called {}", entry.op))?;
     let schema = OpSchema::of(kind).ok_or_else(|| format!("op {kind} is not in the catalogue"))?;
@@ -168,14 +171,16 @@ fn case(entry: &Entry, schema: &'static OpSchema, choice: &Choice) -> Result<Cas
     let weights = schema
         .weights
         .iter()
-        .map(|slot| weight(slot, choice, &symbols, schema.kind))
+        .map(|slot| weight(slot, choice, &symbols, entry.tied || schema.kind == OpKind::EMBEDDING))
         .collect::<Result<Vec<_>, _>>()?;
     let op =
         opbuf::build(schema.kind, &attrs(schema.kind, &choice.attrs)?, tensors, weights.clone())?;
     let name = [std::slice::from_ref(&entry.name), &choice.label].concat().join("/");
     let profile = profile(entry, schema.kind, &weights);
-    let (optional, layout) = (entry.optional, choice.layout);
-    Ok(Case { name, profile, optional, op, weights, symbols, recipe, layout })
+    let Entry { optional, concurrent, .. } = *entry;
+    let layout = choice.layout;
+    let why = entry.why.clone();
+    Ok(Case { name, why, profile, optional, concurrent, op, weights, symbols, recipe, layout })
 }
 
 /// Symbols whose values change from launch to launch in a server.
@@ -232,7 +237,7 @@ fn weight(
     slot: &WeightSlot,
     choice: &Choice,
     symbols: &Symbols,
-    kind: OpKind,
+    is_table: bool,
 ) -> Result<WeightDesc<'static>, String> {
     let value = |d: Dim| -> Result<u64, String> {
         let sym = d.sym().ok_or("a weight of fixed size")?;
@@ -252,7 +257,7 @@ fn weight(
             let groups = u32::try_from(value(groups)?).map_err(|e| e.to_string())?;
             WeightDesc::experts(scheme, dtype, groups, n, k)
         }
-        None if kind == OpKind::EMBEDDING => WeightDesc::embedding(scheme, dtype, n, k),
+        None if is_table => WeightDesc::embedding(scheme, dtype, n, k),
         None => WeightDesc::linear(scheme, dtype, n, k),
     })
 }

@@ -13,9 +13,13 @@ use entry::File;
 pub(crate) struct Case {
     /// Unique; entry name and what varies.
     pub(crate) name: String,
+    /// What it is for.
+    pub(crate) why: String,
     pub(crate) profile: String,
     /// A backend that declares the profile may still say no.
     pub(crate) optional: bool,
+    /// Also launched from two threads at once.
+    pub(crate) concurrent: bool,
     pub(crate) op: OpBuf,
     pub(crate) weights: Vec<WeightDesc<'static>>,
     pub(crate) symbols: Symbols,
@@ -95,7 +99,8 @@ mod tests {
 
     #[test]
     fn mistakes_in_a_file_are_named() {
-        let text = "[[case]]\nname = \"x\"\nop = \"linear\"\nwhy = \"\"\ndims = { T = 1, Q = 2 }\n";
+        let text =
+            "[[case]]\nname = \"x\"\nop = \"linear\"\nwhy = \"?\"\ndims = { T = 1, Q = 2 }\n";
         let error = parse("f.toml", text).unwrap_err().to_string();
         assert!(error.starts_with("f.toml: case x:") && error.contains('Q'), "{error}");
         let error = parse("f.toml", "[[case]]\nnam = 1\n").unwrap_err().to_string();

@@ -131,8 +131,14 @@ mod tests {
             standard_dir(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
         };
         assert_eq!(with(&[("HALYARD_CACHE_DIR", "/c")]), Some("/c/gate".into()));
-        assert_eq!(with(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]), Some("/x/halyard/gate".into()));
-        assert_eq!(with(&[("XDG_CACHE_HOME", "x"), ("HOME", "/h")]), Some("/h/.cache/halyard/gate".into()));
+        assert_eq!(
+            with(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
+            Some("/x/halyard/gate".into())
+        );
+        assert_eq!(
+            with(&[("XDG_CACHE_HOME", "x"), ("HOME", "/h")]),
+            Some("/h/.cache/halyard/gate".into())
+        );
         assert_eq!(with(&[]), None);
     }
 }

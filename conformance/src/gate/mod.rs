@@ -112,13 +112,17 @@ impl GateReport {
     }
 
     fn describe(&self, kernel: &KernelResult) -> String {
-        let worst = kernel.comparisons.iter().max_by(|a, b| a.max_of_bound.total_cmp(&b.max_of_bound));
+        let worst =
+            kernel.comparisons.iter().max_by(|a, b| a.max_of_bound.total_cmp(&b.max_of_bound));
         let error = worst.filter(|c| !c.passed).map_or_else(String::new, |c| {
             let times = match c.max_of_bound {
                 times if times > 1e6 => "far beyond".to_owned(),
                 times => format!("{times:.1} times"),
             };
-            format!("\n    worst absolute error {:.3e}, {times} its bound; nmse {:.2e}", c.max_abs, c.nmse)
+            format!(
+                "\n    worst absolute error {:.3e}, {times} its bound; nmse {:.2e}",
+                c.max_abs, c.nmse
+            )
         });
         format!(
             "  {}\n    with {}: {}{error}\n    seed {}",

@@ -1,9 +1,6 @@
 //! Which launches a kernel is tried with: one row, a few, and as many as the oracle's time allows.
 
-use halyard_core::{
-    OpBuf, OpKind, Sym,
-    attrs::PagedAttention,
-};
+use halyard_core::{OpBuf, OpKind, Sym, attrs::PagedAttention};
 
 use crate::{
     execute::Layout,
@@ -138,7 +135,11 @@ fn attention(op: &OpBuf) -> Vec<Trial> {
     // Longer windows than this would cost more than they tell: the arithmetic of the mask is the same.
     let window = usize::try_from(attrs_of::<PagedAttention>(op).window).unwrap_or(0);
     if (1..=16_384).contains(&window) {
-        batches.push(("beyond the window", vec![[1, window + 37], [3, window + 3]], Layout::Packed));
+        batches.push((
+            "beyond the window",
+            vec![[1, window + 37], [3, window + 3]],
+            Layout::Packed,
+        ));
     }
     let most = Symbols::of(op).known(Sym::Blocks);
     let fits = |batch: &[[usize; 2]]| {
@@ -149,7 +150,11 @@ fn attention(op: &OpBuf) -> Vec<Trial> {
         .filter(|(_, batch, _)| fits(batch))
         .map(|(label, batch, layout)| {
             let mut symbols = Symbols::of(op);
-            let recipe = Recipe { batch, padding: usize::from(layout == Layout::Pitched), ..Recipe::default() };
+            let recipe = Recipe {
+                batch,
+                padding: usize::from(layout == Layout::Pitched),
+                ..Recipe::default()
+            };
             complete(op.kind(), &mut symbols, &recipe);
             Trial { symbols, recipe, layout, promises: true, label: label.into() }
         })
@@ -193,7 +198,11 @@ mod tests {
             for trial in trials(&op, &[]) {
                 for axis in slots.iter().flat_map(|s| s.axes(2)).filter_map(|d| d.sym()) {
                     let fixed = !matches!(axis, Sym::T | Sym::B | Sym::M | Sym::P | Sym::Mb);
-                    assert!(fixed || trial.symbols.known(axis).is_some(), "{} {axis:?}", schema.kind);
+                    assert!(
+                        fixed || trial.symbols.known(axis).is_some(),
+                        "{} {axis:?}",
+                        schema.kind
+                    );
                 }
             }
         }

@@ -14,8 +14,8 @@ use std::{
 use halyard_cpu_ref::{CpuRef, RefDevice};
 use halyard_sdk::{
     Attr, Backend, CopyReq, Device as _, HostMemory, InfoKey, InlineDevice, Kernel, KvDesc,
-    KvLayout, LaunchArgs, MemRef, OpDesc, OpKind, Options, PropKey, Result, Scheme, Stream, Support,
-    TensorSpec, TensorView, Weight, WeightDesc, WeightFill, WeightPlan,
+    KvLayout, LaunchArgs, MemRef, OpDesc, OpKind, Options, PropKey, Result, Scheme, Stream,
+    Support, TensorSpec, TensorView, Weight, WeightDesc, WeightFill, WeightPlan,
     abi::{RSlice, types::mem},
 };
 

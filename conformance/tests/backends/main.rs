@@ -1,0 +1,42 @@
+//! Every backend of this repository through the whole catalogue: linked in, and as the library that a server would load.
+
+mod library;
+
+use halyard_conformance::{Options, Report, oracle, verify};
+use halyard_core::{Backend, Device};
+
+#[expect(clippy::print_stdout, reason = "the table, for those who ask with --nocapture")]
+fn run(device: &Device) -> Report {
+    let oracle = oracle().expect("the reference is linked in");
+    let report = verify(device, &oracle, &Options::default(), &mut |_| {});
+    let report = report.expect("the catalogue is well-formed");
+    println!("{}", report.table());
+    report
+}
+
+/// Everything passes, apart from optional cases, of which at most so many may be unsupported.
+#[track_caller]
+fn certified(device: &Device, optional: usize) {
+    let report = run(device);
+    assert!(report.passed(), "{}", report.table());
+    for profile in &report.declared {
+        assert!(report.profile_passed(profile), "{profile}");
+    }
+    assert_eq!(report.counts.unavailable, 0);
+    assert!(report.counts.unsupported <= optional, "{:?}", report.counts);
+}
+
+/// The reference quantises no activations: 18 cases.
+const REFERENCE_OPTIONAL: usize = 18;
+
+#[test]
+fn the_reference_agrees_with_itself() {
+    certified(&oracle().unwrap(), REFERENCE_OPTIONAL);
+}
+
+#[test]
+fn the_reference_as_a_library() {
+    let backend: Backend = library::load("halyard-backend-cpu-ref");
+    assert_eq!(backend.id(), "cpu-ref");
+    certified(&backend.open(0, &[]).unwrap(), REFERENCE_OPTIONAL);
+}
