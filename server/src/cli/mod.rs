@@ -345,3 +345,6 @@ pub fn parse(args: Vec<OsString>) -> Result<(Cli, Vec<String>), clap::Error> {
     })?;
     Ok((Cli::try_parse_from(line.args)?, line.warnings))
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,3 +44,6 @@ pub enum StopReason {
     /// One of the request's `stop_token_ids`.
     Id(u32),
 }
+
+#[cfg(test)]
+mod tests;
