@@ -151,7 +151,13 @@ impl Rows {
     /// # Safety
     /// Columns `col .. min(col + 16, end)` are inside the view.
     #[inline(always)]
-    pub(crate) unsafe fn load_upto<S: Simd>(&self, s: S, row: usize, col: usize, end: usize) -> S::F {
+    pub(crate) unsafe fn load_upto<S: Simd>(
+        &self,
+        s: S,
+        row: usize,
+        col: usize,
+        end: usize,
+    ) -> S::F {
         // SAFETY: the caller's promise.
         unsafe {
             if col + LANES <= end {

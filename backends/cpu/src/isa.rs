@@ -63,7 +63,10 @@ impl Isa {
         let all = Self::all_available();
         all.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
             let names: Vec<_> = all.iter().map(|isa| isa.name()).collect();
-            format!("instruction set `{name}` is unknown or absent here; have: {}", names.join(", "))
+            format!(
+                "instruction set `{name}` is unknown or absent here; have: {}",
+                names.join(", ")
+            )
         })
     }
 
@@ -151,9 +154,7 @@ pub(crate) fn run_avx512<O: Op>(op: O) -> O::Out {
 
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
-)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
 pub(crate) fn run_avx512_bf16<O: Op>(op: O) -> O::Out {
     // SAFETY: this function has the features `Avx512` with bf16 stands for.
     op.run(unsafe { Avx512::<true>::assume() })

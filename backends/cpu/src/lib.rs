@@ -1,10 +1,40 @@
 //! The embedded CPU backend: SIMD kernels, worker pool, packed and quantised weights.
+//!
+//! - [`Cpu`]: the backend; [`module`] gives it to a host that links it, `plugin/` builds it as a library
+//! - `device`: what the host sees; `weights`: packing through the host's hook; `ops`: one op a file
+//! - `gemm`: matrix products; `attention`, `kv`: attention over the paged cache
+//! - `pack`: packed weights; `elem`: rows of floats in memory
+//! - `simd`, `isa`: sixteen-lane arithmetic, compiled once per instruction set and chosen at run time
+//! - `pool`: the worker threads; `topology`, `huge`: the machine
+//!
+//! Kernels are written once, against `simd::Simd`. Every output element's operations and their order are
+//! independent of batch size, tiles, chunks and threads, so its bits are too.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "numeric kernels: conversions between number types are their business, and a kernel's loads and stores share one promise"
+)]
 
 mod attention;
+mod device;
 mod elem;
 mod gemm;
+mod huge;
 mod isa;
 mod kv;
+mod ops;
 mod pack;
 mod pool;
 mod simd;
+mod topology;
+mod weights;
+
+pub use device::{Cpu, CpuDevice};
+use halyard_sdk::abi::BackendModuleRef;
+
+/// The backend for a host that links it.
+#[must_use]
+pub fn module() -> BackendModuleRef {
+    halyard_sdk::module::<Cpu>()
+}

@@ -113,7 +113,8 @@ impl Pool {
     /// Calls `task(0)`, ..., `task(tasks - 1)`, each once, on any of the threads, and returns when all
     /// have returned. A panic in a task is raised again here.
     pub(crate) fn run(&self, tasks: usize, task: Task<'_>) {
-        let turn = if tasks > 1 && !self.workers.is_empty() { self.turn.try_lock().ok() } else { None };
+        let turn =
+            if tasks > 1 && !self.workers.is_empty() { self.turn.try_lock().ok() } else { None };
         let Some(_turn) = turn else {
             return (0..tasks).for_each(task);
         };
@@ -340,9 +341,8 @@ mod tests {
                 let mut clock = 0;
                 let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
                 // SAFETY: the thread lives, and `clock` is a valid place for the answer.
-                let got = unsafe {
-                    libc::pthread_getcpuclockid(handle.as_pthread_t(), &raw mut clock)
-                };
+                let got =
+                    unsafe { libc::pthread_getcpuclockid(handle.as_pthread_t(), &raw mut clock) };
                 assert_eq!(got, 0);
                 // SAFETY: `t` is a valid place for the answer.
                 assert_eq!(unsafe { libc::clock_gettime(clock, &raw mut t) }, 0);

@@ -196,7 +196,8 @@ impl Part {
             return 0..kv_len;
         }
         // Position + 1; a sequence may claim fewer cached tokens than it has queries.
-        let end = (kv_len + (self.start + row) / call.group() + 1).saturating_sub(call.q_len(self.b));
+        let end =
+            (kv_len + (self.start + row) / call.group() + 1).saturating_sub(call.q_len(self.b));
         let start = call.rules.window.map_or(0, |w| end.saturating_sub(w.saturating_add(1)));
         start..end
     }

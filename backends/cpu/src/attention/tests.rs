@@ -20,7 +20,10 @@ fn numbers(count: usize, seed: u64, divisor: f32) -> Vec<f32> {
 }
 
 fn heads(data: &[f32], heads: usize, dim: usize) -> Heads {
-    Heads { rows: Rows { row_stride: 4 * heads * dim, ..Rows::dense(data.as_ptr(), dim) }, head_stride: 4 * dim }
+    Heads {
+        rows: Rows { row_stride: 4 * heads * dim, ..Rows::dense(data.as_ptr(), dim) },
+        head_stride: 4 * dim,
+    }
 }
 
 /// What a call gives: outputs and log-sum-exps.
@@ -170,7 +173,9 @@ impl Case {
                     lse.push(max + sum.ln());
                     o.extend((0..s.dim_v).map(|d| {
                         let a = z.iter().map(|z| (z - max).exp() / sum);
-                        a.zip(seen.clone()).map(|(a, j)| a * f64::from(v[row(j) * s.dim_v + d])).sum::<f64>()
+                        a.zip(seen.clone())
+                            .map(|(a, j)| a * f64::from(v[row(j) * s.dim_v + d]))
+                            .sum::<f64>()
                     }));
                 }
             }
@@ -286,7 +291,10 @@ fn queries_that_see_nothing_and_padding_give_zeros() {
     let c = case(16, 2, 1, 32, &[40, 10]);
     // The second sequence has three new tokens but claims one cached: two of them see nothing.
     let shape = c.shape;
-    let (k, v) = (vec![0u8; 8 * shape.k_block_bytes().unwrap()], vec![0u8; 8 * shape.v_block_bytes().unwrap()]);
+    let (k, v) = (
+        vec![0u8; 8 * shape.k_block_bytes().unwrap()],
+        vec![0u8; 8 * shape.v_block_bytes().unwrap()],
+    );
     let q = c.q();
     let mut o = vec![f32::NAN; 5 * 2 * 32];
     let mut lse = vec![f32::NAN; 5 * 2];
@@ -307,7 +315,10 @@ fn queries_that_see_nothing_and_padding_give_zeros() {
         block_table: &[-1, 3],
         table_stride: 1,
         tokens: 5,
-        o: Out { rows: RowsMut { row_stride: 256, ..RowsMut::dense(o.as_mut_ptr(), 32) }, head_stride: 128 },
+        o: Out {
+            rows: RowsMut { row_stride: 256, ..RowsMut::dense(o.as_mut_ptr(), 32) },
+            head_stride: 128,
+        },
         lse: Some(Lse { base: lse.as_mut_ptr().cast(), token_stride: 8, head_stride: 4 }),
         sinks: None,
         scratch: std::ptr::null_mut(),

@@ -13,8 +13,8 @@ mod tests;
 
 use crate::elem::{Elem, Rows, RowsMut};
 use crate::isa::Isa;
-use crate::pack::QuantLayout;
 use crate::pack::dense::DenseLayout;
+use crate::pack::{BLOCK, QuantLayout};
 use crate::pool::Pool;
 use crate::simd::{LANES, Simd};
 
@@ -58,16 +58,17 @@ impl Layout {
         }
     }
 
-    /// Writes row `row` of the matrix at `base` as floats.
+    /// Writes columns `col ..` of row `row` of the matrix at `base` as floats.
     ///
     /// # Safety
-    /// `base` is a packed matrix of this layout; `row < n`; `out` has `k` elements.
-    pub(crate) unsafe fn unpack_row(&self, base: *const u8, row: usize, out: &mut [f32]) {
+    /// `base` is a packed matrix of this layout; `row < n`; `col` is a multiple of [`BLOCK`], and `out`
+    /// has up to that many elements, all of them columns.
+    pub(crate) unsafe fn unpack(&self, base: *const u8, row: usize, col: usize, out: &mut [f32]) {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
-                Self::Quant(q) => q.unpack_row(base, row, out),
-                Self::Dense(d) => d.unpack_row(base, row, out),
+                Self::Quant(q) => q.unpack_block(base, row, col / BLOCK, out),
+                Self::Dense(d) => d.unpack(base, row, col, out),
             }
         }
     }
@@ -84,6 +85,17 @@ pub(crate) struct Matrix {
 unsafe impl Send for Matrix {}
 // SAFETY: packed weights are only read.
 unsafe impl Sync for Matrix {}
+
+impl Matrix {
+    /// [`Layout::unpack`] of this matrix.
+    ///
+    /// # Safety
+    /// As there.
+    pub(crate) unsafe fn unpack(&self, row: usize, col: usize, out: &mut [f32]) {
+        // SAFETY: the caller's promise.
+        unsafe { self.layout.unpack(self.base, row, col, out) };
+    }
+}
 
 /// Which arithmetic a matrix and an activation type call for; fixed when a kernel is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

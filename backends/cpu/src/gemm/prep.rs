@@ -16,8 +16,8 @@
 use super::{Gemm, Layout, Path};
 use crate::elem::{Elem, Rows};
 use crate::isa::{Isa, Op};
-use crate::pack::{BLOCK, Quant};
 use crate::pack::formats::{Format as _, with_format};
+use crate::pack::{BLOCK, Quant};
 use crate::simd::{LANES, Simd, TAIL_BYTES};
 use std::ops::Range;
 
@@ -171,14 +171,7 @@ fn power_of_two(e: i32) -> f32 {
 /// # Safety
 /// The row has block `b`; `record` is writable for `RECORD_BYTES`.
 #[inline(always)]
-unsafe fn record_block<S: Simd>(
-    s: S,
-    x: &Rows,
-    row: usize,
-    b: usize,
-    record: *mut u8,
-    want: Sums,
-) {
+unsafe fn record_block<S: Simd>(s: S, x: &Rows, row: usize, b: usize, record: *mut u8, want: Sums) {
     // SAFETY: the caller's promise.
     let v = unsafe { [x.load(s, row, b * BLOCK), x.load(s, row, b * BLOCK + LANES)] };
     let magnitude = |v| s.iand(s.bits(v), s.isplat(0x7fff_ffff));

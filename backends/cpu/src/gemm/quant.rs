@@ -6,9 +6,9 @@
 
 use super::prep::tile_width;
 use super::{Output, Work};
+use crate::isa::Op;
 use crate::pack::formats::{Codes, Format, Scales, with_format};
 use crate::pack::{BLOCK, QuantLayout};
-use crate::isa::Op;
 use crate::simd::{Simd, TAIL_BYTES};
 use std::marker::PhantomData;
 
@@ -42,7 +42,8 @@ unsafe fn panels<S: Simd, F: Format>(s: S, work: &Work<'_>, layout: &QuantLayout
             let mut token = work.tokens.start;
             while token < work.tokens.end {
                 let x = gemm.scratch.add(token * blocks * S::RECORD_BYTES);
-                let at = Tile { p, x, blocks, token, panel, n: layout.n, aux_bytes: layout.aux_bytes };
+                let at =
+                    Tile { p, x, blocks, token, panel, n: layout.n, aux_bytes: layout.aux_bytes };
                 let width = tile_width(S::QUANT_TILES, token, gemm.tokens);
                 match width {
                     6 => s.call(Run::<F, 6>(&at, &gemm.out, PhantomData)),

@@ -135,7 +135,8 @@ fn quantised_products_are_within_float_rounding() {
     for isa in Isa::all_available() {
         for quant in Quant::ALL {
             let w = Weight::quant(quant, 37, 512);
-            for (elem, tokens) in [(Elem::F32, 1), (Elem::F32, 13), (Elem::F16, 3), (Elem::Bf16, 2)] {
+            for (elem, tokens) in [(Elem::F32, 1), (Elem::F32, 13), (Elem::F16, 3), (Elem::Bf16, 2)]
+            {
                 let x = floats(elem, tokens * 512, 3);
                 let y = run(isa, &pool, &w, &x, 0..tokens, Elem::F32);
                 check(&w, &x, &y, tokens, 1.0, &format!("{isa:?} {quant:?} {elem:?}"));

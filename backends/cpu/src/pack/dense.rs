@@ -60,24 +60,29 @@ impl DenseLayout {
             unsafe {
                 let to = base.add(self.offset(row, col));
                 match (self.elem.bytes(), col < self.k) {
-                    (4, true) => to.cast::<[u8; 4]>().write(src.at(at, col).cast::<[u8; 4]>().read()),
+                    (4, true) => {
+                        to.cast::<[u8; 4]>().write(src.at(at, col).cast::<[u8; 4]>().read())
+                    }
                     (4, false) => to.cast::<[u8; 4]>().write([0; 4]),
-                    (_, true) => to.cast::<[u8; 2]>().write(src.at(at, col).cast::<[u8; 2]>().read()),
+                    (_, true) => {
+                        to.cast::<[u8; 2]>().write(src.at(at, col).cast::<[u8; 2]>().read())
+                    }
                     (_, false) => to.cast::<[u8; 2]>().write([0; 2]),
                 }
             }
         }
     }
 
-    /// Writes row `row` of the matrix as floats.
+    /// Writes columns `col ..` of row `row` as floats.
     ///
     /// # Safety
-    /// `base` is a packed matrix of this layout, readable for its bytes; `row < n`.
-    pub(crate) unsafe fn unpack_row(&self, base: *const u8, row: usize, out: &mut [f32]) {
-        debug_assert!(row < self.n && out.len() == self.k);
-        for (col, out) in out.iter_mut().enumerate() {
+    /// `base` is a packed matrix of this layout, readable for its bytes; `row < n`, and `out` has no more
+    /// elements than there are columns from `col` on.
+    pub(crate) unsafe fn unpack(&self, base: *const u8, row: usize, col: usize, out: &mut [f32]) {
+        debug_assert!(row < self.n && col + out.len() <= self.k);
+        for (i, out) in out.iter_mut().enumerate() {
             // SAFETY: the element is inside the matrix.
-            *out = unsafe { self.elem.read(base.add(self.offset(row, col))) };
+            *out = unsafe { self.elem.read(base.add(self.offset(row, col + i))) };
         }
     }
 }
@@ -154,7 +159,7 @@ mod tests {
                     // SAFETY: sizes as the layout says; `i < n`.
                     unsafe {
                         layout.pack_row(packed.as_mut_ptr(), i, &rows, i);
-                        layout.unpack_row(packed.as_ptr(), i, &mut out);
+                        layout.unpack(packed.as_ptr(), i, 0, &mut out);
                     }
                     assert!(out.iter().enumerate().all(|(j, &x)| x == value(i * k + j)));
                 }

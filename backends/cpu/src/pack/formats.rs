@@ -79,7 +79,13 @@ pub(crate) trait Format {
     ///
     /// # Safety
     /// `aux` and `codes` are those of a panel that has block `b`; `lane < 16`.
-    unsafe fn unpack_block(aux: *const u8, codes: *const u8, b: usize, lane: usize, out: &mut [f32]) {
+    unsafe fn unpack_block(
+        aux: *const u8,
+        codes: *const u8,
+        b: usize,
+        lane: usize,
+        out: &mut [f32],
+    ) {
         // SAFETY: block `b` is inside the panel.
         let p = unsafe { codes.add(b * Self::CODE_BYTES) };
         let width = BLOCK / Self::S::SUBS;

@@ -88,7 +88,9 @@ impl Panel {
     /// Copies the f16 at `from` of the block to lane of the halves at `to`.
     unsafe fn half(self, to: usize, block: &[u8], from: usize) {
         // SAFETY: `to` is the offset of sixteen halves inside the unit.
-        unsafe { self.aux.add(to + 2 * self.lane).cast::<[u8; 2]>().write([block[from], block[from + 1]]) };
+        unsafe {
+            self.aux.add(to + 2 * self.lane).cast::<[u8; 2]>().write([block[from], block[from + 1]])
+        };
     }
 
     /// Byte of lane in the sixteen bytes at `to` of the unit.
@@ -368,8 +370,10 @@ pub(crate) mod tests {
                 let packed = pack(&layout, &rows);
                 let mut out = vec![0.0; k];
                 for (i, row) in rows.chunks_exact(layout.file_row_bytes()).enumerate() {
-                    // SAFETY: `packed` has the layout's bytes and `i < n`.
-                    unsafe { layout.unpack_row(packed.as_ptr(), i, &mut out) };
+                    for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+                        // SAFETY: `packed` has the layout's bytes; row and block exist.
+                        unsafe { layout.unpack_block(packed.as_ptr(), i, b, out) };
+                    }
                     for (j, (a, b)) in out.iter().zip(dequantise(quant, row)).enumerate() {
                         assert_eq!(*a, b as f32, "{quant:?} row {i} column {j}");
                     }

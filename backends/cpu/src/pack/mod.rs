@@ -115,23 +115,25 @@ impl QuantLayout {
         self.k / cols * bytes
     }
 
-    /// Writes row `row` of the matrix as floats: `scale * code - minimum`, rounded once.
+    /// Writes block `b` of row `row` as floats: `scale * code + offset`, rounded once.
     ///
     /// # Safety
-    /// `base` is a packed matrix of this layout, readable for [`Self::bytes`]; `row < n`; `out` has `k`
-    /// elements.
-    pub(crate) unsafe fn unpack_row(&self, base: *const u8, row: usize, out: &mut [f32]) {
-        debug_assert!(row < self.n && out.len() == self.k);
+    /// `base` is a packed matrix of this layout, readable for [`Self::bytes`]; `row < n`; the block is
+    /// one of the row's; `out` has [`BLOCK`] elements.
+    pub(crate) unsafe fn unpack_block(
+        &self,
+        base: *const u8,
+        row: usize,
+        b: usize,
+        out: &mut [f32],
+    ) {
+        debug_assert!(row < self.n && b < self.k / BLOCK && out.len() == BLOCK);
         let (panel, lane) = (row / LANES, row % LANES);
-        // SAFETY: `row < n`, so its panel is inside the matrix.
-        let aux = unsafe { base.add(panel * self.panel_bytes) };
-        // SAFETY: a panel is its scales and then its codes.
-        let codes = unsafe { aux.add(self.aux_bytes) };
-        with_format!(self.quant, F => {
-            for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-                // SAFETY: `b` counts the blocks of `k` columns, all inside the panel.
-                unsafe { F::unpack_block(aux, codes, b, lane, out) };
-            }
-        });
+        // SAFETY: `row < n`, so its panel is inside the matrix: its scales, then its codes.
+        unsafe {
+            let aux = base.add(panel * self.panel_bytes);
+            let codes = aux.add(self.aux_bytes);
+            with_format!(self.quant, F => F::unpack_block(aux, codes, b, lane, out));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: two registers are one vector.
 
-use crate::isa::Op;
 use super::{LANES, Simd, bf16_bits};
+use crate::isa::Op;
 use std::arch::x86_64::*;
 
 /// Proof that the processor has `avx2`, `fma` and `f16c`.
@@ -19,7 +19,6 @@ impl Avx2 {
 /// Activation = `256 * high + low`, both 16 bits; per four activations the pairs (0, 2), (1, 3), so
 /// that codes need only a mask and a shift to line up.
 const PLANE: usize = 64;
-
 
 type F8 = __m256;
 type I8 = __m256i;
@@ -138,8 +137,8 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, a: [F8; 2]) {
+        let h = both!(_mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>; a);
         op!({
-            let h = both!(_mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>; a);
             _mm_storeu_si128(p.cast(), h[0]);
             _mm_storeu_si128(p.add(8).cast(), h[1]);
         });

@@ -1,7 +1,7 @@
 //! AVX-512 with VNNI: one register is one vector.
 
-use crate::isa::Op;
 use super::{LANES, Simd};
+use crate::isa::Op;
 use std::arch::x86_64::*;
 
 /// Proof that the processor has `avx512f/bw/vl/dq/vnni`, `avx2`, `fma` and `f16c`; with `BF16` also
@@ -19,7 +19,6 @@ impl<const BF16: bool> Avx512<BF16> {
 
 /// Balanced base-256 digits: activation = `65536 * limb2 + 256 * limb1 + limb0`, one plane each.
 const PLANE: usize = 32;
-
 
 /// Calls an intrinsic. Sound because `Avx512` proves the feature.
 macro_rules! op {

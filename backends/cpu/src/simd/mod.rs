@@ -48,7 +48,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// many callers it has.
     fn call<O: Op>(self, op: O) -> O::Out;
 
-
     fn splat(self, x: f32) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
@@ -130,8 +129,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `4 * step .. 4 * step + 4` of the record.
     /// # Safety
     /// `record` is readable for [`Self::RECORD_BYTES`] and `step < 8`.
-    unsafe fn acc_dot(self, acc: Self::Acc, codes: Self::I, record: *const u8, step: usize)
-    -> Self::Acc;
+    unsafe fn acc_dot(
+        self,
+        acc: Self::Acc,
+        codes: Self::I,
+        record: *const u8,
+        step: usize,
+    ) -> Self::Acc;
     /// The sum as one float, rounded once: `256 * high + low`.
     fn acc_finish(self, acc: Self::Acc) -> Self::F;
     /// Writes activations `16 * half ..` of a record, given as integers below 2^23 in magnitude.

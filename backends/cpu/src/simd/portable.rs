@@ -1,7 +1,7 @@
 //! Plain Rust: arrays that the compiler vectorises as it can (NEON on aarch64).
 
-use crate::isa::Op;
 use super::{LANES, Simd, bf16_bits};
+use crate::isa::Op;
 use half::f16;
 
 /// Needs nothing of the processor.
@@ -9,7 +9,6 @@ use half::f16;
 pub(crate) struct Portable;
 
 const PLANE: usize = 64;
-
 
 /// `a * b + c`: fused where that is an instruction, else two roundings (the library call for a fused
 /// one costs tens of nanoseconds).

@@ -1,0 +1,213 @@
+//! One op a file: what of the catalogue it supports, how much scratch memory it wants, and its launch.
+
+mod args;
+mod attention;
+mod copy;
+mod elementwise;
+mod gather;
+mod linear;
+mod logits;
+mod moe;
+mod norm;
+mod rope;
+mod router;
+mod sample;
+
+use std::sync::Arc;
+
+use halyard_sdk::{
+    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Stream, Support, TensorSpec,
+    abi::{
+        ops::{
+            attrs::OpAttrs,
+            check::{Bindings, check_desc},
+        },
+        traits::{BATCH_INVARIANT, DETERMINISTIC},
+    },
+};
+
+use crate::device::Context;
+use crate::elem::Elem;
+use crate::gemm::{Layout, Path};
+use crate::pool::Pool;
+use crate::weights;
+use args::Args;
+pub(crate) use attention::check_cache_shape;
+
+/// An op, ready to launch.
+pub(crate) trait Launch: Send + Sync + 'static {
+    /// Upper bound of scratch bytes.
+    fn workspace_bytes(&self, _shapes: &[TensorSpec], _context: &Context) -> usize {
+        0
+    }
+
+    /// Does the work.
+    fn launch(&self, args: &Args<'_>) -> Result<()>;
+}
+
+/// What [`prepare`] gives.
+pub(crate) struct Prepared {
+    pub(crate) support: Support,
+    launch: Box<dyn Launch>,
+}
+
+impl Prepared {
+    fn tuned(launch: impl Launch) -> Self {
+        Self { support: Support::Tuned, launch: Box::new(launch) }
+    }
+
+    fn native(launch: impl Launch) -> Self {
+        Self { support: Support::Native, launch: Box::new(launch) }
+    }
+
+    fn slow(why: &str, launch: impl Launch) -> Self {
+        Self { support: Support::Slow(why.into()), launch: Box::new(launch) }
+    }
+}
+
+/// A descriptor with everything that is known of it.
+struct Op<'a> {
+    desc: &'a OpDesc<'a>,
+    bindings: Bindings,
+    /// Forms of the weights.
+    layouts: Vec<Layout>,
+    context: &'a Context,
+}
+
+impl Op<'_> {
+    fn attrs<A: OpAttrs>(&self) -> Result<A> {
+        A::from_desc(self.desc)
+    }
+
+    fn present(&self, slot: usize) -> bool {
+        self.desc.tensors.get(slot).is_some_and(|t| !t.is_none())
+    }
+
+    /// A symbol's value: -1 if it is known only at launch or not used.
+    fn dim(&self, sym: halyard_sdk::abi::ops::Sym) -> i64 {
+        self.bindings.get(sym).unwrap_or(-1)
+    }
+
+    /// A slot's element type.
+    fn elem(&self, slot: usize) -> Result<Elem> {
+        Elem::of(self.desc.tensors.get(slot).map_or(DType::NONE, |t| t.dtype))
+            .map_err(|e| Error::unsupported(format!("{}: {}", self.desc.kind, e.message)))
+    }
+
+    /// The arithmetic of a product of `x` with weight `slot`.
+    fn path(&self, slot: usize, x: Elem) -> Path {
+        Path::new(self.context.isa, &self.layouts[slot], x)
+    }
+}
+
+/// Parses and checks a descriptor.
+pub(crate) fn prepare(desc: &OpDesc<'_>, context: &Context) -> Result<Prepared> {
+    let (_, bindings) = check_desc(desc)?;
+    let layouts = desc.weights.iter().map(weights::layout).collect::<Result<_>>()?;
+    let op = Op { desc, bindings, layouts, context };
+    match desc.kind {
+        OpKind::COPY => copy::prepare(&op),
+        OpKind::ADD => elementwise::add(&op),
+        OpKind::MUL => elementwise::mul(&op),
+        OpKind::GATHER_ROWS => gather::gather_rows(&op),
+        OpKind::EMBEDDING => gather::embedding(&op),
+        OpKind::RMS_NORM => norm::prepare(&op),
+        OpKind::ROPE => rope::prepare(&op),
+        OpKind::ACT_MUL => elementwise::act_mul(&op),
+        OpKind::LINEAR => linear::prepare(&op),
+        OpKind::KV_WRITE => attention::kv_write(&op),
+        OpKind::PAGED_ATTENTION => attention::paged_attention(&op),
+        OpKind::KV_COPY_BLOCKS => attention::kv_copy_blocks(&op),
+        OpKind::MOE_ROUTER => router::prepare(&op),
+        OpKind::MOE_EXPERTS => moe::prepare(&op),
+        OpKind::ARGMAX => logits::argmax(&op),
+        OpKind::TOPK => logits::topk(&op),
+        OpKind::LOGPROBS => logits::logprobs(&op),
+        OpKind::LOGITS_PROCESS => logits::process(&op),
+        OpKind::SAMPLE => sample::prepare(&op),
+        other => Err(Error::unsupported(format!("the CPU backend has no op {other}"))),
+    }
+}
+
+/// A prepared kernel.
+pub(crate) struct CpuKernel {
+    launch: Box<dyn Launch>,
+    context: Arc<Context>,
+    /// What each slot was prepared for.
+    slots: Vec<(DType, u8)>,
+    weights: usize,
+    kind: OpKind,
+}
+
+impl CpuKernel {
+    pub(crate) fn new(prepared: Prepared, context: Arc<Context>, desc: &OpDesc<'_>) -> Self {
+        Self {
+            launch: prepared.launch,
+            context,
+            slots: desc.tensors.iter().map(|t| (t.dtype, t.rank)).collect(),
+            weights: desc.weights.len(),
+            kind: desc.kind,
+        }
+    }
+
+    /// Refuses arguments of other types than were prepared for: reading them would leave their bounds.
+    fn check(&self, args: &LaunchArgs<'_>) -> Result<()> {
+        let tensors = args.tensors.as_slice();
+        let same = tensors.len() == self.slots.len()
+            && tensors.iter().zip(&self.slots).all(|(t, s)| (t.dtype, t.rank) == *s);
+        if !same || args.weights.len() != self.weights {
+            return Err(Error::invalid(format!(
+                "{}: tensors or weights of other types than the kernel was prepared for",
+                self.kind
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Kernel for CpuKernel {
+    fn flags(&self) -> u64 {
+        DETERMINISTIC | BATCH_INVARIANT
+    }
+
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        self.launch.workspace_bytes(shapes, &self.context) as u64
+    }
+
+    fn launch(&self, _stream: Stream, args: &LaunchArgs<'_>) -> Result<()> {
+        self.check(args)?;
+        let launched = self.launch.launch(&Args { context: &self.context, args });
+        launched.map_err(|e| Error { message: format!("{}: {}", self.kind, e.message).into(), ..e })
+    }
+}
+
+/// A dim of a shape as a size; 0 if it is absent or negative.
+fn spec_dim(shapes: &[TensorSpec], slot: usize, axis: usize) -> usize {
+    let dim = shapes.get(slot).and_then(|s| s.dims().get(axis));
+    dim.and_then(|&d| usize::try_from(d).ok()).unwrap_or(0)
+}
+
+/// Elements that one task of a simple op works on: enough to be worth waking a thread.
+const TASK_ELEMENTS: usize = 16 * 1024;
+
+/// Calls `f` with ranges that cover `0..rows`, on as many threads as the work is worth.
+fn for_rows(pool: &Pool, rows: usize, cols: usize, f: impl Fn(std::ops::Range<usize>) + Sync) {
+    let per_task = (TASK_ELEMENTS / cols.max(1)).max(1);
+    pool.run(rows.div_ceil(per_task), &|task| {
+        let start = task * per_task;
+        f(start..(start + per_task).min(rows));
+    });
+}
+
+/// Refuses two sizes that differ.
+fn same(what: &str, a: usize, b: usize) -> Result<()> {
+    if a == b { Ok(()) } else { Err(Error::invalid(format!("{what}: {a} and {b} differ"))) }
+}
+
+/// A row number that a launch's values give.
+fn checked_row(what: &str, row: i64, rows: usize) -> Result<usize> {
+    usize::try_from(row)
+        .ok()
+        .filter(|&r| r < rows)
+        .ok_or_else(|| Error::invalid(format!("{what} is {row}, there are {rows}")))
+}
