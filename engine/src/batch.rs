@@ -194,4 +194,18 @@ mod tests {
         assert_eq!(batch.samples, [Sample { seq: 1, row: 0 }, Sample { seq: 0, row: 6 }]);
         assert_eq!(batch.prompts, [PromptRows { seq: 0, row: 1, position: 0, count: 5 }]);
     }
+    #[test]
+    fn a_prompt_scored_in_part_goes_on_where_it_stopped() {
+        let params = SamplingParams { prompt_logprobs: Some(0), ..SamplingParams::default() };
+        let mut scheduler = scheduler(8, 4, 8, 12);
+        scheduler.add(sequence(&[1, 2, 3, 4, 5, 6, 7, 8], &params));
+        scheduler.schedule();
+        // As after a preemption: the logits of five positions are known, the first block was cached.
+        let seq = &mut scheduler.running_mut()[0];
+        seq.prompt_logprobs = vec![crate::fake::prompt_logprob(&[]); 5];
+        (seq.computed, seq.scheduled) = (4, 4);
+        let mut batch = Batch::default();
+        batch.build(scheduler.running(), 4);
+        assert_eq!(batch.prompts, [PromptRows { seq: 0, row: 1, position: 5, count: 2 }]);
+    }
 }

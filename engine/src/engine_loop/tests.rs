@@ -279,6 +279,43 @@ fn a_failed_step_ends_only_its_own_requests() {
 }
 
 #[test]
+fn a_failed_step_spares_who_was_not_in_it() {
+    static FAIL: AtomicBool = AtomicBool::new(false);
+    let before = |batch: &Batch| {
+        slow(batch)?;
+        if FAIL.swap(false, Ordering::Relaxed) {
+            return Err(StepError { message: "once".into(), sticky: false });
+        }
+        Ok(())
+    };
+    let info = EngineInfo { max_num_seqs: 1, ..fake::info() };
+    let engine = Setup { info, before, ..Setup::default() }.start();
+    let mut first = engine.submit(request(&[1, 2], 150)).expect("accepted");
+    let mut second = engine.submit(request(&[1, 2], 5)).expect("accepted");
+    first.blocking_next().expect("running");
+    FAIL.store(true, Ordering::Relaxed);
+    assert!(matches!(events(&mut first).last(), Some(EngineEvent::Failed(_))));
+    assert_eq!(tokens(&events(&mut second)), fake::continuation(&[1, 2], 5));
+}
+
+#[test]
+fn who_waits_for_blocks_is_queue_though_seats_are_free() {
+    let info = EngineInfo { num_blocks: 48, ..fake::info() };
+    let setup = Setup { info, max_num_queued_reqs: 1, before: slow, ..Setup::default() };
+    let engine = setup.start();
+    let submit = || engine.submit(request(&[1; 150], 40));
+    let mut first = submit().expect("accepted");
+    first.blocking_next().expect("running");
+    let _second = engine.submit(request(&[2; 150], 40)).expect("it may wait");
+    // The engine must have seen that it cannot start.
+    for _ in 0..3 {
+        first.blocking_next().expect("running");
+    }
+    let refused = engine.submit(request(&[3; 150], 40)).err();
+    assert_eq!(refused, Some(SubmitError::QueueFull { waiting: 1, limit: 1 }));
+}
+
+#[test]
 fn a_lost_device_fails_everyone_and_the_health() {
     let before = |batch: &Batch| {
         if batch.ids.contains(&666) {
@@ -353,11 +390,13 @@ struct Counts {
     ended: Arc<Mutex<Vec<RequestStats>>>,
     generated: Arc<AtomicUsize>,
     prompt: Arc<AtomicUsize>,
+    steps: Arc<AtomicUsize>,
 }
 
 impl Observer for Counts {
     fn step(&mut self, stats: &StepStats) {
         assert!((0.0..=1.0).contains(&stats.kv_usage));
+        self.steps.fetch_add(1, Ordering::Relaxed);
         self.generated.fetch_add(stats.generated_tokens, Ordering::Relaxed);
         self.prompt.fetch_add(stats.prompt_tokens, Ordering::Relaxed);
     }
@@ -381,6 +420,7 @@ fn the_observer_sees_every_token_and_end() {
         events(&mut handle);
     }
     engine.shutdown();
+    assert_eq!(counts.steps.load(Ordering::Relaxed), 2 * 5);
     assert_eq!(counts.first.load(Ordering::Relaxed), 2);
     assert_eq!(counts.next.load(Ordering::Relaxed), 8);
     assert_eq!(counts.generated.load(Ordering::Relaxed), 10);

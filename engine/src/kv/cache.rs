@@ -127,7 +127,6 @@ impl KvCache {
         while let Some(id) = table.blocks.pop() {
             self.pool.release(id);
         }
-        table.published = 0;
     }
 
     /// Empties the prefix cache: after a failed step nobody knows what its blocks hold.

@@ -117,7 +117,8 @@ impl BlockPool {
     /// Gives a held block its name, unless another block has it already.
     pub(super) fn name(&mut self, id: BlockId, hash: BlockHash) {
         let block = &mut self.blocks[id.index()];
-        if block.hash.is_none() && !self.named.contains_key(&hash) {
+        debug_assert!(block.hash.is_none(), "{id:?} is named twice");
+        if !self.named.contains_key(&hash) {
             block.hash = Some(hash);
             self.named.insert(hash, id);
         }
