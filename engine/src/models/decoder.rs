@@ -31,9 +31,16 @@ struct Stream {
     delta: Tensor,
     /// The residual stream normalised: a block's input.
     normed: Tensor,
-    qkv: Tensor,
     attended: Tensor,
+}
+
+/// What attention needs beside the stream, the same for all layers.
+struct Attention<'a> {
+    config: &'a ModelConfig,
+    inputs: Inputs,
+    qkv: Tensor,
     rope_table: Tensor,
+    block_size: usize,
 }
 
 /// Records the whole model.
@@ -45,23 +52,31 @@ pub(crate) fn record(
 ) -> Result<Decoder, LoadError> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let (q_width, kv_width) = widths(config);
-    let inputs = g.inputs();
-    let stream = Stream {
-        residual: g.activations(hidden),
-        delta: g.activations(hidden),
-        normed: g.activations(hidden),
-        qkv: g.activations(q_width + 2 * kv_width),
-        attended: g.activations(q_width),
+    let attention = Attention {
+        config,
+        inputs: g.inputs(),
+        qkv: g.activations(Size::Tokens, q_width + 2 * kv_width),
         rope_table: g.rope_table(max_model_len, config.rope.dim),
+        block_size,
     };
-    let mut mlp = Mlp::new(g, config);
+    let mut stream = Stream::new(g, config, Size::Tokens);
+    let mut mlp = Mlp::new(g, config, Size::Tokens);
 
     let embedding = g.embedding_weight("model.embed_tokens.weight", vocab, hidden)?;
-    g.embedding(&inputs.ids, embedding, &stream.residual);
+    g.embedding(&attention.inputs.ids, embedding, &stream.residual);
     for (index, layer) in config.layers.iter().enumerate() {
         let prefix = format!("model.layers.{index}");
         norm(g, config, &format!("{prefix}.input_layernorm.weight"), &stream, index > 0)?;
-        attention(g, config, layer, &prefix, (&inputs, &stream, block_size))?;
+        attention.record(g, layer, &format!("{prefix}.self_attn"), &stream)?;
+        if index + 1 == config.layers.len() {
+            // From here on no token looks at another: only those whose logits are wanted go on.
+            g.begin(Section::Head);
+            stream = stream.gather(g, config, &attention.inputs.rows);
+            mlp = Mlp::new(g, config, Size::Rows);
+        }
+        let o = [(format!("{prefix}.self_attn.o_proj"), hidden)];
+        let o = g.linear_weight(&o, q_width, config.o_bias)?;
+        g.linear(&stream.attended, &o, &stream.delta);
         norm(g, config, &format!("{prefix}.post_attention_layernorm.weight"), &stream, true)?;
         match &layer.mlp {
             MlpKind::Dense { intermediate_size } => {
@@ -70,26 +85,38 @@ pub(crate) fn record(
             MlpKind::Moe(moe) => mlp.experts(g, &format!("{prefix}.mlp"), moe, &stream)?,
         }
     }
-
-    g.begin(Section::Head);
-    let rows = |g: &mut Graph<'_>| g.tensor(g.compute, &[Size::Rows, Size::Fixed(hidden)]);
-    let (residual, delta, normed) = (rows(g), rows(g), rows(g));
-    g.gather_rows(&stream.residual, &inputs.rows, &residual);
-    g.gather_rows(&stream.delta, &inputs.rows, &delta);
-    let gamma = g.vectors(&[("model.norm.weight".into(), hidden)])?;
-    g.rms_norm(&delta, &gamma, &normed, Some(&residual), config.rms_norm_eps);
+    norm(g, config, "model.norm.weight", &stream, true)?;
     let head = if config.tie_word_embeddings {
         Graph::tied(embedding, vocab)
     } else {
         g.linear_weight(&[("lm_head".into(), vocab)], hidden, false)?
     };
     let logits = g.tensor(DType::F32, &[Size::Rows, Size::Fixed(vocab)]);
-    g.linear(&normed, &head, &logits);
-    Ok(Decoder { inputs, logits })
+    g.linear(&stream.normed, &head, &logits);
+    Ok(Decoder { inputs: attention.inputs, logits })
 }
 
 fn widths(config: &ModelConfig) -> (usize, usize) {
     (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim)
+}
+
+impl Stream {
+    fn new(g: &mut Graph<'_>, config: &ModelConfig, rows: Size) -> Self {
+        Self {
+            residual: g.activations(rows, config.hidden_size),
+            delta: g.activations(rows, config.hidden_size),
+            normed: g.activations(rows, config.hidden_size),
+            attended: g.activations(rows, widths(config).0),
+        }
+    }
+
+    /// The stream of some of its rows, after attention.
+    fn gather(&self, g: &mut Graph<'_>, config: &ModelConfig, rows: &Tensor) -> Self {
+        let few = Self::new(g, config, Size::Rows);
+        g.gather_rows(&self.residual, rows, &few.residual);
+        g.gather_rows(&self.attended, rows, &few.attended);
+        few
+    }
 }
 
 /// `normed = norm(residual += delta)`; before the first block there is no delta yet.
@@ -110,45 +137,48 @@ fn norm(
     Ok(())
 }
 
-fn attention(
-    g: &mut Graph<'_>,
-    config: &ModelConfig,
-    layer: &LayerConfig,
-    prefix: &str,
-    (inputs, stream, block_size): (&Inputs, &Stream, usize),
-) -> Result<(), LoadError> {
-    let (q_width, kv_width) = widths(config);
-    let (heads, kv_heads, dim) =
-        (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-    let prefix = format!("{prefix}.self_attn");
+impl Attention<'_> {
+    /// `attended = attention(normed)`, without the output layer.
+    fn record(
+        &self,
+        g: &mut Graph<'_>,
+        layer: &LayerConfig,
+        prefix: &str,
+        stream: &Stream,
+    ) -> Result<(), LoadError> {
+        let Self { config, inputs, qkv, .. } = self;
+        let (q_width, kv_width) = widths(config);
+        let (heads, kv_heads, dim) =
+            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
-    let part = |name: &str, width: usize| (format!("{prefix}.{name}"), width);
-    let parts = [part("q_proj", q_width), part("k_proj", kv_width), part("v_proj", kv_width)];
-    let qkv = g.linear_weight(&parts, config.hidden_size, config.qkv_bias)?;
-    g.linear(&stream.normed, &qkv, &stream.qkv);
-    let q = stream.qkv.columns(0, q_width).heads(heads, dim);
-    let k = stream.qkv.columns(q_width, kv_width).heads(kv_heads, dim);
-    let v = stream.qkv.columns(q_width + kv_width, kv_width).heads(kv_heads, dim);
-    if config.qk_norm {
-        for (name, x) in [("q_norm", &q), ("k_norm", &k)] {
-            let gamma = g.vectors(&[(format!("{prefix}.{name}.weight"), dim)])?;
-            g.rms_norm(x, &gamma, x, None, config.rms_norm_eps);
+        let part = |name: &str, width: usize| (format!("{prefix}.{name}"), width);
+        let parts = [part("q_proj", q_width), part("k_proj", kv_width), part("v_proj", kv_width)];
+        let weight = g.linear_weight(&parts, config.hidden_size, config.qkv_bias)?;
+        g.linear(&stream.normed, &weight, qkv);
+        let q = qkv.columns(0, q_width).heads(heads, dim);
+        let k = qkv.columns(q_width, kv_width).heads(kv_heads, dim);
+        let v = qkv.columns(q_width + kv_width, kv_width).heads(kv_heads, dim);
+        if config.qk_norm {
+            for (name, x) in [("q_norm", &q), ("k_norm", &k)] {
+                let gamma = g.vectors(&[(format!("{prefix}.{name}.weight"), dim)])?;
+                g.rms_norm(x, &gamma, x, None, config.rms_norm_eps);
+            }
         }
+        let interleaved = config.rope.style == RopeStyle::Interleaved;
+        g.rope(&q, &k, &inputs.positions, &self.rope_table, interleaved);
+        let cache = g.cache(self.block_size, kv_heads, dim);
+        g.kv_write(&k, &v, &inputs.slots, &cache);
+        // The configuration counts the query's own position, the operation only those to its left.
+        let window = layer.sliding_window.map(|window| window.saturating_sub(1));
+        g.attention(&q, &cache, inputs, &stream.attended.heads(heads, dim), window);
+        Ok(())
     }
-    let interleaved = config.rope.style == RopeStyle::Interleaved;
-    g.rope(&q, &k, &inputs.positions, &stream.rope_table, interleaved);
-    let cache = g.cache(block_size, kv_heads, dim);
-    g.kv_write(&k, &v, &inputs.slots, &cache);
-    // The configuration counts the query's own position, the operation only those to its left.
-    let window = layer.sliding_window.map(|window| window - 1);
-    g.attention(&q, &cache, inputs, &stream.attended.heads(heads, dim), window);
-    let o = g.linear_weight(&[part("o_proj", config.hidden_size)], q_width, config.o_bias)?;
-    g.linear(&stream.attended, &o, &stream.delta);
-    Ok(())
 }
 
 /// The second block of a layer, dense or routed; layers share its buffers.
 struct Mlp {
+    /// Tokens, or wanted rows.
+    rows: Size,
     hidden: usize,
     act: Act,
     gate_up: Option<Tensor>,
@@ -166,7 +196,7 @@ struct Routing {
 }
 
 impl Mlp {
-    fn new(g: &mut Graph<'_>, config: &ModelConfig) -> Self {
+    fn new(g: &mut Graph<'_>, config: &ModelConfig, rows: Size) -> Self {
         let act = match config.hidden_act {
             Activation::GeluTanh => Act::GeluTanh,
             Activation::GeluErf => Act::GeluErf,
@@ -178,10 +208,11 @@ impl Mlp {
         });
         let widest = dense.max();
         Self {
+            rows,
             hidden: config.hidden_size,
             act,
-            gate_up: widest.map(|width| g.activations(2 * width)),
-            inner: widest.map(|width| g.activations(width)),
+            gate_up: widest.map(|width| g.activations(rows, 2 * width)),
+            inner: widest.map(|width| g.activations(rows, width)),
             routings: Vec::new(),
         }
     }
@@ -251,8 +282,7 @@ impl Mlp {
         let routing = match known {
             Some((_, routing)) => routing.clone(),
             None => {
-                let mut tensor =
-                    |dtype, width| g.tensor(dtype, &[Size::Tokens, Size::Fixed(width)]);
+                let mut tensor = |dtype, width| g.tensor(dtype, &[self.rows, Size::Fixed(width)]);
                 let routing = Routing {
                     logits: tensor(DType::F32, experts),
                     ids: tensor(DType::I32, top_k),

@@ -95,9 +95,9 @@ impl<'a> Graph<'a> {
         self.buffer(dtype, dims, Content::Nothing)
     }
 
-    /// A new matrix of activations, a row a token.
-    pub(crate) fn activations(&mut self, width: usize) -> Tensor {
-        self.tensor(self.compute, &[Size::Tokens, Size::Fixed(width)])
+    /// A new matrix of activations.
+    pub(crate) fn activations(&mut self, rows: Size, width: usize) -> Tensor {
+        self.tensor(self.compute, &[rows, Size::Fixed(width)])
     }
 
     /// The rotary table for `positions` positions.
