@@ -20,7 +20,7 @@ use crate::{
 
 /// Backends that are part of this program.
 fn builtin() -> Vec<Backend> {
-    Vec::new()
+    vec![Backend::builtin(halyard_cpu::module())]
 }
 
 /// The libraries in reach, none of them loaded.

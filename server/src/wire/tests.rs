@@ -132,7 +132,7 @@ fn requests_take_every_field() {
     assert_eq!(common.seed, Some(-1));
     assert_eq!(common.stop.expect("stops").into_vec(), ["a", "b"]);
     assert!(common.stream && !common.skip_special_tokens);
-    assert_eq!(common.logit_bias.expect("a bias")["5"], -1.0);
+    assert!(common.logit_bias.expect("a bias")["5"] < 0.0);
     assert!(common.unsupported.guided_json.is_some());
     let options = common.stream_options.expect("options");
     assert_eq!((options.include_usage, options.continuous_usage_stats), (Some(true), None));

@@ -1,0 +1,131 @@
+//! The real binary as a server, and a client of plain sockets.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// A folder of golden models.
+pub const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/models");
+
+/// A running `halyard serve`; killed when dropped.
+pub struct Server {
+    process: Child,
+    address: String,
+    /// Keeps the pipe open, so that the server can go on logging.
+    _log: BufReader<ChildStderr>,
+}
+
+impl Server {
+    pub fn start(model: &str, flags: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_halyard"))
+            .arg("serve")
+            .arg(format!("{MODELS}/{model}"))
+            .args(["--host", "127.0.0.1", "--port", "0", "--served-model-name", "tiny"])
+            .args(["--device", "cpu", "--dtype", "float32"])
+            .args(["--disable-uvicorn-access-log"])
+            .args(flags)
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut log = BufReader::new(process.stderr.take().expect("piped"));
+        let mut all = String::new();
+        loop {
+            let from = all.len();
+            let read = log.read_line(&mut all).expect("UTF-8");
+            assert!(read > 0, "the server did not start:\n{all}");
+            if let Some((_, address)) = all[from..].split_once("http://") {
+                let address = address.trim().to_owned();
+                return Self { process, address, _log: log };
+            }
+        }
+    }
+
+    pub fn client(&self) -> Client<'_> {
+        Client { address: &self.address }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        let status = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// How it ended, within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.process.try_wait().expect("our child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server did not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Client<'a> {
+    address: &'a str,
+}
+
+impl Client<'_> {
+    pub fn connect(self) -> TcpStream {
+        TcpStream::connect(self.address).expect("a connection")
+    }
+
+    /// Sends a request and returns the socket its answer comes from.
+    pub fn send(self, path: &str, body: &Value) -> TcpStream {
+        let body = body.to_string();
+        let mut socket = self.connect();
+        let head = format!(
+            "POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        socket.write_all(head.as_bytes()).expect("sent");
+        socket.write_all(body.as_bytes()).expect("sent");
+        socket
+    }
+
+    pub fn get(self, path: &str) -> String {
+        let mut socket = self.connect();
+        socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("sent");
+        body_of(socket, 200)
+    }
+
+    pub fn post(self, path: &str, body: &Value) -> Value {
+        serde_json::from_str(&body_of(self.send(path, body), 200)).expect("JSON")
+    }
+
+    /// The events of a stream, without `[DONE]`.
+    pub fn events(self, path: &str, body: &Value) -> Vec<Value> {
+        let text = body_of(self.send(path, body), 200);
+        let mut events: Vec<&str> = text
+            .split_terminator("\n\n")
+            .map(|event| event.strip_prefix("data: ").expect("exactly `data: `"))
+            .collect();
+        assert_eq!(events.pop(), Some("[DONE]"), "{text}");
+        events.iter().map(|event| serde_json::from_str(event).expect("JSON")).collect()
+    }
+}
+
+/// Reads an answer to its end. HTTP/1.0 has no chunks: the body ends with the connection.
+pub fn body_of(mut socket: TcpStream, status: u16) -> String {
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("UTF-8 to the end");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    assert_eq!(head.split(' ').nth(1), Some(status.to_string().as_str()), "{text}");
+    body.to_owned()
+}
