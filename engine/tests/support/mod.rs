@@ -26,9 +26,9 @@ pub(crate) fn quantised() -> Vec<String> {
     forms
 }
 
-/// The built-in backends, opened.
+/// The built-in backends, opened: the oracle, and the one that serves.
 pub(crate) fn devices() -> Vec<Device> {
-    let modules = [halyard_sdk::module::<halyard_cpu_ref::CpuRef>()];
+    let modules = [halyard_sdk::module::<halyard_cpu_ref::CpuRef>(), halyard_cpu::module()];
     modules.map(|module| Backend::builtin(module).open(0, &[]).expect("opens")).to_vec()
 }
 

@@ -16,7 +16,7 @@ fn folder(file: &str) -> PathBuf {
 }
 
 fn devices() -> Vec<Device> {
-    let modules = [halyard_sdk::module::<halyard_cpu_ref::CpuRef>()];
+    let modules = [halyard_sdk::module::<halyard_cpu_ref::CpuRef>(), halyard_cpu::module()];
     modules.map(|module| Backend::builtin(module).open(0, &[]).expect("opens")).to_vec()
 }
 
