@@ -190,7 +190,7 @@ fn a_drain_has_a_limit_and_a_second_signal_has_none() {
     });
     let mut server = Server::start("llama", &["--shutdown-timeout", "0"]);
     let socket = server.client().send(PLAIN, &long);
-    eventually("the request", || load(server.client()) > 0);
+    eventually("the request", || load(server.client()) == 512);
     server.signal("TERM");
     assert_eq!(server.wait(Duration::from_secs(10)).code(), Some(0));
     let text = body_of(socket, 200);
@@ -198,7 +198,7 @@ fn a_drain_has_a_limit_and_a_second_signal_has_none() {
 
     let mut server = Server::start("llama", &["--shutdown-timeout", "600"]);
     let _socket = server.client().send(PLAIN, &long);
-    eventually("the request", || load(server.client()) > 0);
+    eventually("the request", || load(server.client()) == 512);
     server.signal("TERM");
     sleep(Duration::from_millis(300));
     server.signal("INT");

@@ -13,6 +13,9 @@ use super::{ApiError, App};
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) async fn get(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    if app.engine.load() == 0 {
+        app.metrics.idle();
+    }
     let text = app.metrics.encode().map_err(|_| ApiError::internal())?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }

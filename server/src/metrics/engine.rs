@@ -106,6 +106,11 @@ impl EngineSeries {
             counts: Counts::new(r, max_model_len),
         }
     }
+
+    /// Nothing waits or runs. The engine reports by step, so the last one's figures would stay.
+    pub(super) fn idle(&self) {
+        self.now.set(&StepStats::default());
+    }
 }
 
 impl Now {
@@ -121,6 +126,15 @@ impl Now {
             waiting: r.gauge("num_requests_waiting", "Sequences waiting for admission"),
             kv_usage: r.gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1"),
         }
+    }
+
+    fn set(&self, stats: &StepStats) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.running.set(gauge(stats.running));
+        self.waiting.set(gauge(stats.waiting));
+        let capacity = ReasonLabel { reason: "capacity" };
+        self.waiting_by_reason.get_or_create(&capacity).set(gauge(stats.waiting));
+        self.kv_usage.set(stats.kv_usage);
     }
 }
 
@@ -224,12 +238,7 @@ impl MetricsObserver {
 impl Observer for MetricsObserver {
     fn step(&mut self, stats: &StepStats) {
         let EngineSeries { now, totals, counts, .. } = &self.series;
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        now.running.set(gauge(stats.running));
-        now.waiting.set(gauge(stats.waiting));
-        let capacity = ReasonLabel { reason: "capacity" };
-        now.waiting_by_reason.get_or_create(&capacity).set(gauge(stats.waiting));
-        now.kv_usage.set(stats.kv_usage);
+        now.set(stats);
         totals.generated_tokens.inc_by(to_u64(stats.generated_tokens));
         totals.preemptions.inc_by(to_u64(stats.preemptions));
         totals.prefix_queries.inc_by(to_u64(stats.prefix_queries));

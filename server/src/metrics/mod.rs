@@ -141,6 +141,11 @@ impl Metrics {
         MetricsObserver::new(self.engine.clone())
     }
 
+    /// The engine has nothing to do.
+    pub(crate) fn idle(&self) {
+        self.engine.idle();
+    }
+
     /// An API request with `n` choices a prompt was accepted.
     pub(crate) fn accepted(&self, n: usize) {
         self.params_n.observe(to_f64(n));

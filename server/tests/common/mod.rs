@@ -10,18 +10,18 @@ use std::{
 use serde_json::Value;
 
 /// A folder of golden models.
-pub const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/models");
+pub(crate) const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/models");
 
 /// A running `halyard serve`; killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     process: Child,
     address: String,
     /// Keeps the pipe open, so that the server can go on logging.
-    _log: BufReader<ChildStderr>,
+    log: BufReader<ChildStderr>,
 }
 
 impl Server {
-    pub fn start(model: &str, flags: &[&str]) -> Self {
+    pub(crate) fn start(model: &str, flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_halyard"))
             .arg("serve")
             .arg(format!("{MODELS}/{model}"))
@@ -33,31 +33,32 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let mut log = BufReader::new(process.stderr.take().expect("piped"));
+        let log = BufReader::new(process.stderr.take().expect("piped"));
+        let mut server = Self { process, address: String::new(), log };
         let mut all = String::new();
-        loop {
+        while server.address.is_empty() {
             let from = all.len();
-            let read = log.read_line(&mut all).expect("UTF-8");
+            let read = server.log.read_line(&mut all).expect("UTF-8");
             assert!(read > 0, "the server did not start:\n{all}");
             if let Some((_, address)) = all[from..].split_once("http://") {
-                let address = address.trim().to_owned();
-                return Self { process, address, _log: log };
+                address.trim().clone_into(&mut server.address);
             }
         }
+        server
     }
 
-    pub fn client(&self) -> Client<'_> {
+    pub(crate) fn client(&self) -> Client<'_> {
         Client { address: &self.address }
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
         let status = Command::new("kill").args([&format!("-{name}"), &id]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// How it ended, within `limit`.
-    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.process.try_wait().expect("our child") {
@@ -77,17 +78,17 @@ impl Drop for Server {
 }
 
 #[derive(Clone, Copy)]
-pub struct Client<'a> {
+pub(crate) struct Client<'a> {
     address: &'a str,
 }
 
 impl Client<'_> {
-    pub fn connect(self) -> TcpStream {
+    pub(crate) fn connect(self) -> TcpStream {
         TcpStream::connect(self.address).expect("a connection")
     }
 
     /// Sends a request and returns the socket its answer comes from.
-    pub fn send(self, path: &str, body: &Value) -> TcpStream {
+    pub(crate) fn send(self, path: &str, body: &Value) -> TcpStream {
         let body = body.to_string();
         let mut socket = self.connect();
         let head = format!(
@@ -99,18 +100,18 @@ impl Client<'_> {
         socket
     }
 
-    pub fn get(self, path: &str) -> String {
+    pub(crate) fn get(self, path: &str) -> String {
         let mut socket = self.connect();
         socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("sent");
         body_of(socket, 200)
     }
 
-    pub fn post(self, path: &str, body: &Value) -> Value {
+    pub(crate) fn post(self, path: &str, body: &Value) -> Value {
         serde_json::from_str(&body_of(self.send(path, body), 200)).expect("JSON")
     }
 
     /// The events of a stream, without `[DONE]`.
-    pub fn events(self, path: &str, body: &Value) -> Vec<Value> {
+    pub(crate) fn events(self, path: &str, body: &Value) -> Vec<Value> {
         let text = body_of(self.send(path, body), 200);
         let mut events: Vec<&str> = text
             .split_terminator("\n\n")
@@ -122,7 +123,7 @@ impl Client<'_> {
 }
 
 /// Reads an answer to its end. HTTP/1.0 has no chunks: the body ends with the connection.
-pub fn body_of(mut socket: TcpStream, status: u16) -> String {
+pub(crate) fn body_of(mut socket: TcpStream, status: u16) -> String {
     let mut text = String::new();
     socket.read_to_string(&mut text).expect("UTF-8 to the end");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
