@@ -12,9 +12,11 @@
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
+    clippy::cast_ptr_alignment,
     clippy::multiple_unsafe_ops_per_block,
-    reason = "numeric kernels: conversions between number types are their business, and a kernel's loads and stores share one promise"
+    reason = "numeric kernels: conversions between number types are their business, loads and stores are unaligned ones, and those of a kernel share one promise"
 )]
+#![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exactness"))]
 
 mod attention;
 mod device;

@@ -22,10 +22,9 @@ impl Op for Panels<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        with_format!(self.layout.quant, F => {
-            // SAFETY: promised where this was made.
-            unsafe { panels::<S, F>(s, self.work, self.layout) }
-        });
+        let Panels { work, layout } = self;
+        // SAFETY: promised where this was made.
+        unsafe { with_format!(layout.quant, F => panels::<S, F>(s, work, layout)) }
     }
 }
 
@@ -174,6 +173,7 @@ unsafe fn step<S: Simd, F: Format, const T: usize, const STEP: usize>(
 }
 
 /// Scales the integer sums of a sub-block and adds them to the totals.
+#[expect(clippy::too_many_arguments, reason = "a kernel's registers; it is inlined")]
 #[inline(always)]
 unsafe fn finish<S: Simd, F: Format, const T: usize>(
     s: S,

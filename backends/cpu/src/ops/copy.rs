@@ -154,6 +154,7 @@ unsafe fn write(dtype: DType, p: *mut u8, x: f64) {
 
 /// `x` as f32, an inexact result with its last bit set: a further rounding to 16 bits then gives what a
 /// single one would have.
+#[expect(clippy::float_cmp, reason = "whether the conversion was exact")]
 fn to_odd(x: f64) -> f32 {
     let near = x as f32;
     if f64::from(near) == x || x.is_nan() || near.is_infinite() {

@@ -61,11 +61,11 @@ impl DenseLayout {
                 let to = base.add(self.offset(row, col));
                 match (self.elem.bytes(), col < self.k) {
                     (4, true) => {
-                        to.cast::<[u8; 4]>().write(src.at(at, col).cast::<[u8; 4]>().read())
+                        to.cast::<[u8; 4]>().write(src.at(at, col).cast::<[u8; 4]>().read());
                     }
                     (4, false) => to.cast::<[u8; 4]>().write([0; 4]),
                     (_, true) => {
-                        to.cast::<[u8; 2]>().write(src.at(at, col).cast::<[u8; 2]>().read())
+                        to.cast::<[u8; 2]>().write(src.at(at, col).cast::<[u8; 2]>().read());
                     }
                     (_, false) => to.cast::<[u8; 2]>().write([0; 2]),
                 }

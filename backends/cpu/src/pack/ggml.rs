@@ -89,8 +89,11 @@ impl Panel {
     unsafe fn half(self, to: usize, block: &[u8], from: usize) {
         // SAFETY: `to` is the offset of sixteen halves inside the unit.
         unsafe {
-            self.aux.add(to + 2 * self.lane).cast::<[u8; 2]>().write([block[from], block[from + 1]])
-        };
+            self.aux
+                .add(to + 2 * self.lane)
+                .cast::<[u8; 2]>()
+                .write([block[from], block[from + 1]]);
+        }
     }
 
     /// Byte of lane in the sixteen bytes at `to` of the unit.

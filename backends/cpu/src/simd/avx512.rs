@@ -209,7 +209,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn bf16_dot(self, acc: __m512, w: __m512i, x: __m512i) -> __m512 {
         if BF16 {
             // The types differ in name only.
-            op!(_mm512_dpbf16_ps(acc, std::mem::transmute(w), std::mem::transmute(x)))
+            op!(_mm512_dpbf16_ps(
+                acc,
+                std::mem::transmute::<__m512i, __m512bh>(w),
+                std::mem::transmute::<__m512i, __m512bh>(x)
+            ))
         } else {
             super::bf16_dot_widened(self, acc, w, x)
         }

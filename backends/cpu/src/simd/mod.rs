@@ -26,6 +26,7 @@ pub(crate) const TAIL_BYTES: usize = 32;
 /// Sixteen-lane arithmetic of one instruction set.
 ///
 /// Pointer arguments need no alignment unless said otherwise.
+#[expect(clippy::wrong_self_convention, reason = "`self` is the token of the instruction set")]
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen `f32`.
     type F: Copy;
