@@ -2,7 +2,7 @@
 
 use std::{fmt, pin::Pin};
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use halyard_engine::{EngineEvent, EngineHandle, EngineInfo, EngineRequest, SubmitError};
 
 /// The events of one request. Dropping it aborts the request.
@@ -41,7 +41,8 @@ impl Engine for EngineHandle {
             let event = handle.next().await?;
             Some((event, handle))
         };
-        Ok(Box::pin(stream::unfold(handle, next)))
+        // Fused: a request whose stream broke off is asked once more.
+        Ok(Box::pin(stream::unfold(handle, next).fuse()))
     }
 
     fn health(&self) -> Result<(), String> {

@@ -10,6 +10,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -60,17 +61,26 @@ pub async fn serve(
     tracing::info!("stopped");
 }
 
+/// Serves the API on one connection, whatever carries it; resolves at its end.
+pub fn connection<S>(stream: S, router: Router) -> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+}
+
+/// A connection being served.
+pub type Connection<S> = http1::Connection<TokioIo<S>, TowerToHyperService<Router>>;
+
 fn spawn(stream: TcpStream, router: Router, connections: &GracefulShutdown) {
     // A token is a small packet and must not wait for the next.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let service = TowerToHyperService::new(router);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = connections.watch(connection);
+    let connection = connections.watch(connection(stream, router));
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection ended early");
