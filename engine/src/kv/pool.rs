@@ -1,6 +1,6 @@
 //! The block pool: reference counts, the free list, and the blocks that can be found by name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use super::hash::BlockHash;
 
@@ -118,9 +118,9 @@ impl BlockPool {
     pub(super) fn name(&mut self, id: BlockId, hash: BlockHash) {
         let block = &mut self.blocks[id.index()];
         debug_assert!(block.hash.is_none(), "{id:?} is named twice");
-        if !self.named.contains_key(&hash) {
+        if let Entry::Vacant(name) = self.named.entry(hash) {
             block.hash = Some(hash);
-            self.named.insert(hash, id);
+            name.insert(id);
         }
     }
 
