@@ -28,6 +28,8 @@ pub(super) struct Search {
     places: SearchPath,
     found: Vec<Found>,
     trust: Trust,
+    /// The places were named by the user.
+    explicit: bool,
 }
 
 impl Search {
@@ -35,7 +37,8 @@ impl Search {
         let places = SearchPath::standard(&args.backend_path);
         let found = discover(&places)?;
         let pins = args.pin.iter().cloned().collect();
-        Ok(Self { places, found, trust: Trust { insecure: args.insecure_plugins, pins } })
+        let trust = Trust { insecure: args.insecure_plugins, pins };
+        Ok(Self { places, found, trust, explicit: !args.backend_path.is_empty() })
     }
 
     /// The built-in backends and every library, loaded or with what is wrong with it.
@@ -44,9 +47,11 @@ impl Search {
         builtin().into_iter().map(Ok).chain(libraries).collect()
     }
 
-    /// The backend of this id, or the library at this path. No other library is loaded.
+    /// The backend of this id, or the library at this path. No other library is loaded. What the user points at comes before
+    /// what is built in.
     pub(super) fn one(&self, id: &str) -> anyhow::Result<Backend> {
-        if let Some(backend) = builtin().into_iter().find(|backend| backend.id() == id) {
+        let builtin = builtin().into_iter().find(|backend| backend.id() == id);
+        if let Some(backend) = builtin.filter(|_| !self.explicit) {
             return Ok(backend);
         }
         let path = PathBuf::from(id);
@@ -62,8 +67,11 @@ impl Search {
             match load(found, &self.trust) {
                 Ok(backend) if backend.id() == id => return Ok(backend),
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "not the one"),
+                Err(error) => tracing::warn!("{:#}", anyhow::Error::from(error)),
             }
+        }
+        if let Some(backend) = self::builtin().into_iter().find(|backend| backend.id() == id) {
+            return Ok(backend);
         }
         bail!("there is no backend `{id}`; there are {}", self.names())
     }
