@@ -90,6 +90,8 @@ impl HostTensor {
     #[must_use]
     pub fn get(&self, index: &[usize]) -> f64 {
         match self.view.dtype {
+            #[expect(clippy::cast_precision_loss, reason = "conversion as the op says")]
+            DType::U64 => self.read::<u64>(index) as f64,
             DType::F32 => f64::from(self.read::<f32>(index)),
             DType::F16 => f64::from(self.read::<f16>(index)),
             DType::BF16 => f64::from(self.read::<bf16>(index)),
@@ -131,6 +133,28 @@ impl HostTensor {
         }
     }
 
+    /// Copies an element to the same place of another tensor: between integers exactly, as far as they fit, else as
+    /// [`HostTensor::get`] and [`HostTensor::set`] do.
+    ///
+    /// # Panics
+    /// If `index` leaves either shape: a bug of the caller, caught by the SDK's guard.
+    #[expect(clippy::cast_sign_loss, reason = "clamped before")]
+    pub fn copy_to(&self, index: &[usize], to: &Self) {
+        let value = match self.view.dtype {
+            DType::I32 | DType::I64 | DType::U32 => i128::from(self.get_int(index)),
+            DType::U64 => i128::from(self.get_int(index).cast_unsigned()),
+            _ => return to.set(index, self.get(index)),
+        };
+        let bounded = |low: i128, high: i128| value.clamp(low, high);
+        match to.view.dtype {
+            DType::I32 => to.write(index, bounded(i32::MIN.into(), i32::MAX.into()) as i32),
+            DType::I64 => to.write(index, bounded(i64::MIN.into(), i64::MAX.into()) as i64),
+            DType::U32 => to.write(index, bounded(0, u32::MAX.into()) as u32),
+            DType::U64 => to.write(index, bounded(0, u64::MAX.into()) as u64),
+            _ => to.set(index, self.get(index)),
+        }
+    }
+
     /// What [`HostTensor::set`] would store, widened again.
     #[must_use]
     pub fn rounded(&self, value: f64) -> f64 {
@@ -160,6 +184,23 @@ fn to_odd_f32(value: f64) -> f32 {
 mod tests {
     use super::*;
     use halyard_abi::TensorSpec;
+
+    #[test]
+    fn integers_are_copied_exactly_or_saturate() {
+        let (mut from, mut to) = ([u64::MAX - 1, 3], [0i32; 2]);
+        let view =
+            |address: u64, dtype| TensorView::contiguous(address, 0, &TensorSpec::new(dtype, &[2]));
+        // SAFETY: both arrays hold two elements and outlive the tensors.
+        let open = |view: &TensorView| unsafe { HostTensor::new(view) }.unwrap();
+        let x = open(&view(from.as_mut_ptr() as u64, DType::U64));
+        let y = open(&view(to.as_mut_ptr() as u64, DType::I32));
+        for i in 0..2 {
+            x.copy_to(&[i], &y);
+            x.copy_to(&[i], &x);
+        }
+        assert_eq!(std::hint::black_box(to), [i32::MAX, 3]);
+        assert_eq!(std::hint::black_box(from), [u64::MAX - 1, 3]);
+    }
 
     #[test]
     fn elements_round_once_and_follow_strides() {
