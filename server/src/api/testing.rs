@@ -119,7 +119,7 @@ impl Engine for ScriptedEngine {
         let steps = (self.script)(&request, requests.len());
         requests.push(request);
         let guard = Active::enter(&self.active);
-        let events = stream::iter(steps).filter_map(move |step| {
+        let events = stream::iter(steps).fuse().filter_map(move |step| {
             let _ = &guard;
             async {
                 match step {

@@ -265,6 +265,23 @@ async fn failures_of_the_engine() {
 }
 
 #[tokio::test]
+async fn an_engine_that_breaks_off() {
+    for tokens in [0, 1, 16] {
+        let engine = ScriptedEngine::new(move |request, _| {
+            let mut steps = crate::api::testing::answer(request, &[b'x'; 16]);
+            steps.truncate(1 + tokens);
+            steps
+        });
+        let client = Client::new(&engine);
+        let (status, _) = client.post(PLAIN, &json!({"prompt": "a"})).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "after {tokens}");
+        let events = client.events(PLAIN, json!({"prompt": "a", "stream": true})).await;
+        assert_eq!(events.len(), tokens + 1);
+        assert_eq!(events[tokens]["error"]["code"], 500);
+    }
+}
+
+#[tokio::test]
 async fn a_panic_is_an_answer() {
     let client = Client::new(&ScriptedEngine::says("x"));
     let (status, answer) = client.post(PLAIN, &json!({"prompt": "make the tokenizer panic"})).await;
