@@ -9,7 +9,7 @@ use std::sync::{
 
 use halyard_core::Device;
 use halyard_engine::{
-    LoadOptions, Observer, RequestHandle, SamplingParams, StepStats, TokenOutput,
+    Dtype, LoadOptions, Observer, RequestHandle, SamplingParams, StepStats, TokenOutput,
 };
 use support::{devices, greedy, options, start, start_observed, submit, tokens};
 
@@ -83,14 +83,15 @@ const SETTINGS: [Setting; 7] = [
 fn check_each(model: &str) {
     let devices = devices();
     // The oracle is slow, and has no tricks whose order could matter.
-    check(&devices[0], model, &SETTINGS[..2]);
+    check(&devices[0], model, Dtype::Float32, &SETTINGS[..2]);
     for device in &devices[1..] {
-        check(device, model, &SETTINGS);
+        check(device, model, Dtype::Float32, &SETTINGS);
     }
 }
 
-fn check(device: &Device, model: &str, settings: &[Setting]) {
+fn check(device: &Device, model: &str, dtype: Dtype, settings: &[Setting]) {
     let alone = LoadOptions {
+        dtype,
         max_num_seqs: 1,
         max_num_batched_tokens: Some(512),
         enable_prefix_caching: false,
@@ -152,4 +153,12 @@ fn experts() {
 #[test]
 fn quantised() {
     check_each("gguf/llama/model-q4_1.gguf");
+}
+
+#[test]
+fn sixteen_bits() {
+    for device in &devices()[1..] {
+        check(device, "llama", Dtype::BFloat16, &SETTINGS[..3]);
+        check(device, "mixtral", Dtype::Float16, &SETTINGS[..3]);
+    }
 }
