@@ -74,7 +74,7 @@ impl Plan {
         let fused_kv = layout.block_bytes[1] == 0;
 
         let mut recorded = record(&checkpoint, &config, &options, fused_kv)?;
-        let kernels = prepare(device, &recorded.program)?;
+        let mut kernels = prepare(device, &recorded.program)?;
         let mut limits = limits(&options, &config);
         let block_bytes = layout.block_bytes[0] + layout.block_bytes[1];
         let demand = Demand {
@@ -93,10 +93,10 @@ impl Plan {
             options.max_model_len = pool.max_model_len;
             // Shapes follow the length, the set of kernels may too: the rotary table is shorter.
             recorded = record(&checkpoint, &config, &options, fused_kv)?;
+            kernels = prepare(device, &recorded.program)?;
+            limits = self::limits(&options, &config);
         }
-        limits = self::limits(&options, &config);
         limits.pool_blocks = pool.num_blocks;
-        let kernels = prepare(device, &recorded.program)?;
         let info = info(device, &config, &options, &pool, &demand);
         Ok(Self {
             device: device.clone(),
