@@ -22,7 +22,7 @@ pub struct Comparison {
     pub max_abs: f64,
     /// Largest share of its bound that an element uses: above 1 it fails.
     pub max_of_bound: f64,
-    /// `Σ (got - want)² / Σ want²` over finite values.
+    /// `Σ (got - want)² / Σ want²` over finite values (where sums vanish: over what the inputs let expect).
     pub nmse: f64,
     /// Cosine between the two, of finite values; 1 if one is zero.
     pub cosine: f64,
@@ -43,13 +43,22 @@ pub struct Worst {
     pub want: String,
 }
 
-/// Compares `got` with `want`, element by element and as a whole. Elements marked in `exempt` are left out.
+/// What a comparison is told beside the bounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Context<'a> {
+    /// Elements left out.
+    pub(crate) exempt: &'a [usize],
+    /// The size of values that each row's inputs let expect; empty if nothing is known.
+    pub(crate) expected: &'a [f64],
+}
+
+/// Compares `got` with `want`, element by element and as a whole.
 pub(crate) fn compare(
     output: &str,
     got: &Array,
     want: &Array,
     bounds: Bounds,
-    exempt: &[usize],
+    context: Context<'_>,
 ) -> Comparison {
     let mut c = Comparison {
         output: output.to_owned(),
@@ -73,9 +82,10 @@ pub(crate) fn compare(
     let mut worst = (-1.0, 0);
     let width = want.width().max(1);
     for row in 0..want.len() / width {
-        let scale = scale(&want.row(row), bounds);
+        let expected = context.expected.get(row).copied().unwrap_or(0.0);
+        let scale = scale(&want.row(row)).max(expected);
         for i in row * width..(row + 1) * width {
-            if exempt.contains(&i) {
+            if context.exempt.contains(&i) {
                 continue;
             }
             let use_of_bound = element(got, want, i, bounds, scale);
@@ -83,7 +93,7 @@ pub(crate) fn compare(
             if use_of_bound > worst.0 {
                 worst = (use_of_bound, i);
             }
-            sums.add(got.get(i), want.get(i));
+            sums.add(got.get(i), want.get(i), (expected, bounds.tiny));
         }
     }
     c.share = if c.elements == 0 { 1.0 } else { 1.0 - outside as f64 / c.elements as f64 };
@@ -102,15 +112,11 @@ pub(crate) fn compare(
     c
 }
 
-/// What absolute errors of a row are measured by.
-fn scale(row: &[f64], bounds: Bounds) -> f64 {
+/// What absolute errors of a row are measured by: its root mean square. A row of zeros is padding and has to be exact.
+fn scale(row: &[f64]) -> f64 {
     let finite: Vec<f64> = row.iter().copied().filter(|v| v.is_finite()).collect();
     let squares: f64 = finite.iter().map(|v| v * v).sum();
-    if squares <= 0.0 {
-        // A row of zeros is padding: it has to be exact.
-        return 0.0;
-    }
-    (squares / finite.len() as f64).sqrt().max(bounds.floor)
+    if squares > 0.0 { (squares / finite.len() as f64).sqrt() } else { 0.0 }
 }
 
 /// How much of its bound an element uses; infinite if it cannot be right.
@@ -127,6 +133,9 @@ fn element(got: &Array, want: &Array, i: usize, bounds: Bounds, scale: f64) -> f
         return f64::INFINITY;
     }
     let error = (g - w).abs();
+    if error <= bounds.tiny {
+        return 0.0;
+    }
     let bound = bounds.rtol * w.abs() + bounds.atol * scale;
     if error <= bound {
         error / bound
@@ -169,13 +178,18 @@ struct Sums {
     got: f64,
     want: f64,
     dot: f64,
+    /// Square of what the inputs let expect.
+    expected: f64,
 }
 
 impl Sums {
-    fn add(&mut self, g: f64, w: f64) {
+    fn add(&mut self, g: f64, w: f64, (expected, tiny): (f64, f64)) {
+        // A tiny error is none: the values count as equal.
+        let g = if (g - w).abs() <= tiny { w } else { g };
         if g.is_finite() && w.is_finite() {
             self.max_abs = self.max_abs.max((g - w).abs());
             self.error += (g - w) * (g - w);
+            self.expected += expected * expected;
             self.got += g * g;
             self.want += w * w;
             self.dot += g * w;
@@ -183,7 +197,11 @@ impl Sums {
     }
 
     fn nmse(&self) -> f64 {
-        if self.error <= 0.0 { 0.0 } else { (self.error / self.want).min(f64::MAX) }
+        if self.error <= 0.0 {
+            0.0
+        } else {
+            (self.error / self.want.max(self.expected)).min(f64::MAX)
+        }
     }
 
     fn cosine(&self) -> f64 {
@@ -197,14 +215,14 @@ mod tests {
     use super::*;
     use halyard_core::DType;
 
-    const LOOSE: Bounds = Bounds { rtol: 0.01, atol: 0.0, floor: 0.0, nmse: 1e-4 };
+    const LOOSE: Bounds = Bounds { rtol: 0.01, atol: 0.0, tiny: 0.0, nmse: 1e-4 };
 
     fn f32s(values: &[f64]) -> Array {
         Array::floats(DType::F32, &[1, values.len()], |i| values[i])
     }
 
     fn of(got: &[f64], want: &[f64], bounds: Bounds) -> Comparison {
-        compare("y", &f32s(got), &f32s(want), bounds, &[])
+        compare("y", &f32s(got), &f32s(want), bounds, Context::default())
     }
 
     #[test]
@@ -238,12 +256,32 @@ mod tests {
 
     #[test]
     fn zeros_of_padding_are_exact_and_exact_is_exact() {
-        let floor = Bounds { rtol: 0.0, atol: 1.0, floor: 1.0, nmse: 1.0 };
-        assert!(!of(&[0.0, 1e-9], &[0.0, 0.0], floor).passed);
-        assert!(of(&[-0.0, 0.0], &[0.0, 0.0], floor).passed);
+        let wide = Bounds { rtol: 0.5, atol: 1.0, tiny: 0.0, nmse: 1.0 };
+        assert!(!of(&[0.0, 1e-9], &[0.0, 0.0], wide).passed);
+        assert!(of(&[-0.0, 0.0], &[0.0, 0.0], wide).passed);
         assert!(!of(&[1.0 + 1e-7], &[1.0], EXACT).passed);
         let id = |v: i64| Array::ints(DType::I32, &[1], &[v]);
-        assert!(!compare("ids", &id(3), &id(4), EXACT, &[]).passed);
-        assert!(compare("ids", &id(3), &id(4), EXACT, &[0]).passed);
+        assert!(!compare("ids", &id(3), &id(4), EXACT, Context::default()).passed);
+        let exempt = Context { exempt: &[0], expected: &[] };
+        assert!(compare("ids", &id(3), &id(4), EXACT, exempt).passed);
+    }
+
+    #[test]
+    fn a_sum_that_vanishes_is_measured_by_its_inputs() {
+        let bounds = Bounds { rtol: 1e-6, atol: 1e-5, tiny: 0.0, nmse: 1e-10 };
+        let (got, want) = (f32s(&[1e-3 + 5e-6]), f32s(&[1e-3]));
+        let among = |expected: &[f64]| {
+            let context = Context { exempt: &[], expected };
+            compare("y", &got, &want, bounds, context).passed
+        };
+        assert!(!among(&[]) && !among(&[0.1]) && among(&[1.0]));
+    }
+
+    #[test]
+    fn tiny_errors_are_none() {
+        let flush = Bounds { rtol: 0.0, atol: 0.0, tiny: 1e-37, nmse: 1e-10 };
+        assert!(of(&[0.0, 1.0], &[1e-38, 1.0], flush).passed);
+        assert!(of(&[0.0], &[1e-38], flush).passed);
+        assert!(!of(&[0.0], &[1e-36], flush).passed);
     }
 }

@@ -5,7 +5,7 @@ use halyard_cpu_ref::sampling::{Rule, choose, uniform};
 
 use crate::{
     array::Array,
-    compare::{Comparison, compare},
+    compare::{Comparison, Context, compare},
     execute::Outputs,
     generate::Inputs,
     opbuf::attrs_of,
@@ -22,18 +22,38 @@ pub(crate) fn judge(
 ) -> Vec<Comparison> {
     let slots = OpSchema::of(op.kind()).map_or(&[][..], |s| s.slots);
     let exempt = other_answers(op, inputs, got, want);
+    let expected = expected_sizes(op, inputs);
+    let context = Context { exempt: &exempt, expected: &expected };
     let mut all = Vec::new();
     for (i, slot) in slots.iter().enumerate() {
         let pair =
             (got.slots.get(i).and_then(Option::as_ref), want.slots.get(i).and_then(Option::as_ref));
         let (Some(got), Some(want)) = pair else { continue };
         let got = columns.map_or_else(|| got.clone(), |c| got.columns(c));
-        all.push(compare(slot.name, &got, want, bounds(op, want.dtype()), &exempt));
+        all.push(compare(slot.name, &got, want, bounds(op, want.dtype()), context));
     }
     if let (Some(got), Some(want)) = (&got.probe, &want.probe) {
-        all.push(compare("the cache, seen by attention", got, want, bounds(op, want.dtype()), &[]));
+        all.push(compare(
+            "the cache, seen by attention",
+            got,
+            want,
+            bounds(op, want.dtype()),
+            Context::default(),
+        ));
     }
     all
+}
+
+/// The size of a linear layer's outputs, row by row: weights of deviation 1/√K keep that of the inputs.
+fn expected_sizes(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
+    let x = if op.kind() == OpKind::LINEAR { inputs.named(op, "x") } else { None };
+    let Some(x) = x else { return Vec::new() };
+    let size = |row: usize| {
+        let finite: Vec<f64> = x.row(row).into_iter().filter(|v| v.is_finite()).collect();
+        let squares: f64 = finite.iter().map(|v| v * v).sum();
+        (squares / finite.len().max(1) as f64).sqrt()
+    };
+    (0..x.dims()[0]).map(size).collect()
 }
 
 /// Elements that may differ because the choice was a tie within rounding.
@@ -121,7 +141,7 @@ pub(crate) fn first_difference(op: &OpBuf, a: &Outputs, b: &Outputs) -> Option<S
     let probe = std::iter::once(("the cache", (&a.probe, &b.probe)));
     for (name, (a, b)) in named.chain(probe) {
         if let (Some(a), Some(b)) = (a, b) {
-            let c = compare(name, a, b, EXACT, &[]);
+            let c = compare(name, a, b, EXACT, Context::default());
             // NaN of another payload counts as the same.
             if !c.passed {
                 return Some(c.failure.unwrap_or_default());

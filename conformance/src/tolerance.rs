@@ -3,7 +3,8 @@
 //! The oracle computes in f64 and rounds once; a backend computes in f32 with sums in f32 or better, in any order, and rounds once.
 //! Both roundings can fall either way, so 16-bit results may be one unit in the last place apart: 2⁻⁷ for bf16 (8 significant bits),
 //! 2⁻¹⁰ for f16 (11 bits), relative to the value. What f32 arithmetic itself loses is absolute, relative to the size of what was
-//! summed: that is the row's root mean square, since inputs are drawn so that sums do not vanish.
+//! summed: that is the row's root mean square, and for linear layers that of the input's row, which weights of deviation 1/√K keep.
+//! Numbers below the normal range of f32 may be taken for zero in products, as matrix units do (those of f16 are normal in f32).
 
 use halyard_core::{DType, OpBuf, OpKind, Scheme};
 
@@ -14,16 +15,19 @@ use crate::opbuf;
 pub(crate) struct Bounds {
     /// Every element: `|got - want| <= rtol |want| + atol scale`.
     pub(crate) rtol: f64,
-    /// See `rtol`; the scale is the root mean square of the row, at least `floor`.
+    /// See `rtol`; the scale is the root mean square of the row, or what its inputs let expect if that is more.
     pub(crate) atol: f64,
-    /// What outputs are like at least where inputs are ordinary.
-    pub(crate) floor: f64,
+    /// Errors up to this are none: matrix units may take numbers below the normal range of f32 for zero.
+    pub(crate) tiny: f64,
     /// All together: `Σ (got - want)² <= nmse Σ want²`, and as much for `1 - cosine`.
     pub(crate) nmse: f64,
 }
 
 /// Same bits (NaN of any payload).
-pub(crate) const EXACT: Bounds = Bounds { rtol: 0.0, atol: 0.0, floor: 0.0, nmse: 0.0 };
+pub(crate) const EXACT: Bounds = Bounds { rtol: 0.0, atol: 0.0, tiny: 0.0, nmse: 0.0 };
+
+/// `Σ |w|` is about 0.8 √K where weights have a deviation of 1/√K: so much can be lost if each input is flushed to zero.
+const FLUSHED: f64 = 64.0 * f32::MIN_POSITIVE as f64;
 
 /// How an op arrives at its results.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,18 +84,18 @@ pub(crate) fn bounds(op: &OpBuf, dtype: DType) -> Bounds {
         Class::Moves => EXACT,
         // f32: a product and a sum make two roundings, of numbers no larger than the row's typical ones.
         Class::Arithmetic => {
-            Bounds { rtol: 2.0 * ulp, atol: 1e-6, floor: 0.0, nmse: noise.max(1e-13) }
+            Bounds { rtol: 2.0 * ulp, atol: 1e-6, tiny: 0.0, nmse: noise.max(1e-13) }
         }
         // exp, rsqrt and tanh of SIMD libraries are good to a few ulp; sums along a row lose √H of them.
         Class::Functions => {
             let rtol = if f32s { 1e-5 } else { ulp };
-            Bounds { rtol, atol: 1e-5, floor: 0.0, nmse: noise.max(1e-11) }
+            Bounds { rtol, atol: 1e-5, tiny: 0.0, nmse: noise.max(1e-11) }
         }
         // Random-walk growth of f32 sums: √8192 roundings of 2⁻²⁵ are 1e-6 of the result's deviation, 5e-6 at worst among 10⁵
         // results; formats that sum scales and minima apart lose twice that.
         Class::Reduction => {
             let rtol = if f32s { 1e-5 } else { ulp };
-            Bounds { rtol, atol: 2e-5, floor: 1.0, nmse: (2.0 * noise).max(1e-10) }
+            Bounds { rtol, atol: 2e-5, tiny: FLUSHED, nmse: (2.0 * noise).max(1e-10) }
         }
         // Probabilities and gated values may pass through the compute type on their way.
         Class::Chain => {
@@ -100,9 +104,9 @@ pub(crate) fn bounds(op: &OpBuf, dtype: DType) -> Bounds {
                 DType::F16 => (2.0 * ulp, 2.0 * ulp, 1e-5),
                 _ => (2e-5, 5e-5, 1e-9),
             };
-            Bounds { rtol, atol, floor: 0.0, nmse }
+            Bounds { rtol, atol, tiny: FLUSHED, nmse }
         }
-        Class::QuantisedActivations => Bounds { rtol: 0.1, atol: 0.2, floor: 1.0, nmse: 1e-3 },
+        Class::QuantisedActivations => Bounds { rtol: 0.1, atol: 0.2, tiny: FLUSHED, nmse: 1e-3 },
     }
 }
 

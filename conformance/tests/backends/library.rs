@@ -1,34 +1,22 @@
-//! Builds a backend's library as it is now, and loads it as a server would.
+//! The libraries of this repository's backends, loaded as a server would.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{env, path::PathBuf};
 
 use halyard_core::{
     Backend,
     loader::{SearchPath, Trust, discover, load as load_found},
 };
 
-/// Builds a package of this workspace and loads its library.
+/// Loads a plugin package's library. The package is a development dependency, so the library beside this test is always up to date.
 pub(crate) fn load(package: &str) -> Backend {
-    let path = build(package);
-    let found = discover(&SearchPath::standard(&[path])).expect("it has just been built");
+    let found = discover(&SearchPath::standard(&[path(package)])).expect("cargo has built it");
     // Who may write to a developer's target folder is not what is tested here.
     let trust = Trust { insecure: true, ..Trust::default() };
     load_found(&found[0], &trust).unwrap_or_else(|error| panic!("{package}: {error}"))
 }
 
-/// This test lies in `<target>/<profile>/deps`; the library goes to the same profile.
-fn build(package: &str) -> PathBuf {
-    let exe = env::current_exe().expect("a test knows its path");
-    let profile = exe.ancestors().nth(2).expect("deps lies in the profile's folder");
-    let target = profile.parent().expect("the profile lies in the target folder");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--package", package, "--target-dir"]).arg(target);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let status = cargo.status().unwrap_or_else(|error| panic!("{cargo:?}: {error}"));
-    assert!(status.success(), "{cargo:?}: {status}");
+fn path(package: &str) -> PathBuf {
     let name = package.strip_prefix("halyard-").unwrap_or(package).replace('-', "_");
-    profile.join(format!("libhalyard_{name}.so"))
+    let exe = env::current_exe().expect("a test knows its path");
+    exe.with_file_name(format!("libhalyard_{name}.so"))
 }

@@ -26,7 +26,7 @@ fn certified(device: &Device, optional: usize) {
     assert!(report.counts.unsupported <= optional, "{:?}", report.counts);
 }
 
-/// The reference quantises no activations: 18 cases.
+/// The reference quantises no activations.
 const REFERENCE_OPTIONAL: usize = 18;
 
 #[test]
@@ -39,4 +39,19 @@ fn the_reference_as_a_library() {
     let backend: Backend = library::load("halyard-backend-cpu-ref");
     assert_eq!(backend.id(), "cpu-ref");
     certified(&backend.open(0, &[]).unwrap(), REFERENCE_OPTIONAL);
+}
+
+/// The CPU backend neither.
+const CPU_OPTIONAL: usize = 18;
+
+#[test]
+fn the_cpu_backend() {
+    certified(&Backend::builtin(halyard_cpu::module()).open(0, &[]).unwrap(), CPU_OPTIONAL);
+}
+
+#[test]
+fn the_cpu_backend_as_a_library() {
+    let backend = library::load("halyard-backend-cpu");
+    assert_eq!(backend.id(), "cpu");
+    certified(&backend.open(0, &[]).unwrap(), CPU_OPTIONAL);
 }
