@@ -149,14 +149,10 @@ impl Guarded {
     pub(crate) fn finish(&self, stream: &Stream) -> Result<Array, Trouble> {
         let mut after = vec![0u8; self.before.len()];
         self.buffer.read(stream, 0, &mut after)?;
-        let size = size_of(self.shape.dtype());
         let now = gather(&after, &self.shape, &self.strides, self.start);
         if self.written {
             // Put back what it may write; then all must be as before.
-            for (to, from) in positions(&self.shape, &self.strides, self.start, size) {
-                after[to..to + size].copy_from_slice(&self.before[to..to + size]);
-                debug_assert!(from < self.shape.bytes().len());
-            }
+            scatter(&mut after, &self.shape, &self.strides, self.start);
         }
         match after.iter().zip(&self.before).position(|(a, b)| a != b) {
             None => Ok(now),
@@ -207,8 +203,22 @@ fn positions<'a>(
     })
 }
 
+/// Whether the elements lie side by side in order.
+fn is_packed(array: &Array, strides: &[usize]) -> bool {
+    let mut step = 1;
+    array.dims().iter().zip(strides).rev().all(|(&d, &s)| {
+        let packed = d <= 1 || s == step;
+        step *= d;
+        packed
+    })
+}
+
 fn scatter(buffer: &mut [u8], array: &Array, strides: &[usize], start: usize) {
     let size = size_of(array.dtype());
+    if is_packed(array, strides) {
+        buffer[start..start + array.bytes().len()].copy_from_slice(array.bytes());
+        return;
+    }
     for (to, from) in positions(array, strides, start, size) {
         buffer[to..to + size].copy_from_slice(&array.bytes()[from..from + size]);
     }
@@ -217,6 +227,10 @@ fn scatter(buffer: &mut [u8], array: &Array, strides: &[usize], start: usize) {
 fn gather(buffer: &[u8], array: &Array, strides: &[usize], start: usize) -> Array {
     let size = size_of(array.dtype());
     let mut bytes = vec![0; array.bytes().len()];
+    if is_packed(array, strides) {
+        bytes.copy_from_slice(&buffer[start..start + array.bytes().len()]);
+        return Array::from_bytes(array.dtype(), array.dims(), bytes);
+    }
     for (from, to) in positions(array, strides, start, size) {
         bytes[to..to + size].copy_from_slice(&buffer[from..from + size]);
     }

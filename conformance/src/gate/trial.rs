@@ -31,6 +31,8 @@ impl Trial {
 const MANY: usize = 67;
 /// Multiplications that a launch of many rows may cost the device.
 const DEVICE_BUDGET: u64 = 3_000_000_000;
+/// Elements of a first slot that may go through the oracle: it sorts whole vocabularies.
+const ELEMENT_BUDGET: u64 = 1_000_000;
 /// Multiplications that experts may cost the oracle.
 const ORACLE_BUDGET: u64 = 600_000_000;
 
@@ -69,7 +71,10 @@ fn affordable_rows(op: &OpBuf) -> usize {
             let each: u64 = op.weights().iter().map(products).sum();
             Some(ORACLE_BUDGET / each.saturating_mul(top).max(1))
         }
-        _ => return MANY,
+        _ => op.tensors().first().map(|t| {
+            let fixed = t.dims().iter().filter_map(|&d| u64::try_from(d).ok());
+            ELEMENT_BUDGET / fixed.product::<u64>().max(1)
+        }),
     };
     limit.map_or(MANY, |rows| (rows as usize).clamp(3, MANY))
 }
