@@ -3,7 +3,7 @@
 use super::{Attention, CHUNK, MAX_DIM, ROWS};
 use crate::elem::Elem;
 use crate::isa::Op;
-use crate::simd::{LANES, Simd, math};
+use crate::simd::{LANES, Simd, has, math};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -228,17 +228,25 @@ impl Part {
         let mut row = 0;
         while row < self.rows {
             let left = self.rows - row;
+            let width = S::ROW_TILES.iter().copied().find(|&w| w <= left).unwrap_or(1);
             let tile = Tile { call, part: self, row, chunk, to };
-            // SAFETY: the caller's promise.
-            unsafe {
-                row += match left {
-                    6.. => tile.run::<S, 6>(s, work),
-                    4.. => tile.run::<S, 4>(s, work),
-                    3 => tile.run::<S, 3>(s, work),
-                    2 => tile.run::<S, 2>(s, work),
-                    _ => tile.run::<S, 1>(s, work),
+            macro_rules! run {
+                ($width:literal) => {
+                    // What an instruction set has no such tiles for is not compiled for it.
+                    if const { has(S::ROW_TILES, $width) } {
+                        // SAFETY: the caller's promise.
+                        unsafe { tile.run::<S, $width>(s, work) };
+                    }
                 };
             }
+            match width {
+                6 => run!(6),
+                4 => run!(4),
+                3 => run!(3),
+                2 => run!(2),
+                _ => run!(1),
+            }
+            row += width;
         }
     }
 
@@ -311,15 +319,14 @@ impl<E: CacheElem> Op for GatherOne<'_, E> {
 }
 
 impl Tile<'_> {
-    /// Computes the rows' results; returns how many rows.
+    /// Computes the rows' results.
     #[inline(always)]
-    unsafe fn run<S: Simd, const R: usize>(&self, s: S, work: &mut Work) -> usize {
+    unsafe fn run<S: Simd, const R: usize>(&self, s: S, work: &mut Work) {
         match self.call.cache.shape.elem {
             Elem::F32 => s.call(RunTile::<CacheF32, R>(self, work, PhantomData)),
             Elem::F16 => s.call(RunTile::<CacheF16, R>(self, work, PhantomData)),
             Elem::Bf16 => s.call(RunTile::<CacheBf16, R>(self, work, PhantomData)),
         }
-        R
     }
 
     #[inline(always)]
@@ -413,7 +420,10 @@ impl Tile<'_> {
             let keys: [K; G] = std::array::from_fn(|g| K::find(self, (group + g) * LANES));
             let mut acc = [[s.splat(0.0); G]; R];
             for d in 0..shape.dim_k {
-                let k: [S::F; G] = std::array::from_fn(|g| keys[g].load(s, d * shape.block));
+                let mut k = [s.splat(0.0); G];
+                for (k, keys) in k.iter_mut().zip(&keys) {
+                    *k = keys.load(s, d * shape.block);
+                }
                 for (r, acc) in acc.iter_mut().enumerate() {
                     let x = s.splat(q.add(d * R + r).read());
                     for (acc, k) in acc.iter_mut().zip(k) {
@@ -563,8 +573,12 @@ impl Tile<'_> {
         unsafe {
             let out = |i: usize, v: usize| self.to.values(self.row + r + i).add(d + v * LANES);
             let weights = weights.add(r * CHUNK);
-            let mut acc: [[S::F; D]; R] =
-                std::array::from_fn(|i| std::array::from_fn(|v| s.load(out(i, v))));
+            let mut acc = [[s.splat(0.0); D]; R];
+            for (i, acc) in acc.iter_mut().enumerate() {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = s.load(out(i, v));
+                }
+            }
             let mut j = range.start;
             while j < range.end {
                 let block = self.part.block(call, j / shape.block);
@@ -572,7 +586,10 @@ impl Tile<'_> {
                 let end = (j / shape.block * shape.block + shape.block).min(range.end);
                 let mut p = values.add(j % shape.block * row_bytes + d * shape.elem.bytes());
                 while j < end {
-                    let v: [S::F; D] = std::array::from_fn(|v| E::load(s, p, v * LANES));
+                    let mut v = [s.splat(0.0); D];
+                    for (i, v) in v.iter_mut().enumerate() {
+                        *v = E::load(s, p, i * LANES);
+                    }
                     for (i, acc) in acc.iter_mut().enumerate() {
                         let w = s.splat(weights.add(i * CHUNK + j - self.chunk * CHUNK).read());
                         for (acc, v) in acc.iter_mut().zip(v) {

@@ -8,7 +8,7 @@ use super::{Output, Path, Work};
 use crate::elem::Elem;
 use crate::isa::Op;
 use crate::pack::dense::{Bf16, Columns, DenseLayout, F16, F32};
-use crate::simd::Simd;
+use crate::simd::{Simd, has};
 use std::marker::PhantomData;
 
 /// Columns summed before they are added to the total; even.
@@ -33,8 +33,6 @@ trait Pair {
     /// Bytes of two columns of one token.
     const X_BYTES: usize;
     type W<S: Simd>: Copy;
-    /// Token tile widths, widest first.
-    fn tiles<S: Simd>() -> &'static [usize];
     /// # Safety
     /// `p` is readable for `W_BYTES`.
     unsafe fn weights<S: Simd>(s: S, p: *const u8) -> Self::W<S>;
@@ -58,9 +56,6 @@ impl<C: Columns> Pair for Fma<C> {
     const W_BYTES: usize = C::PAIR_BYTES;
     const X_BYTES: usize = 8;
     type W<S: Simd> = (S::F, S::F);
-    fn tiles<S: Simd>() -> &'static [usize] {
-        S::DENSE_TILES
-    }
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, p: *const u8) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
@@ -91,9 +86,6 @@ impl Pair for Bf16Dot {
     const W_BYTES: usize = Bf16::PAIR_BYTES;
     const X_BYTES: usize = 4;
     type W<S: Simd> = S::I;
-    fn tiles<S: Simd>() -> &'static [usize] {
-        S::DENSE_TILES
-    }
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, p: *const u8) -> S::I {
         // SAFETY: the caller's promise.
@@ -125,7 +117,8 @@ impl<P: Pair> Op for Panels<'_, P> {
         while panel < work.panels.end {
             let left = work.panels.end - panel;
             // Few tokens give few independent chains: take more panels together.
-            let together = if work.tokens.len() < 4 && left >= 4 { 4 } else { 1 };
+            let few = work.tokens.len() < 4 && left >= S::DENSE_PANELS;
+            let together = if few { S::DENSE_PANELS } else { 1 };
             // SAFETY: promised where this was made.
             unsafe { tokens::<S, P>(s, work, layout, panel, together) };
             panel += together;
@@ -148,7 +141,7 @@ unsafe fn tokens<S: Simd, P: Pair>(
     let gemm = work.gemm;
     let mut token = work.tokens.start;
     while token < work.tokens.end {
-        let width = tile_width(P::tiles::<S>(), token, gemm.tokens);
+        let width = tile_width(S::DENSE_TILES, token, gemm.tokens);
         let at = Tile {
             // SAFETY: a panel of the matrix; the caller's promise.
             p: unsafe { gemm.w.base.add(panel * layout.panel_bytes) },
@@ -159,15 +152,23 @@ unsafe fn tokens<S: Simd, P: Pair>(
             layout,
         };
         let out = &gemm.out;
+        macro_rules! run {
+            ($panels:literal, $width:literal) => {
+                // What an instruction set has no such tiles for is not compiled for it.
+                if const { has(S::DENSE_TILES, $width) && $panels <= S::DENSE_PANELS } {
+                    s.call(Run::<P, $panels, $width>(&at, out, PhantomData));
+                }
+            };
+        }
         match (together, width) {
-            (4, 2) => s.call(Run::<P, 4, 2>(&at, out, PhantomData)),
-            (4, 1) => s.call(Run::<P, 4, 1>(&at, out, PhantomData)),
-            (_, 12) => s.call(Run::<P, 1, 12>(&at, out, PhantomData)),
-            (_, 8) => s.call(Run::<P, 1, 8>(&at, out, PhantomData)),
-            (_, 6) => s.call(Run::<P, 1, 6>(&at, out, PhantomData)),
-            (_, 4) => s.call(Run::<P, 1, 4>(&at, out, PhantomData)),
-            (_, 2) => s.call(Run::<P, 1, 2>(&at, out, PhantomData)),
-            _ => s.call(Run::<P, 1, 1>(&at, out, PhantomData)),
+            (4, 2) => run!(4, 2),
+            (4, 1) => run!(4, 1),
+            (_, 12) => run!(1, 12),
+            (_, 8) => run!(1, 8),
+            (_, 6) => run!(1, 6),
+            (_, 4) => run!(1, 4),
+            (_, 2) => run!(1, 2),
+            _ => run!(1, 1),
         }
         token += width;
     }

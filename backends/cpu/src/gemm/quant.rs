@@ -9,7 +9,7 @@ use super::{Output, Work};
 use crate::isa::Op;
 use crate::pack::formats::{Codes, Format, Scales, with_format};
 use crate::pack::{BLOCK, QuantLayout};
-use crate::simd::{Simd, TAIL_BYTES};
+use crate::simd::{Simd, TAIL_BYTES, has};
 use std::marker::PhantomData;
 
 /// A task's panels; only made where [`Work::run`] may be called.
@@ -44,17 +44,29 @@ unsafe fn panels<S: Simd, F: Format>(s: S, work: &Work<'_>, layout: &QuantLayout
                 let at =
                     Tile { p, x, blocks, token, panel, n: layout.n, aux_bytes: layout.aux_bytes };
                 let width = tile_width(S::QUANT_TILES, token, gemm.tokens);
+                macro_rules! run {
+                    ($width:literal) => {
+                        // What an instruction set has no such tiles for is not compiled for it.
+                        if const { has(S::QUANT_TILES, $width) } {
+                            s.call(Run::<F, $width>(&at, &gemm.out, PhantomData));
+                        }
+                    };
+                }
                 match width {
-                    6 => s.call(Run::<F, 6>(&at, &gemm.out, PhantomData)),
-                    4 => s.call(Run::<F, 4>(&at, &gemm.out, PhantomData)),
-                    2 => s.call(Run::<F, 2>(&at, &gemm.out, PhantomData)),
-                    _ => s.call(Run::<F, 1>(&at, &gemm.out, PhantomData)),
+                    6 => run!(6),
+                    4 => run!(4),
+                    2 => run!(2),
+                    _ => run!(1),
                 }
                 token += width;
             }
         }
     }
 }
+
+/// How far ahead codes are asked for where the kernel waits for memory (few tokens). Panels follow each
+/// other, so that this reaches into the next.
+const AHEAD: usize = 4096;
 
 /// One panel and one tile of tokens.
 struct Tile {
@@ -90,6 +102,11 @@ impl Tile {
             let mut x = self.x;
             let mut total = [s.splat(0.0); T];
             for b in 0..self.blocks {
+                if T <= 2 {
+                    for line in 0..F::CODE_BYTES / 64 {
+                        s.prefetch(codes.wrapping_add(AHEAD + 64 * line));
+                    }
+                }
                 if F::SUBS == 1 {
                     let mut acc = start::<S, F, T>(s, x, 0);
                     acc = half::<S, F, T, 0>(s, acc, codes, x);

@@ -50,6 +50,8 @@ impl Simd for Avx2 {
     const RECORD_BYTES: usize = 2 * PLANE + super::TAIL_BYTES;
     const QUANT_TILES: &'static [usize] = &[2, 1];
     const DENSE_TILES: &'static [usize] = &[6, 4, 2, 1];
+    const DENSE_PANELS: usize = 4;
+    const ROW_TILES: &'static [usize] = &[4, 2, 1];
     const TILE_VECTORS: usize = 6;
 
     #[inline(always)]
@@ -168,6 +170,10 @@ impl Simd for Avx2 {
         op!([_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())])
     }
 
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()));
+    }
     #[inline(always)]
     fn isplat(self, x: i32) -> [I8; 2] {
         [op!(_mm256_set1_epi32(x)); 2]

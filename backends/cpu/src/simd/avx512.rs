@@ -36,6 +36,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     const RECORD_BYTES: usize = 3 * PLANE + super::TAIL_BYTES;
     const QUANT_TILES: &'static [usize] = &[6, 4, 2, 1];
     const DENSE_TILES: &'static [usize] = &[12, 8, 4, 2, 1];
+    const DENSE_PANELS: usize = 4;
+    const ROW_TILES: &'static [usize] = &[6, 4, 3, 2, 1];
     const TILE_VECTORS: usize = 24;
 
     #[inline(always)]
@@ -139,6 +141,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         op!(_mm512_loadu_si512(p.cast()))
     }
 
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()));
+    }
     #[inline(always)]
     fn isplat(self, x: i32) -> __m512i {
         op!(_mm512_set1_epi32(x))

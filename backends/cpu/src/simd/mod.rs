@@ -17,6 +17,18 @@ pub(crate) mod portable;
 
 use crate::isa::Op;
 
+/// Whether a list of tile widths has one: decides at compile time which kernels an instruction set gets.
+pub(crate) const fn has(tiles: &[usize], width: usize) -> bool {
+    let mut i = 0;
+    while i < tiles.len() {
+        if tiles[i] == width {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -42,6 +54,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Token tile widths of the dense kernel, widest first; the last is 1.
     const DENSE_TILES: &'static [usize];
 
+    /// Panels the dense kernel takes together for few tokens: 1 or 4.
+    const DENSE_PANELS: usize;
+    /// Row tile widths of the attention kernel, widest first; the last is 1.
+    const ROW_TILES: &'static [usize];
     /// Vectors of running sums that fit the registers beside what feeds them.
     const TILE_VECTORS: usize;
 
@@ -100,6 +116,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for 64 bytes.
     unsafe fn iload(self, p: *const u8) -> Self::I;
+
+    /// Asks for the cache line at `p`, which may be any address.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        let _ = p;
+    }
 
     fn isplat(self, x: i32) -> Self::I;
     fn iadd(self, a: Self::I, b: Self::I) -> Self::I;

@@ -31,14 +31,40 @@ fn zip<T: Copy, U>(a: [T; LANES], b: [T; LANES], f: impl Fn(T, T) -> U) -> [U; L
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
+/// Halves to floats. Conversions in software are long: not inlined, here and below.
+#[inline(never)]
+fn widen(h: &[u16; LANES]) -> [f32; LANES] {
+    map(*h, |x| f16::from_bits(x).to_f32())
+}
+
+#[inline(never)]
+fn narrow(a: &[f32; LANES]) -> [u16; LANES] {
+    map(*a, |x| f16::from_f32(x).to_bits())
+}
+
+/// [`Simd::acc_dot`] on plain numbers. Not inlined: eleven formats times eight steps of this, unrolled,
+/// would be most of the crate's compile time.
+#[inline(never)]
+fn dot(acc: &mut [[i32; LANES]; 2], codes: &[i32; LANES], high: [i16; 4], low: [i16; 4]) {
+    for i in 0..4 {
+        for lane in 0..LANES {
+            let q = (codes[lane] >> (8 * i)) & 255;
+            acc[0][lane] += q * i32::from(high[i]);
+            acc[1][lane] += q * i32::from(low[i]);
+        }
+    }
+}
+
 impl Simd for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
     type Acc = [[i32; LANES]; 2];
 
     const RECORD_BYTES: usize = 2 * PLANE + super::TAIL_BYTES;
-    const QUANT_TILES: &'static [usize] = &[2, 1];
-    const DENSE_TILES: &'static [usize] = &[4, 2, 1];
+    const QUANT_TILES: &'static [usize] = &[1];
+    const DENSE_TILES: &'static [usize] = &[2, 1];
+    const DENSE_PANELS: usize = 1;
+    const ROW_TILES: &'static [usize] = &[1];
     const TILE_VECTORS: usize = 6;
 
     #[inline(always)]
@@ -104,7 +130,7 @@ impl Simd for Portable {
     unsafe fn load_f16(self, p: *const u16) -> Self::F {
         // SAFETY: the caller promises 32 readable bytes.
         let h = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
-        map(h, |x| f16::from_bits(x).to_f32())
+        widen(&h)
     }
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> Self::F {
@@ -114,7 +140,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, a: Self::F) {
-        let h = map(a, |x| f16::from_f32(x).to_bits());
+        let h = narrow(&a);
         // SAFETY: the caller promises 32 writable bytes.
         unsafe { p.cast::<[u16; LANES]>().write_unaligned(h) };
     }
@@ -231,16 +257,9 @@ impl Simd for Portable {
         let high = unsafe { record.add(8 * step).cast::<[i16; 4]>().read_unaligned() };
         // SAFETY: as above; the second plane is as long as the first.
         let low = unsafe { record.add(PLANE + 8 * step).cast::<[i16; 4]>().read_unaligned() };
-        let [mut h, mut l] = acc;
-        for lane in 0..LANES {
-            let c = codes[lane];
-            let q = [c & 255, (c >> 8) & 255, (c >> 16) & 255, (c >> 24) & 255];
-            for i in 0..4 {
-                h[lane] += q[i] * i32::from(high[i]);
-                l[lane] += q[i] * i32::from(low[i]);
-            }
-        }
-        [h, l]
+        let mut acc = acc;
+        dot(&mut acc, &codes, high, low);
+        acc
     }
     #[inline(always)]
     fn acc_finish(self, acc: Self::Acc) -> Self::F {
