@@ -1,8 +1,8 @@
 //! Proves a backend's kernels against the CPU reference, through the same boundary that a server uses.
 //!
-//! - [`verify`]: the case catalogue (`cases/*.toml`) on a device, with a [`Report`]
-//! - [`gate`]: exactly the kernels that a server is about to launch, at their real sizes
-//! - [`oracle`]: the reference, linked in
+//! - [`verify()`]: the case catalogue (`cases/*.toml`) on a device, with a [`Report`]
+//! - [`gate()`]: exactly the kernels that a server is about to launch, at their real sizes
+//! - [`oracle()`]: the reference, linked in
 //!
 //! Inside, in the order of a case's way: `catalog` (data to cases), `generate` (inputs from a seed), `weight` (weights in their
 //! scheme's bytes), `execute` (guarded launches), `judge` and `compare` (against the oracle, within `tolerance`), `report`.

@@ -83,7 +83,7 @@ pub struct SearchArgs {
 #[command(next_help_heading = "Device")]
 #[expect(missing_docs, reason = "some are documented at their types")]
 pub struct DeviceArgs {
-    /// auto, cpu, or another backend's id, with device numbers as in cuda:0,1
+    /// auto, cpu, or another backend's id or library, with device numbers as in cuda:0,1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 

@@ -67,10 +67,10 @@ fn decimal(whole: &str, places: &str, scale: u64) -> Option<u64> {
     (part % divisor == 0).then(|| whole.checked_add(part / divisor))?
 }
 
-/// `auto`, `cpu`, `cuda:0` or any other backend's id, with the devices to use.
+/// `auto`, `cpu`, `cuda:0` or any other backend's id or library, with the devices to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceChoice {
-    /// A backend's id; `None` lets the server choose.
+    /// A backend's id, or the path of its library; `None` lets the server choose.
     pub backend: Option<String>,
     /// Device numbers; empty is the first.
     pub indices: Vec<u32>,
@@ -80,14 +80,15 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (backend, list) = match text.split_once(':') {
+        let (backend, list) = match text.rsplit_once(':') {
             None => (text, None),
             Some((backend, list)) => (backend, Some(list)),
         };
+        let is_path = backend.contains('/');
         let id = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if backend.is_empty() || !backend.chars().all(id) {
+        if backend.is_empty() || !(is_path || backend.chars().all(id)) {
             return Err(format!(
-                "`{text}` is no device: expected auto, cpu or a backend's id, with device numbers as in cuda:0,1"
+                "`{text}` is no device: expected auto, cpu, a backend's id or the path of its library, with device numbers as in cuda:0,1"
             ));
         }
         let mut indices = Vec::new();
@@ -97,7 +98,11 @@ impl FromStr for DeviceChoice {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             indices.extend(number(first)?..=number(last)?);
         }
-        let backend = (backend != "auto").then(|| backend.to_ascii_lowercase());
+        let backend = match backend {
+            "auto" => None,
+            path if is_path => Some(path.to_owned()),
+            id => Some(id.to_ascii_lowercase()),
+        };
         Ok(Self { backend, indices })
     }
 }
@@ -213,8 +218,9 @@ mod tests {
         assert_eq!(parse("auto"), choice(None, &[]));
         assert_eq!(parse("cpu"), choice(Some("cpu"), &[]));
         assert_eq!(parse("CUDA:0,1"), choice(Some("cuda"), &[0, 1]));
+        assert_eq!(parse("./A/b.so:1"), choice(Some("./A/b.so"), &[1]));
         assert_eq!(parse("cann:0-2,5"), choice(Some("cann"), &[0, 1, 2, 5]));
-        for wrong in ["", ":0", "cuda:", "cuda:x", "cuda:0,", "cuda:1-", "a b", "../x"] {
+        for wrong in ["", ":0", "cuda:", "cuda:x", "cuda:0,", "cuda:1-", "a b", "a:b:0"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert_eq!(parse("cuda:0,1").expect("valid").to_string(), "cuda:0,1");

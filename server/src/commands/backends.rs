@@ -54,10 +54,14 @@ impl Search {
         if let Some(backend) = builtin.filter(|_| !self.explicit) {
             return Ok(backend);
         }
-        let path = PathBuf::from(id);
+        if id.contains('/') {
+            let found = discover(&SearchPath::standard(&[PathBuf::from(id)]))?;
+            let [found] = found.as_slice() else { bail!("`{id}` is no library of one backend") };
+            return Ok(load(found, &self.trust)?);
+        }
         let is_named = |found: &&Found| {
             let manifest = found.manifest.as_ref();
-            found.name == id || found.path == path || manifest.is_some_and(|m| m.id == id)
+            found.name == id || manifest.is_some_and(|m| m.id == id)
         };
         if let Some(found) = self.found.iter().find(is_named) {
             return Ok(load(found, &self.trust)?);
@@ -218,8 +222,9 @@ fn listed(described: &Described) -> Listed {
 fn describe_apart(found: &Found, args: &SearchArgs) -> anyhow::Result<Described> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = std::process::Command::new(program);
-    command.args(["backends", "info", "--json", "--log-level", "error"]).arg(&found.path);
-    command.arg("--backend-path").arg(&found.path);
+    command.args(["backends", "info", "--json", "--log-level", "error"]);
+    // With a slash, so that it is taken for a path.
+    command.arg(std::path::absolute(&found.path).context("cannot find the library")?);
     if args.insecure_plugins {
         command.arg("--insecure-plugins");
     }

@@ -8,7 +8,7 @@ use halyard_core::{Backend, InfoKey};
 
 use super::backends::{Search, open_ordinal};
 use crate::{
-    cli::VerifyCommand,
+    cli::{VerifyCommand, values::DeviceChoice},
     ui::{self, Unit},
 };
 
@@ -57,14 +57,11 @@ fn backends(command: &VerifyCommand) -> anyhow::Result<Vec<(Backend, u32)>> {
     Ok(usable)
 }
 
-/// `cuda`, `cuda:1`, or a path, which may hold colons.
+/// `cuda`, `cuda:1`, or a library.
 fn named(search: &Search, name: &str) -> anyhow::Result<(Backend, u32)> {
-    let split = name.rsplit_once(':').filter(|_| !Path::new(name).exists());
-    match split.map(|(id, ordinal)| (id, ordinal.parse())) {
-        Some((id, Ok(ordinal))) => Ok((search.one(id)?, ordinal)),
-        Some((_, Err(_))) => bail!("`{name}` names no device: expected a number after the colon"),
-        None => Ok((search.one(name)?, 0)),
-    }
+    let choice: DeviceChoice = name.parse().map_err(anyhow::Error::msg)?;
+    let id = choice.backend.context("name a backend, not `auto`")?;
+    Ok((search.one(&id)?, choice.indices.first().copied().unwrap_or(0)))
 }
 
 fn verify_one(command: &VerifyCommand, backend: &Backend, ordinal: u32) -> anyhow::Result<Report> {
