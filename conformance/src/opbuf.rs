@@ -4,9 +4,11 @@ use halyard_abi::{Attr, OpDesc, RSlice};
 use halyard_core::{
     OpBuf, OpKind, TensorSpec, WeightDesc,
     attrs::{
-        ActMul, Add, Argmax, Copy, Embedding, GatherRows, KvCopyBlocks, KvWrite, Linear,
-        LogitsProcess, Logprobs, MoeExperts, MoeRouter, Mul, PagedAttention, RmsNorm, Rope, Sample,
-        Topk,
+        ActMul, Add, Argmax, BatchedLinear, Copy, Embedding, GatherRows, GroupedLinear,
+        KvCopyBlocks, KvGather, KvWrite, Linear, LinearActMul, LinearAllReduce, LogitsProcess,
+        Logprobs, MergeAttention, MlaAttention, MlaWrite, MoeExperts, MoePermute, MoeRouter,
+        MoeUnpermute, Mul, PagedAttention, QkvPost, QuantAct, RmsNorm, RmsNormQuant, Rope, Sample,
+        Topk, VarlenAttention,
     },
     ops::OpAttrs,
 };
@@ -34,6 +36,20 @@ macro_rules! by_kind {
             OpKind::LOGPROBS => $f::<Logprobs> $args,
             OpKind::LOGITS_PROCESS => $f::<LogitsProcess> $args,
             OpKind::SAMPLE => $f::<Sample> $args,
+            OpKind::BATCHED_LINEAR => $f::<BatchedLinear> $args,
+            OpKind::QUANT_ACT => $f::<QuantAct> $args,
+            OpKind::MLA_WRITE => $f::<MlaWrite> $args,
+            OpKind::MLA_ATTENTION => $f::<MlaAttention> $args,
+            OpKind::VARLEN_ATTENTION => $f::<VarlenAttention> $args,
+            OpKind::MERGE_ATTENTION => $f::<MergeAttention> $args,
+            OpKind::KV_GATHER => $f::<KvGather> $args,
+            OpKind::MOE_PERMUTE => $f::<MoePermute> $args,
+            OpKind::GROUPED_LINEAR => $f::<GroupedLinear> $args,
+            OpKind::MOE_UNPERMUTE => $f::<MoeUnpermute> $args,
+            OpKind::QKV_POST => $f::<QkvPost> $args,
+            OpKind::LINEAR_ACT_MUL => $f::<LinearActMul> $args,
+            OpKind::LINEAR_ALL_REDUCE => $f::<LinearAllReduce> $args,
+            OpKind::RMS_NORM_QUANT => $f::<RmsNormQuant> $args,
             other => Err(format!("op {other} is not in the catalogue")),
         }
     };

@@ -102,7 +102,7 @@ impl WeightSource {
                 for row in start..end {
                     self.row(group, row, &mut bytes);
                 }
-                builder.fill(stream, group, start, end - start, &bytes)?;
+                builder.fill(stream, group, start, end - start, &[&bytes])?;
                 end = start;
             }
         }

@@ -50,7 +50,7 @@ fn kernels(compute: DType) -> Vec<OpBuf> {
         OpBuf::new(&Rope::default(), [q, k, ids(&[-1]), f32s(&[300, 64])], []),
         OpBuf::new(&KvWrite {}, [k, k, slots, cache, cache], []),
         OpBuf::new(&window, [q, cache, cache, ids(&[-1, -1]), ids(&[-1]), ids(&[-1]), q], []),
-        OpBuf::new(&KvCopyBlocks {}, [cache, cache, ids(&[-1, 2])], []),
+        OpBuf::new(&KvCopyBlocks { latent: false }, [cache, cache, ids(&[-1, 2])], []),
         OpBuf::new(&act, [x(192), x(96)], []),
         OpBuf::new(&Add::default(), [x(HIDDEN), x(HIDDEN), x(HIDDEN)], []),
         OpBuf::new(&router, [f32s(&[-1, 12]), none, ids(&[-1, 3]), f32s(&[-1, 3])], []),

@@ -91,13 +91,14 @@ ids! {
     Scheme(u32) {
         /// `data [N, K]` of a float dtype.
         DENSE = 0 => "dense",
-        /// `data` f8e4m3 `[N, K]`, `scale` f32 `[ceil(N/128), ceil(K/128)]`.
+        /// `data` f8e4m3 `[N, K]`, `scale` f32 `[ceil(N/128), ceil(K/128)]`; `w = q scale[n/128, k/128]`.
         FP8_BLOCK = 1 => "fp8_block",
-        /// `data` f8e4m3 `[N, K]`, `scale` f32 `[N]` or `[1]`.
+        /// `data` f8e4m3 `[N, K]`, `scale` f32 `[N]`; `w = q scale[n]`.
         FP8_CHANNEL = 2 => "fp8_channel",
-        /// `data` i8 `[N, K]`, `scale` f32 `[N]`.
+        /// `data` i8 `[N, K]`, `scale` f32 `[N]`; `w = q scale[n]`.
         INT8_CHANNEL = 3 => "int8_channel",
-        /// `data` u4 `[N, K]`, `scale [N, K/G]`, `zero` u8 `[N, K/G]`?, `perm` i32 `[K]`?.
+        /// `data` u4 `[N, K]`, `scale [N, K/G]` of a float dtype, `zero` u8 `[N, K/G]`?, `perm` i32 `[K]`? (the same for all rows of a
+        /// group); `w = (q - zero) scale`, zero 8 if absent; with perm (GPTQ's act-order), column `j` multiplies `x[perm[j]]`.
         INT4_GROUP = 4 => "int4_group",
         /// 18 bytes for 32: f16 d, 16 bytes of nibbles (low: 0..16, high: 16..32); `w = d (q - 8)`.
         GGUF_Q4_0 = 16 => "q4_0",
@@ -195,6 +196,14 @@ ids! {
         LOGITS_PROCESS = 29 => "logits_process",
         /// Draws a token.
         SAMPLE = 30 => "sample",
+        /// Fusion: splits q, k and v, normalises and rotates q and k, writes k and v into the paged cache.
+        QKV_POST = 0x100 => "qkv_post",
+        /// Fusion: a linear layer and its gated activation.
+        LINEAR_ACT_MUL = 0x101 => "linear_act_mul",
+        /// Fusion: a linear layer, summed over the ranks of a communicator.
+        LINEAR_ALL_REDUCE = 0x102 => "linear_all_reduce",
+        /// Fusion: a norm whose result is quantised.
+        RMS_NORM_QUANT = 0x103 => "rms_norm_quant",
     }
 
     /// Key of an [`Attr`](crate::Attr).
@@ -245,8 +254,12 @@ ids! {
         EXPERT_START = 22 => "expert_start",
         /// The routing weight multiplies the input instead of the output.
         WEIGHT_ON_INPUT = 23 => "weight_on_input",
-        /// Quantisation mode of [`OpKind::QUANT_ACT`].
+        /// Quantisation mode of [`OpKind::QUANT_ACT`]: 1 int8 a token, 2 fp8 a 1×128 group.
         MODE = 24 => "mode",
+        /// The cache is one of multi-head latent attention ([`KV_MLA`](crate::types::KV_MLA)).
+        LATENT = 25 => "latent",
+        /// A number the host chose for a communicator, in [`CommDesc::attrs`](crate::CommDesc::attrs) and in the op.
+        COMM = 26 => "comm",
     }
 
     /// Key of a device property (`u64`); an unknown or unanswered key reads as absent.

@@ -12,6 +12,8 @@
 //! - [`traits`]: `Device`, `Kernel`, `Collective`, each method's contract
 //! - [`module`]: what a library exports and what the host offers it
 //! - [`ops`]: the op catalogue: slots, shapes, attributes, typed builders and parsers
+//! - [`scheme`]: the parts of a weight
+//! - [`fp8`]: the 8-bit floats
 //!
 //! Backend authors use `halyard-sdk`, hosts use `halyard-core`; both re-export what they need from here.
 #![expect(
@@ -20,9 +22,11 @@
 )]
 
 pub mod error;
+pub mod fp8;
 pub mod ids;
 pub mod module;
 pub mod ops;
+pub mod scheme;
 pub mod traits;
 pub mod types;
 

@@ -192,6 +192,11 @@ pub struct Metric {
     pub value: f64,
 }
 
+/// [`WeightDesc::flags`]: [`Scheme::INT4_GROUP`] has zero points; 8 without.
+pub const WEIGHT_ZERO: u32 = 1;
+/// [`WeightDesc::flags`]: [`Scheme::INT4_GROUP`] has its columns in another order.
+pub const WEIGHT_PERM: u32 = 2;
+
 /// A weight as the host has it.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy, Debug)]
@@ -208,9 +213,9 @@ pub struct WeightDesc<'a> {
     pub n: u64,
     /// Columns (inputs).
     pub k: u64,
-    /// Elements that share a scale, where the scheme leaves it open; else 0.
+    /// Columns that share a scale ([`Scheme::INT4_GROUP`]; 128 for [`Scheme::FP8_BLOCK`]); else 0.
     pub group_size: u32,
-    /// Must be 0.
+    /// [`WEIGHT_ZERO`], [`WEIGHT_PERM`].
     pub flags: u32,
     /// Parameters of the scheme.
     pub attrs: RSlice<'a, Attr>,
@@ -242,7 +247,7 @@ pub struct WeightFill<'a> {
     pub row0: u64,
     /// Rows.
     pub rows: u64,
-    /// The scheme's parts for these rows. GGUF schemes: one part, u8 `[rows, row_bytes]`.
+    /// The scheme's parts for these rows ([`scheme`](crate::scheme)).
     pub parts: RSlice<'a, TensorView>,
 }
 
@@ -464,9 +469,10 @@ impl TensorView {
 }
 
 impl WeightDesc<'static> {
-    /// A dense or GGUF linear weight `[n, k]`; `dtype` is `NONE` for the GGUF schemes.
+    /// A linear weight `[n, k]`; `dtype` is that of the data (DENSE) or the scales, `NONE` for the GGUF schemes.
     #[must_use]
     pub fn linear(scheme: Scheme, dtype: DType, n: u64, k: u64) -> Self {
+        let group_size = if scheme == Scheme::FP8_BLOCK { 128 } else { 0 };
         Self {
             scheme,
             role: crate::Role::LINEAR.0,
@@ -474,7 +480,7 @@ impl WeightDesc<'static> {
             groups: 1,
             n,
             k,
-            group_size: 0,
+            group_size,
             flags: 0,
             attrs: RSlice::EMPTY,
         }
@@ -484,6 +490,12 @@ impl WeightDesc<'static> {
     #[must_use]
     pub fn embedding(scheme: Scheme, dtype: DType, n: u64, k: u64) -> Self {
         Self { role: crate::Role::EMBEDDING.0, ..Self::linear(scheme, dtype, n, k) }
+    }
+
+    /// The same for `groups` matrices `[G, n, k]` of a batched layer.
+    #[must_use]
+    pub fn batched(scheme: Scheme, dtype: DType, groups: u32, n: u64, k: u64) -> Self {
+        Self { role: crate::Role::BATCHED.0, groups, ..Self::linear(scheme, dtype, n, k) }
     }
 
     /// The same for `groups` experts `[E, n, k]`.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use halyard_abi::{
-    DType, RSlice, TensorSpec, TensorView, Weight as RawWeight, WeightDesc, WeightFill, WeightPlan,
-    types::FLAG_HOST,
+    RSlice, TensorSpec, TensorView, Weight as RawWeight, WeightDesc, WeightFill, WeightPlan,
+    scheme, types::FLAG_HOST,
 };
 
 use crate::{
@@ -64,38 +64,38 @@ impl Device {
 }
 
 impl WeightBuilder {
-    /// Packs `rows` rows of `group` from `row0` on, from their canonical form: row-major elements of a dense weight, or the file's
-    /// bytes of a GGUF scheme. Any number of times, until every row has come once.
+    /// Packs `rows` rows of `group` from `row0` on, from the parts of the scheme ([`scheme::parts`]), each contiguous: row-major elements
+    /// of a dense weight, the file's bytes of a GGUF scheme. Any number of times, until every row has come once.
     ///
     /// # Errors
-    /// If `data` does not hold exactly these rows, they lie outside the weight or came before.
+    /// If `parts` do not hold exactly these rows, they lie outside the weight or came before.
     pub fn fill(
         &mut self,
         stream: &Stream,
         group: u32,
         row0: u64,
         rows: u64,
-        data: &[u8],
+        parts: &[&[u8]],
     ) -> Result<()> {
-        let desc = &self.inner.desc;
-        let (dtype, width) = match desc.scheme.gguf_block() {
-            Some((elements, bytes)) => (DType::U8, desc.k / elements * bytes),
-            None => (desc.dtype, desc.k),
-        };
-        let dims = [rows.cast_signed(), width.cast_signed()];
-        let mut spec = TensorSpec::new(dtype, &dims);
-        spec.flags |= FLAG_HOST;
-        let part = [TensorView::contiguous(data.as_ptr() as u64, 0, &spec)];
-        if part[0].extent_bytes() != Some(data.len() as u64) {
-            return Err(DeviceError::invalid(
-                "weight_fill",
-                format!("{} bytes for {rows} rows of {width} {dtype}", data.len()),
-            ));
+        let described = scheme::parts(&self.inner.desc).named("weight_fill")?;
+        let wrong = |why: String| Err(DeviceError::invalid("weight_fill", why));
+        if described.len() != parts.len() {
+            return wrong(format!("{} parts, expected {}", parts.len(), described.len()));
         }
-        let fill = WeightFill { group, flags: 0, row0, rows, parts: RSlice::from_slice(&part) };
+        let mut views = Vec::with_capacity(parts.len());
+        for (part, data) in described.iter().zip(parts) {
+            if part.bytes(rows) != Some(data.len() as u64) {
+                let (name, dims, dtype) = (part.name, part.dims(rows), part.dtype);
+                return wrong(format!("{} bytes for {name} {dims:?} of {dtype}", data.len()));
+            }
+            let mut spec = TensorSpec::new(part.dtype, &part.dims(rows));
+            spec.flags |= FLAG_HOST;
+            views.push(TensorView::contiguous(data.as_ptr() as u64, 0, &spec));
+        }
+        let fill = WeightFill { group, flags: 0, row0, rows, parts: RSlice::from_slice(&views) };
         let device = &self.inner.device;
         device.raw.weight_fill(stream.raw, self.inner.raw, &fill).named("weight_fill")?;
-        // The backend reads `data` until the stream has reached this point.
+        // The backend reads the parts until the stream has reached this point.
         if device.inline { Ok(()) } else { stream.sync() }
     }
 

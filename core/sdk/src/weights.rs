@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use halyard_abi::{DType, RSlice, Scheme, TensorView, Weight, WeightDesc, WeightFill};
+use halyard_abi::{RSlice, Weight, WeightDesc, WeightFill, scheme};
 
 use crate::{Error, Result};
 
@@ -79,7 +79,7 @@ impl<P> WeightTable<P> {
         if entry.sealed {
             return Err(Error::invalid("the weight is sealed"));
         }
-        check_fill(&entry.desc, f)?;
+        scheme::check_fill(&entry.desc, f)?;
         let first = u64::from(f.group) * entry.desc.n + f.row0;
         let bit = |row: u64| ((row / 64) as usize, 1u64 << (row % 64));
         for row in first..first + f.rows {
@@ -145,64 +145,16 @@ fn unknown(w: Weight) -> Error {
 /// # Errors
 /// `UNSUPPORTED` for another scheme; `INVALID_ARGUMENT` if `k` is not whole blocks or the dtype does not fit.
 pub fn row_bytes(desc: &WeightDesc<'_>) -> Result<u64> {
-    if desc.scheme == Scheme::DENSE {
-        if !matches!(desc.dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::invalid(format!("a dense weight of {}", desc.dtype)));
-        }
-        return desc.dtype.bytes(desc.k).ok_or_else(|| Error::invalid("a row too long"));
+    match scheme::parts(desc)?.as_slice() {
+        [part] => part.bytes(1).ok_or_else(|| Error::invalid("a row too long")),
+        _ => Err(Error::unsupported(format!("weights of scheme {}", desc.scheme))),
     }
-    let Some((elements, bytes)) = desc.scheme.gguf_block() else {
-        return Err(Error::unsupported(format!("weights of scheme {}", desc.scheme)));
-    };
-    if !desc.k.is_multiple_of(elements) || desc.k == 0 {
-        return Err(Error::invalid(format!(
-            "{} needs whole blocks of {elements}, a row has {}",
-            desc.scheme, desc.k
-        )));
-    }
-    (desc.k / elements).checked_mul(bytes).ok_or_else(|| Error::invalid("a row too long"))
-}
-
-fn check_fill(desc: &WeightDesc<'_>, f: &WeightFill<'_>) -> Result<()> {
-    let inside = f.row0.checked_add(f.rows).is_some_and(|end| end <= desc.n);
-    if !inside || f.rows == 0 || f.group >= desc.groups || f.flags != 0 {
-        return Err(Error::invalid(format!(
-            "rows {}+{} of group {} (flags {:#x}) of a weight of {} × {} rows",
-            f.row0, f.rows, f.group, f.flags, desc.groups, desc.n
-        )));
-    }
-    let bytes = row_bytes(desc)?;
-    let [part] = f.parts.as_slice() else {
-        return Err(Error::invalid(format!("{} parts, expected 1", f.parts.len())));
-    };
-    let (dtype, width) = match desc.scheme {
-        Scheme::DENSE => (desc.dtype, desc.k),
-        _ => (DType::U8, bytes),
-    };
-    let fits = |part: &TensorView| {
-        part.dtype == dtype
-            && part.dims().len() == 2
-            && u64::try_from(part.dims[0]) == Ok(f.rows)
-            && u64::try_from(part.dims[1]) == Ok(width)
-            && part.strides[1] == 1
-            && part.strides[0] >= part.dims[1]
-    };
-    if !fits(part) {
-        return Err(Error::invalid(format!(
-            "a part of {} {:?} with strides {:?}, expected {dtype} [{}, {width}] with contiguous rows",
-            part.dtype,
-            part.dims(),
-            part.strides(),
-            f.rows
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use halyard_abi::TensorSpec;
+    use halyard_abi::{DType, Scheme, TensorSpec, TensorView};
 
     #[test]
     fn every_row_comes_exactly_once() {

@@ -68,7 +68,7 @@ fn load_weight(
             let range = index(row * row_bytes)..index((row + rows) * row_bytes);
             let data = &tensor.bytes[range];
             builder
-                .fill(stream, part.group, part.first_row + row, rows, data)
+                .fill(stream, part.group, part.first_row + row, rows, &[data])
                 .map_err(of(&part.tensor))?;
             checkpoint.release(data);
             report(data.len() as u64);

@@ -43,7 +43,7 @@ fn blocks_are_copied_whole() {
         cache(&[10., 20., 30., 40., 50., 60.]),
         i32s(&[3, 2], &[0, 2, -1, 1, 1, -1]),
     ];
-    run(&KvCopyBlocks {}, &mut t, &[]);
+    run(&KvCopyBlocks::default(), &mut t, &[]);
     close(&t[0].memory(), &[1., 2., 3., 4., 1., 2.]);
     close(&t[1].memory(), &[10., 20., 30., 40., 10., 20.]);
 }

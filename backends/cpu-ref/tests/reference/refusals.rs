@@ -29,7 +29,10 @@ fn unsupported_types_schemes_and_modes_are_named() {
     let copy = OpBuf::new(&Copy {}, [spec(DType::F8E4M3, &[-1]), spec(DType::F32, &[-1])], []);
     assert!(refusal(&copy).contains("copy from f8e4m3 to f32; supported: f32"));
     let tensors = [spec(DType::F32, &[-1, 128]), TensorSpec::NONE, spec(DType::F32, &[-1, 4])];
-    let weight = |scheme| [WeightDesc::linear(scheme, DType::F32, 4, 128)];
+    let weight = |scheme: Scheme| {
+        let dtype = if scheme.gguf_block().is_some() { DType::NONE } else { DType::F32 };
+        [WeightDesc::linear(scheme, dtype, 4, 128)]
+    };
     let fp8 = OpBuf::new(&Linear::default(), tensors, weight(Scheme::FP8_BLOCK));
     assert!(refusal(&fp8).contains("scheme fp8_block; supported: dense, q4_0"));
     let blocks = OpBuf::new(&Linear::default(), tensors, weight(Scheme::GGUF_Q4_K));

@@ -109,7 +109,10 @@ impl Launch for Write {
 }
 
 pub(super) fn kv_copy_blocks(op: &Op<'_>) -> Result<Prepared> {
-    let KvCopyBlocks {} = op.attrs()?;
+    let KvCopyBlocks { latent } = op.attrs()?;
+    if latent {
+        return Err(Error::unsupported("a cache of latents"));
+    }
     Ok(Prepared::tuned(CopyBlocks(cache_shape(op, [0, 1], &[])?)))
 }
 

@@ -258,6 +258,13 @@ op_attrs! {
         /// Activation quantisation: 0 none, 1 int8 a token, 2 fp8 a 1×128 group, 3 static.
         act_quant: i64 = ACT_QUANT or 0,
     }
+    /// [`OpKind::BATCHED_LINEAR`].
+    BatchedLinear = BATCHED_LINEAR {}
+    /// [`OpKind::QUANT_ACT`].
+    QuantAct = QUANT_ACT {
+        /// 1 int8 a token, 2 fp8 a 1×128 group.
+        mode: i64 = MODE or 1,
+    }
     /// [`OpKind::KV_WRITE`].
     KvWrite = KV_WRITE {}
     /// [`OpKind::PAGED_ATTENTION`].
@@ -271,8 +278,42 @@ op_attrs! {
         /// Soft-cap; 0 is off.
         softcap: f64 = SOFTCAP or 0.0,
     }
+    /// [`OpKind::MLA_WRITE`].
+    MlaWrite = MLA_WRITE {}
+    /// [`OpKind::MLA_ATTENTION`].
+    MlaAttention = MLA_ATTENTION {
+        /// Multiplier of `q·k`.
+        scale: f64 = SCALE or 1.0,
+        /// Keys after the query are hidden.
+        causal: bool = CAUSAL or true,
+        /// Left reach; -1 is all.
+        window: i64 = WINDOW or -1,
+        /// Soft-cap; 0 is off.
+        softcap: f64 = SOFTCAP or 0.0,
+    }
+    /// [`OpKind::VARLEN_ATTENTION`].
+    VarlenAttention = VARLEN_ATTENTION {
+        /// Multiplier of `q·k`.
+        scale: f64 = SCALE or 1.0,
+        /// Keys after the query are hidden.
+        causal: bool = CAUSAL or true,
+        /// Left reach; -1 is all.
+        window: i64 = WINDOW or -1,
+        /// Soft-cap; 0 is off.
+        softcap: f64 = SOFTCAP or 0.0,
+    }
+    /// [`OpKind::MERGE_ATTENTION`].
+    MergeAttention = MERGE_ATTENTION {}
+    /// [`OpKind::KV_GATHER`].
+    KvGather = KV_GATHER {
+        /// The cache is one of latents and rotated parts.
+        latent: bool = LATENT or false,
+    }
     /// [`OpKind::KV_COPY_BLOCKS`].
-    KvCopyBlocks = KV_COPY_BLOCKS {}
+    KvCopyBlocks = KV_COPY_BLOCKS {
+        /// The cache is one of latents and rotated parts.
+        latent: bool = LATENT or false,
+    }
     /// [`OpKind::MOE_ROUTER`].
     MoeRouter = MOE_ROUTER {
         /// Sigmoid instead of softmax.
@@ -301,6 +342,18 @@ op_attrs! {
         /// The routing weight multiplies the input.
         weight_on_input: bool = WEIGHT_ON_INPUT or false,
     }
+    /// [`OpKind::MOE_PERMUTE`].
+    MoePermute = MOE_PERMUTE {
+        /// First expert of the local slice.
+        expert_start: i64 = EXPERT_START or 0,
+    }
+    /// [`OpKind::GROUPED_LINEAR`].
+    GroupedLinear = GROUPED_LINEAR {
+        /// As [`Linear::act_quant`].
+        act_quant: i64 = ACT_QUANT or 0,
+    }
+    /// [`OpKind::MOE_UNPERMUTE`].
+    MoeUnpermute = MOE_UNPERMUTE {}
     /// [`OpKind::ARGMAX`].
     Argmax = ARGMAX {}
     /// [`OpKind::TOPK`].
@@ -311,6 +364,42 @@ op_attrs! {
     LogitsProcess = LOGITS_PROCESS {}
     /// [`OpKind::SAMPLE`].
     Sample = SAMPLE {}
+    /// [`OpKind::QKV_POST`].
+    QkvPost = QKV_POST {
+        /// Added to the mean square.
+        eps: f64 = EPS or 1e-6,
+        /// The norms' weights are `gamma + 1`.
+        plus_one: bool = PLUS_ONE or false,
+        /// Pairs `(2i, 2i + 1)` instead of `(i, i + R/2)`.
+        interleaved: bool = STYLE or false,
+        /// First rotated dim.
+        offset: i64 = OFFSET or 0,
+    }
+    /// [`OpKind::LINEAR_ACT_MUL`].
+    LinearActMul = LINEAR_ACT_MUL {
+        /// Activation of the gate.
+        act: Act = ACT or Act::Silu,
+        /// Clamp; 0 is off.
+        limit: f64 = LIMIT or 0.0,
+        /// As [`Linear::act_quant`].
+        act_quant: i64 = ACT_QUANT or 0,
+    }
+    /// [`OpKind::LINEAR_ALL_REDUCE`].
+    LinearAllReduce = LINEAR_ALL_REDUCE {
+        /// The communicator's number.
+        comm: i64 = COMM or 0,
+        /// As [`Linear::act_quant`].
+        act_quant: i64 = ACT_QUANT or 0,
+    }
+    /// [`OpKind::RMS_NORM_QUANT`].
+    RmsNormQuant = RMS_NORM_QUANT {
+        /// Added to the mean square.
+        eps: f64 = EPS or 1e-6,
+        /// The weight is `gamma + 1`.
+        plus_one: bool = PLUS_ONE or false,
+        /// As [`QuantAct::mode`].
+        mode: i64 = MODE or 1,
+    }
 }
 
 #[cfg(test)]

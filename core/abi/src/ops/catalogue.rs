@@ -6,8 +6,11 @@ use super::schema::{
     Dim::{Const, Is, PlusOne, Twice},
     OpSchema,
     Shape::{Dims, Same, Trailing},
-    Sym::{B, Block, Blocks, Dk, Dv, E, H, Hk, Hq, I, K, M, Mb, N, P, R, T, Top, V, Words},
-    Types::{Any, Cache, Compute, Float, Is as Ty},
+    Sym::{
+        B, Block, Blocks, C, Dk, Dv, E, G, H, Hk, Hq, I, K, M, Mb, N, P, Qkv, R, Scales, T, Tk,
+        Top, V, Words,
+    },
+    Types::{Any, Cache, Compute, Float, FloatCache, Is as Ty, Quantised},
     WeightSlot, inout, input, output,
 };
 use crate::ids::{DType, OpKind};
@@ -33,16 +36,30 @@ pub static CATALOGUE: &[OpSchema] = &[
     ROPE,
     ACT_MUL,
     LINEAR,
+    BATCHED_LINEAR,
+    QUANT_ACT,
     KV_WRITE,
     PAGED_ATTENTION,
+    MLA_WRITE,
+    MLA_ATTENTION,
+    VARLEN_ATTENTION,
+    MERGE_ATTENTION,
+    KV_GATHER,
     KV_COPY_BLOCKS,
     MOE_ROUTER,
     MOE_EXPERTS,
+    MOE_PERMUTE,
+    GROUPED_LINEAR,
+    MOE_UNPERMUTE,
     ARGMAX,
     TOPK,
     LOGPROBS,
     LOGITS_PROCESS,
     SAMPLE,
+    QKV_POST,
+    LINEAR_ACT_MUL,
+    LINEAR_ALL_REDUCE,
+    RMS_NORM_QUANT,
 ];
 
 /// `y = x`, any dtype pair, any strides. Float to integer rounds half to even and saturates; NaN becomes 0.
@@ -134,6 +151,29 @@ pub const LINEAR: OpSchema = op(
     &[WeightSlot { name: "w", groups: None, n: Is(N), k: Is(K) }],
 );
 
+/// `y[t, g] = W_g x[t, g]`, one matrix a group (the absorption of latent attention). `y` may be f32 whatever `x` is.
+pub const BATCHED_LINEAR: OpSchema = op(
+    OpKind::BATCHED_LINEAR,
+    &[
+        input("x", Compute, Dims(&[Is(T), Is(G), Is(K)])),
+        output("y", Float, Dims(&[Is(T), Is(G), Is(N)])),
+    ],
+    &[WeightSlot { name: "w", groups: Some(Is(G)), n: Is(N), k: Is(K) }],
+);
+
+/// `q = round(x / scale)`, to nearest even, saturating. MODE 1: `q` is i8, one scale a row (`Scales = 1`),
+/// `scale = max |x| / 127`. MODE 2: `q` is f8e4m3, one scale a row and 128 columns (`Scales = ceil(K / 128)`, the last group may be
+/// shorter), `scale = max |x| / 448`. Where all of a group is 0, `scale = 1`.
+pub const QUANT_ACT: OpSchema = op(
+    OpKind::QUANT_ACT,
+    &[
+        input("x", Compute, Dims(&[Is(T), Is(K)])),
+        output("q", Quantised, Dims(&[Is(T), Is(K)])),
+        output("scale", Ty(DType::F32), Dims(&[Is(T), Is(Scales)])),
+    ],
+    &[],
+);
+
 /// Token `t`'s key and value go to `slots[t] = block * BLOCK + offset`; a negative slot is skipped. An f8e4m3 or i8 cache stores
 /// `x / scale`.
 pub const KV_WRITE: OpSchema = op(
@@ -183,8 +223,111 @@ pub const PAGED_ATTENTION: OpSchema = OpSchema {
     )
 };
 
+/// Token `t`'s latent `c` and rotated part `r` go to `slots[t] = block * BLOCK + offset`; a negative slot is skipped. A backend whose
+/// layout fuses both into cache 0 gets no cache 1.
+pub const MLA_WRITE: OpSchema = op(
+    OpKind::MLA_WRITE,
+    &[
+        input("c", Compute, Dims(&[Is(T), Is(C)])),
+        input("r", Compute, Dims(&[Is(T), Is(R)])),
+        input("slots", Ty(DType::I64), Dims(&[Is(T)])).packed(),
+        inout("c_cache", FloatCache, Dims(&[Is(Blocks), Is(Block), Is(C)])).opaque(),
+        inout("r_cache", FloatCache, Dims(&[Is(Blocks), Is(Block), Is(R)])).opaque().optional(),
+    ],
+    &[],
+);
+
+/// Absorbed latent attention: all query heads share one key `(c_j, r_j)` and one value `c_j`.
+/// `z_j = SCALE (qc·c_j + qr·r_j)`; masks, soft-cap, `o = Σ a_j c_j`, `lse`, scalars, host mirrors and padding as [`PAGED_ATTENTION`].
+/// Absorbing `W_UK` before and applying `W_UV` after are [`BATCHED_LINEAR`]s.
+pub const MLA_ATTENTION: OpSchema = OpSchema {
+    scalars: &["max_q", "max_kv", "num_decodes"],
+    host: &["cu_q", "kv_len"],
+    ..op(
+        OpKind::MLA_ATTENTION,
+        &[
+            input("qc", Compute, Dims(&[Is(T), Is(Hq), Is(C)])),
+            input("qr", Compute, Dims(&[Is(T), Is(Hq), Is(R)])),
+            input("c_cache", FloatCache, Dims(&[Is(Blocks), Is(Block), Is(C)])).opaque(),
+            input("r_cache", FloatCache, Dims(&[Is(Blocks), Is(Block), Is(R)])).opaque().optional(),
+            input("block_table", Ty(DType::I32), Dims(&[Is(B), Is(M)])),
+            input("cu_q", Ty(DType::I32), Dims(&[PlusOne(B)])).packed(),
+            input("kv_len", Ty(DType::I32), Dims(&[Is(B)])).packed(),
+            output("o", Compute, Dims(&[Is(T), Is(Hq), Is(C)])),
+            output("lse", Ty(DType::F32), Dims(&[Is(T), Is(Hq)])).optional(),
+        ],
+        &[],
+    )
+};
+
+/// [`PAGED_ATTENTION`] over contiguous keys and values: sequence `b` has rows `cu_k[b]..cu_k[b + 1]` of `k` and `v`, so
+/// `kv_len[b] = cu_k[b + 1] - cu_k[b]`. Query `i` is at `p = kv_len - q_len + i`, which may be negative: it sees nothing then if CAUSAL.
+///
+/// Scalars: largest q_len, largest kv_len. Host mirrors: `cu_q`, `cu_k`.
+pub const VARLEN_ATTENTION: OpSchema = OpSchema {
+    scalars: &["max_q", "max_kv"],
+    host: &["cu_q", "cu_k"],
+    ..op(
+        OpKind::VARLEN_ATTENTION,
+        &[
+            input("q", Compute, Dims(&[Is(T), Is(Hq), Is(Dk)])),
+            input("k", Compute, Dims(&[Is(Tk), Is(Hk), Is(Dk)])),
+            input("v", Compute, Dims(&[Is(Tk), Is(Hk), Is(Dv)])),
+            input("cu_q", Ty(DType::I32), Dims(&[PlusOne(B)])).packed(),
+            input("cu_k", Ty(DType::I32), Dims(&[PlusOne(B)])).packed(),
+            output("o", Compute, Dims(&[Is(T), Is(Hq), Is(Dv)])),
+            output("lse", Ty(DType::F32), Dims(&[Is(T), Is(Hq)])).optional(),
+            input("sinks", Ty(DType::F32), Dims(&[Is(Hq)])).packed().optional(),
+        ],
+        &[],
+    )
+};
+
+/// Two attentions over disjoint keys as one: `lse = ln(e^lse1 + e^lse2)`, `o = e^(lse1 - lse) o1 + e^(lse2 - lse) o2`; both empty
+/// (`-inf`): `o = 0`, `lse = -inf`. `o` may be `o1`, `lse` may be `lse1`.
+pub const MERGE_ATTENTION: OpSchema = OpSchema {
+    may_alias: &[(4, 0), (5, 1)],
+    ..op(
+        OpKind::MERGE_ATTENTION,
+        &[
+            input("o1", Compute, Dims(&[Is(T), Is(Hq), Is(Dv)])),
+            input("lse1", Ty(DType::F32), Dims(&[Is(T), Is(Hq)])),
+            input("o2", Compute, Dims(&[Is(T), Is(Hq), Is(Dv)])),
+            input("lse2", Ty(DType::F32), Dims(&[Is(T), Is(Hq)])),
+            output("o", Compute, Dims(&[Is(T), Is(Hq), Is(Dv)])),
+            output("lse", Ty(DType::F32), Dims(&[Is(T), Is(Hq)])),
+        ],
+        &[],
+    )
+};
+
+/// The first `cu_k[b + 1] - cu_k[b]` cached keys and values of sequence `b` into rows `cu_k[b]..` of `k` and `v`, in the compute type
+/// (an f8e4m3 or i8 cache times its scale). Rows at or after `cu_k[B]` are zeros. LATENT: a cache of `C` and `R` dims, with `Hk = 1`.
+///
+/// Scalar: largest number of rows of a sequence. Host mirror: `cu_k`.
+pub const KV_GATHER: OpSchema = OpSchema {
+    scalars: &["max_kv"],
+    host: &["cu_k"],
+    ..op(
+        OpKind::KV_GATHER,
+        &[
+            input("k_cache", Cache, Dims(&[Is(Blocks), Is(Block), Is(Hk), Is(Dk)])).opaque(),
+            input("v_cache", Cache, Dims(&[Is(Blocks), Is(Block), Is(Hk), Is(Dv)]))
+                .opaque()
+                .optional(),
+            input("block_table", Ty(DType::I32), Dims(&[Is(B), Is(M)])),
+            input("cu_k", Ty(DType::I32), Dims(&[PlusOne(B)])).packed(),
+            output("k", Compute, Dims(&[Is(Tk), Is(Hk), Is(Dk)])),
+            output("v", Compute, Dims(&[Is(Tk), Is(Hk), Is(Dv)])),
+            input("k_scale", Ty(DType::F32), Dims(&[Is(Hk)])).packed().optional(),
+            input("v_scale", Ty(DType::F32), Dims(&[Is(Hk)])).packed().optional(),
+        ],
+        &[],
+    )
+};
+
 /// `cache[pairs[p][1]] = cache[pairs[p][0]]`, whole blocks, both caches; a pair with a negative member is skipped. No block is
-/// written twice, none is both source and destination.
+/// written twice, none is both source and destination. LATENT: as [`KV_GATHER`].
 pub const KV_COPY_BLOCKS: OpSchema = op(
     OpKind::KV_COPY_BLOCKS,
     &[
@@ -226,6 +369,49 @@ pub const MOE_EXPERTS: OpSchema = OpSchema {
             WeightSlot { name: "w0", groups: Some(Is(E)), n: Twice(I), k: Is(H) },
             WeightSlot { name: "w1", groups: Some(Is(E)), n: Is(H), k: Is(I) },
         ],
+    )
+};
+
+/// Rows sorted by expert, for [`GROUPED_LINEAR`]: with `e = ids[t, j] - EXPERT_START`, the pairs `(t, j)` with `0 <= e < E` are sorted
+/// by `e`, then `t`, then `j`; pair `p` of that order has `xp[p] = x[t]` and `inverse[t, j] = p`; `offsets[e]` is the first pair of
+/// `e`, `offsets[E]` their number. Other pairs have `inverse = -1`; rows of `xp` at or after `offsets[E]` are zeros. `P = T Top`.
+pub const MOE_PERMUTE: OpSchema = op(
+    OpKind::MOE_PERMUTE,
+    &[
+        input("x", Compute, Dims(&[Is(T), Is(H)])),
+        input("ids", Ty(DType::I32), Dims(&[Is(T), Is(Top)])),
+        output("xp", Compute, Dims(&[Is(P), Is(H)])),
+        output("offsets", Ty(DType::I32), Dims(&[PlusOne(E)])).packed(),
+        output("inverse", Ty(DType::I32), Dims(&[Is(T), Is(Top)])),
+    ],
+    &[],
+);
+
+/// `y[p] = W_e x[p]` for `offsets[e] <= p < offsets[e + 1]`; rows at or after `offsets[E]` are zeros. `y` may be f32 whatever `x` is.
+pub const GROUPED_LINEAR: OpSchema = op(
+    OpKind::GROUPED_LINEAR,
+    &[
+        input("x", Compute, Dims(&[Is(P), Is(K)])),
+        input("offsets", Ty(DType::I32), Dims(&[PlusOne(E)])).packed(),
+        output("y", Float, Dims(&[Is(P), Is(N)])),
+    ],
+    &[WeightSlot { name: "w", groups: Some(Is(E)), n: Is(N), k: Is(K) }],
+);
+
+/// `y[t] = add[t] + Σ_j weight[t, j] yp[inverse[t, j]]`; a negative `inverse` adds nothing. The sum is in f32, ascending `j`, `add`
+/// first. `y` may be `add`.
+pub const MOE_UNPERMUTE: OpSchema = OpSchema {
+    may_alias: &[(3, 4)],
+    ..op(
+        OpKind::MOE_UNPERMUTE,
+        &[
+            input("yp", Float, Dims(&[Is(P), Is(H)])),
+            input("inverse", Ty(DType::I32), Dims(&[Is(T), Is(Top)])),
+            input("weight", Ty(DType::F32), Dims(&[Is(T), Is(Top)])),
+            output("y", Compute, Dims(&[Is(T), Is(H)])),
+            input("add", Compute, Dims(&[Is(T), Is(H)])).optional(),
+        ],
+        &[],
     )
 };
 
@@ -297,6 +483,64 @@ pub const SAMPLE: OpSchema = op(
         input("offset", Ty(DType::U64), Dims(&[Is(B)])).packed(),
         output("ids", Ty(DType::I32), Dims(&[Is(B)])).packed(),
         output("logprob", Ty(DType::F32), Dims(&[Is(B)])).packed().optional(),
+    ],
+    &[],
+);
+
+/// Fusion of [`RMS_NORM`] (q and k a head, where their gamma is there), [`ROPE`] and [`KV_WRITE`]. A row of `qkv` is `Hq` queries of
+/// `Dk`, `Hk` keys of `Dk`, `Hk` values of `Dv`, so `Qkv = Hq Dk + Hk Dk + Hk Dv`. The rotated queries go to `q`, keys and values to
+/// the cache only. What lies between the steps may or may not be rounded to the compute type.
+pub const QKV_POST: OpSchema = op(
+    OpKind::QKV_POST,
+    &[
+        input("qkv", Compute, Dims(&[Is(T), Is(Qkv)])),
+        input("q_gamma", Float, Dims(&[Is(Dk)])).optional(),
+        input("k_gamma", Float, Dims(&[Is(Dk)])).optional(),
+        input("pos", Ty(DType::I32), Dims(&[Is(T)])).packed(),
+        input("table", Ty(DType::F32), Dims(&[Is(P), Is(R)])),
+        input("slots", Ty(DType::I64), Dims(&[Is(T)])).packed(),
+        output("q", Compute, Dims(&[Is(T), Is(Hq), Is(Dk)])),
+        inout("k_cache", Cache, Dims(&[Is(Blocks), Is(Block), Is(Hk), Is(Dk)])).opaque(),
+        inout("v_cache", Cache, Dims(&[Is(Blocks), Is(Block), Is(Hk), Is(Dv)])).opaque().optional(),
+        input("k_scale", Ty(DType::F32), Dims(&[Is(Hk)])).packed().optional(),
+        input("v_scale", Ty(DType::F32), Dims(&[Is(Hk)])).packed().optional(),
+    ],
+    &[],
+);
+
+/// Fusion of [`LINEAR`] and [`ACT_MUL`]: `y = act_mul(x Wᵀ + bias)`; the rows of `w` are the gates, then the ups. What lies between may
+/// or may not be rounded to the compute type.
+pub const LINEAR_ACT_MUL: OpSchema = op(
+    OpKind::LINEAR_ACT_MUL,
+    &[
+        input("x", Compute, Dims(&[Is(T), Is(K)])),
+        input("bias", Float, Dims(&[Twice(I)])).optional(),
+        output("y", Compute, Dims(&[Is(T), Is(I)])),
+    ],
+    &[WeightSlot { name: "w", groups: None, n: Twice(I), k: Is(K) }],
+);
+
+/// Fusion of [`LINEAR`] and a sum over the ranks of the communicator that the host created with the same COMM:
+/// `y = Σ_ranks (x Wᵀ + bias)`. All ranks launch it in the same order.
+pub const LINEAR_ALL_REDUCE: OpSchema = op(
+    OpKind::LINEAR_ALL_REDUCE,
+    &[
+        input("x", Compute, Dims(&[Is(T), Is(K)])),
+        input("bias", Float, Dims(&[Is(N)])).optional(),
+        output("y", Float, Dims(&[Is(T), Is(N)])),
+    ],
+    &[WeightSlot { name: "w", groups: None, n: Is(N), k: Is(K) }],
+);
+
+/// Fusion of [`RMS_NORM`] and [`QUANT_ACT`]; what lies between may or may not be rounded to the compute type.
+pub const RMS_NORM_QUANT: OpSchema = op(
+    OpKind::RMS_NORM_QUANT,
+    &[
+        input("x", Compute, Dims(&[Is(T), Is(K)])),
+        input("gamma", Float, Dims(&[Is(K)])),
+        output("q", Quantised, Dims(&[Is(T), Is(K)])),
+        output("scale", Ty(DType::F32), Dims(&[Is(T), Is(Scales)])),
+        inout("r", Compute, Dims(&[Is(T), Is(K)])).optional(),
     ],
     &[],
 );

@@ -181,6 +181,7 @@ fn bind_free(
 
 fn check_type(slot: &Slot, dtype: DType, bindings: &mut Bindings) -> Result<(), String> {
     const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+    const BYTES: [DType; 2] = [DType::F8E4M3, DType::I8];
     let once = |seen: &mut Option<DType>| match *seen {
         Some(other) if other != dtype => Err(format!("is {dtype}, other slots are {other}")),
         _ => {
@@ -191,7 +192,9 @@ fn check_type(slot: &Slot, dtype: DType, bindings: &mut Bindings) -> Result<(), 
     let allowed = match slot.types {
         Types::Is(one) => one == dtype,
         Types::Float | Types::Compute => FLOATS.contains(&dtype),
-        Types::Cache => FLOATS.contains(&dtype) || dtype == DType::F8E4M3 || dtype == DType::I8,
+        Types::Cache => FLOATS.contains(&dtype) || BYTES.contains(&dtype),
+        Types::FloatCache => FLOATS.contains(&dtype),
+        Types::Quantised => BYTES.contains(&dtype),
         Types::Any => dtype.bits().is_some_and(|b| b >= 8),
     };
     if !allowed {
@@ -199,7 +202,7 @@ fn check_type(slot: &Slot, dtype: DType, bindings: &mut Bindings) -> Result<(), 
     }
     match slot.types {
         Types::Compute => once(&mut bindings.compute),
-        Types::Cache => once(&mut bindings.cache),
+        Types::Cache | Types::FloatCache => once(&mut bindings.cache),
         _ => Ok(()),
     }
 }

@@ -47,6 +47,16 @@ pub enum Sym {
     Words,
     /// A second list's columns.
     Mb,
+    /// Groups of a batched linear layer.
+    G,
+    /// Dimensions of a latent.
+    C,
+    /// Tokens of contiguous keys and values, packed.
+    Tk,
+    /// Scales a row of quantised activations.
+    Scales,
+    /// Columns of queries, keys and values side by side.
+    Qkv,
     /// Free dims of ops without a fixed rank.
     D0,
     D1,
@@ -149,6 +159,10 @@ pub enum Types {
     Compute,
     /// A cache: a float dtype, f8e4m3 or i8, the same in every slot so marked.
     Cache,
+    /// A cache of a float dtype, the same in every slot so marked.
+    FloatCache,
+    /// Quantised activations: i8 or f8e4m3.
+    Quantised,
     /// Any known dtype with a size of whole bytes.
     Any,
 }
