@@ -111,8 +111,9 @@ impl WeightMemory {
     /// As [`WeightMemory::read`].
     pub(crate) fn write_row(&self, offset: usize, part: &TensorView, row: u64, bytes: usize) {
         self.check(offset, bytes);
-        let element = u64::from(part.dtype.bits().unwrap_or(8) / 8);
-        let from = part.data + part.byte_offset + row * part.strides[0].cast_unsigned() * element;
+        let bits = u64::from(part.dtype.bits().unwrap_or(8));
+        let start = row * part.strides[0].cast_unsigned() * bits / 8;
+        let from = part.data + part.byte_offset + start;
         // SAFETY: inside the memory, as just checked.
         let to = unsafe { self.start.add(offset) };
         // SAFETY: the host vouches for the part's bytes; the table has checked its shape. The two do not overlap: the

@@ -5,7 +5,7 @@
 //!
 //! - [`CpuRef`]: the backend
 //! - `ops`: one op a file
-//! - `dequant`: the weight formats, one block at a time
+//! - `dequant`: the weight formats, a row at a time
 //! - `glue`: the only `unsafe` code: a launch's tensors and the bytes of a weight
 //! - [`sampling`]: the rule of SAMPLE on plain numbers, and its random number generator
 

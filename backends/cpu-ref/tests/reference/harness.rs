@@ -14,6 +14,7 @@ use halyard_sdk::{
     abi::{
         OpBuf, RSlice,
         ops::{OpAttrs, OpSchema, schema::Layout},
+        scheme::{self, Part, Rows},
         types::mem,
     },
 };
@@ -57,7 +58,7 @@ pub(crate) fn output(dtype: DType, dims: &[i64]) -> Tensor {
     tensor(dtype, dims, &vec![poison; count])
 }
 
-fn encode(dtype: DType, v: f64) -> Vec<u8> {
+pub(crate) fn encode(dtype: DType, v: f64) -> Vec<u8> {
     match dtype {
         DType::F32 => (v as f32).to_le_bytes().to_vec(),
         DType::F16 => f16::from_f64(v).to_le_bytes().to_vec(),
@@ -112,7 +113,7 @@ impl Tensor {
     }
 }
 
-/// A weight's description and bytes, all groups' rows in order.
+/// A weight's description and bytes: all parts of the first group, then all of the next.
 pub(crate) struct Filled(pub(crate) WeightDesc<'static>, pub(crate) Vec<u8>);
 
 /// A dense f32 weight.
@@ -120,29 +121,39 @@ pub(crate) fn dense(desc: WeightDesc<'static>, values: &[f64]) -> Filled {
     Filled(desc, values.iter().flat_map(|&v| encode(desc.dtype, v)).collect())
 }
 
-fn load(device: &RefDevice, Filled(desc, bytes): &Filled) -> (Weight, Buffer) {
-    let plan = device.weight_plan(desc).unwrap();
+fn load(device: &RefDevice, Filled(desc, bytes): &Filled) -> Result<(Weight, Buffer)> {
+    let plan = device.weight_plan(desc)?;
     assert_eq!(plan.bytes, bytes.len() as u64, "bytes of {desc:?}");
     let request =
         halyard_sdk::AllocReq { bytes: plan.bytes, align: 1, kind: mem::DEVICE, flags: 0 };
-    let buffer = halyard_sdk::Device::alloc(device, &request).unwrap();
+    let buffer = halyard_sdk::Device::alloc(device, &request)?;
     let place = MemRef { base: buffer.base, offset: 0, kind: mem::DEVICE, device: 0 };
-    let w = device.weight_create(desc, &place).unwrap();
-    let (group, row) =
-        (bytes.len() / desc.groups as usize, plan.bytes / u64::from(desc.groups) / desc.n);
-    for (g, rows) in bytes.chunks(group).enumerate() {
-        let (dtype, width) = match desc.dtype {
-            DType::NONE => (DType::U8, row),
-            float => (float, desc.k),
-        };
-        let spec = TensorSpec::new(dtype, &[desc.n as i64, width as i64]);
-        let part = [TensorView::contiguous(rows.as_ptr() as u64, 0, &spec)];
-        let parts = RSlice::from_slice(&part);
-        let fill = WeightFill { group: g as u32, flags: 0, row0: 0, rows: desc.n, parts };
-        device.weight_fill(w, &fill).unwrap();
+    let w = device.weight_create(desc, &place)?;
+    for (g, group) in bytes.chunks(bytes.len() / desc.groups as usize).enumerate() {
+        // Few enough rows at once that a large weight comes in several fills.
+        for row0 in (0..desc.n).step_by(128) {
+            let rows = (desc.n - row0).min(128);
+            let parts = parts_of(desc, group, row0, rows);
+            let parts = RSlice::from_slice(&parts);
+            let fill = WeightFill { group: g as u32, flags: 0, row0, rows, parts };
+            device.weight_fill(w, &fill)?;
+        }
     }
-    device.weight_seal(w).unwrap();
-    (w, buffer)
+    device.weight_seal(w)?;
+    Ok((w, buffer))
+}
+
+/// Views of some rows of a group's parts.
+fn parts_of(desc: &WeightDesc<'_>, group: &[u8], row0: u64, rows: u64) -> Vec<TensorView> {
+    let mut at = 0;
+    let view = |part: &Part| {
+        let before = if part.rows == Rows::Shared { 0 } else { part.bytes(row0).unwrap() };
+        let start = &group[(at + before) as usize..];
+        at += part.bytes(desc.n).unwrap();
+        let spec = TensorSpec::new(part.dtype, &part.dims(rows));
+        TensorView::contiguous(start.as_ptr() as u64, 0, &spec)
+    };
+    scheme::parts(desc).unwrap().iter().map(view).collect()
 }
 
 /// Prepares the op for exactly these tensors and weights, and launches it once.
@@ -162,7 +173,8 @@ pub(crate) fn launch<A: OpAttrs>(
     let descs: Vec<WeightDesc<'static>> = weights.iter().map(|w| w.0).collect();
     let op = OpBuf::new(attrs, specs, descs);
     let kernel = device.prepare(&op.desc())?;
-    let loaded: Vec<Weight> = weights.iter().map(|w| load(&device, w).0).collect();
+    let loaded = weights.iter().map(|w| load(&device, w).map(|(weight, _)| weight));
+    let loaded: Vec<Weight> = loaded.collect::<Result<_>>()?;
     kernel.launch(
         Stream::NONE,
         &LaunchArgs {

@@ -33,8 +33,9 @@ fn unsupported_types_schemes_and_modes_are_named() {
         let dtype = if scheme.gguf_block().is_some() { DType::NONE } else { DType::F32 };
         [WeightDesc::linear(scheme, dtype, 4, 128)]
     };
-    let fp8 = OpBuf::new(&Linear::default(), tensors, weight(Scheme::FP8_BLOCK));
-    assert!(refusal(&fp8).contains("scheme fp8_block; supported: dense, q4_0"));
+    let odd = WeightDesc { group_size: 48, ..weight(Scheme::INT4_GROUP)[0] };
+    let groups = OpBuf::new(&Linear::default(), tensors, [odd]);
+    assert!(refusal(&groups).contains("rows of 128 are not whole groups of 48"));
     let blocks = OpBuf::new(&Linear::default(), tensors, weight(Scheme::GGUF_Q4_K));
     assert!(refusal(&blocks).contains("whole blocks of 256"));
     let quant = Linear { act_quant: 1, ..Default::default() };
@@ -96,7 +97,7 @@ fn caches_are_plain_and_sized_by_their_type() {
 fn the_backend_introduces_itself() {
     assert_eq!(CpuRef::info(InfoKey::ID), "cpu-ref");
     let profiles = CpuRef::info(InfoKey::PROFILES);
-    assert!(profiles.starts_with("dense,moe,quant:q4_0,") && profiles.ends_with(",sample"));
+    assert!(profiles.starts_with("dense,moe,quant:fp8_block,") && profiles.ends_with(",sample"));
     let bad = Options::new(vec![("threads".into(), "4".into())]);
     assert!(CpuRef::open(0, bad).unwrap_err().message.contains("unknown option threads"));
 }
