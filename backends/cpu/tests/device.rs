@@ -1,6 +1,7 @@
 //! The device as a host sees it: options, weights that come in pieces, and what it refuses.
 #![expect(clippy::cast_possible_truncation, reason = "sizes of small tests")]
 #![expect(clippy::float_cmp, reason = "equal bits are what is promised")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use halyard_cpu::{Cpu, CpuDevice};
 use halyard_sdk::{
