@@ -13,6 +13,7 @@
 //! - [`module`]: what a library exports and what the host offers it
 //! - [`ops`]: the op catalogue: slots, shapes, attributes, typed builders and parsers
 //! - [`scheme`]: the parts of a weight
+//! - [`collective`]: what a collective's arguments must be
 //! - [`fp8`]: the 8-bit floats
 //!
 //! Backend authors use `halyard-sdk`, hosts use `halyard-core`; both re-export what they need from here.
@@ -21,6 +22,7 @@
     reason = "abi_stable 0.11's derives expand to impls inside constants; this crate only"
 )]
 
+pub mod collective;
 pub mod error;
 pub mod fp8;
 pub mod ids;

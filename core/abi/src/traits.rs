@@ -96,8 +96,14 @@ pub trait Kernel: Send + Sync + 'static {
 
 /// One rank's membership in a communicator. All ranks issue the same calls in the same order.
 ///
-/// Views are contiguous. In place where `src` and `dst` are the same data (`all_gather`, `reduce_scatter`: the own slot).
-/// Reductions of 16-bit floats accumulate in f32 or better.
+/// Views are contiguous and plain, of equal dtypes ([`collective`](crate::collective) has the rules). In place where `src` and `dst` are
+/// the same data (`all_gather`, `reduce_scatter`: the own slot); otherwise views do not overlap. Reductions of 8- and 16-bit floats
+/// accumulate in f32 or better and round once; every rank gets the same bits; integers wrap; a NaN in MIN and MAX wins; AVG is for
+/// floats.
+///
+/// What a rank's own arguments tell is `INVALID_ARGUMENT` before anything is exchanged, and leaves the communicator whole. Everything
+/// else ends it, for all ranks: other calls, sizes, dtypes or roots on different ranks, a rank that is gone, and a wait longer than the
+/// communicator's timeout are `COMM_ERROR`, with a message that names rank and call.
 #[sabi_trait]
 pub trait Collective: Send + Sync + 'static {
     /// Element-wise combination over all ranks, everywhere.
@@ -108,15 +114,16 @@ pub trait Collective: Send + Sync + 'static {
     fn reduce_scatter(&self, s: Stream, src: &TensorView, dst: &TensorView, op: ReduceOp) -> R<()>;
     /// `buf` of `root`, everywhere.
     fn broadcast(&self, s: Stream, buf: &TensorView, root: u32) -> R<()>;
-    /// Rows to and from each peer, with own counts.
+    /// Rows to and from each peer, with own counts; what a rank sends is what its peer expects.
     fn all_to_all_v(&self, s: Stream, a: &A2av<'_>) -> R<()>;
-    /// To one peer.
+    /// To one peer, which receives as many elements of the same dtype. Messages to one peer arrive in their order. To oneself in a
+    /// group only.
     fn send(&self, s: Stream, src: &TensorView, peer: u32) -> R<()>;
     /// From one peer.
     fn recv(&self, s: Stream, dst: &TensorView, peer: u32) -> R<()>;
-    /// Opens a group: calls up to `group_end` are issued together.
+    /// Opens a group: calls up to `group_end` are issued together, so that messages may be in any order. Groups do not nest.
     fn group_begin(&self) -> R<()>;
-    /// Issues the group.
+    /// Issues the group: its collectives in their order, and its messages all at once. Buffers stay with the group until then.
     fn group_end(&self) -> R<()>;
     /// No rank passes before all have arrived.
     fn barrier(&self, s: Stream) -> R<()>;
@@ -125,7 +132,8 @@ pub trait Collective: Send + Sync + 'static {
     /// From any thread: unblocks pending work everywhere with `COMM_ABORTED`.
     #[sabi(last_prefix_field)]
     fn abort(&self) -> R<()>;
-    /// A communicator of the ranks that pass the same `color`, ordered by `key`.
+    /// A communicator of the ranks that pass the same `color`, ordered by `key`, then rank. All ranks call it. One with a negative
+    /// `color` gets a communicator without ranks, whose every call is `INVALID_ARGUMENT`.
     fn split(&self, _color: i32, _key: i32) -> R<Collective_TO<RBox<()>>> {
         let refused = unsupported("split");
         refused
