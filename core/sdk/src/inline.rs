@@ -17,7 +17,8 @@ use halyard_abi::{
 
 use crate::{
     Error, Result,
-    backend::{Collective, Device, Kernel, Support, absent},
+    backend::{Collective, Device, Kernel, Support},
+    comm,
 };
 
 /// A device whose memory is the host's and whose launches are synchronous. Implementing this gives [`Device`].
@@ -45,13 +46,13 @@ pub trait InlineDevice: Send + Sync + 'static {
     fn weight_destroy(&self, w: Weight) -> Result<()>;
     /// Arrangement of a paged cache.
     fn kv_layout(&self, kv: &KvDesc<'_>) -> Result<KvLayout>;
-    /// A fresh communicator id.
-    fn comm_unique_id(&self, _out: &mut [u8]) -> Result<u32> {
-        absent("comm_unique_id")
+    /// A fresh communicator id: of [`comm`](crate::comm), between threads and processes of this host.
+    fn comm_unique_id(&self, out: &mut [u8]) -> Result<u32> {
+        comm::unique_id(out)
     }
     /// Joins a communicator.
-    fn comm_create(&self, _desc: &CommDesc<'_>) -> Result<Box<dyn Collective>> {
-        absent("comm_create")
+    fn comm_create(&self, desc: &CommDesc<'_>) -> Result<Box<dyn Collective>> {
+        comm::join(desc)
     }
 }
 

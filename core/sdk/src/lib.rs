@@ -12,6 +12,7 @@
 //!
 //! - [`backend`]: the traits to implement
 //! - [`inline`]: memory, streams and events for devices whose launches run before they return
+//! - [`comm`]: collectives between such devices, in shared memory
 //! - [`tensor`]: checked element access to a launch's tensors, for code that wants clarity before speed
 //! - [`weights`]: the bookkeeping of weights: handles, which rows have come
 //! - typed op attributes: [`halyard_abi::ops::attrs`]
@@ -23,6 +24,7 @@
 const _: () = assert!(usize::BITS == 64, "Halyard runs on 64-bit hosts");
 
 pub mod backend;
+pub mod comm;
 mod export;
 mod guard;
 pub mod inline;
