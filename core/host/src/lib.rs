@@ -4,6 +4,7 @@
 //! - [`Device`], [`Stream`]: an opened device and its queues
 //! - [`DeviceBuffer`], [`Tensor`], [`KvCache`]: memory that frees itself when no work uses it any more
 //! - [`Weight`], [`WeightBuilder`]: weights in the backend's packed form
+//! - [`Communicator`]: one rank of several devices that work together
 //! - [`Kernel`], [`Launch`]: prepared operations and their kept argument blocks
 //!
 //! Descriptors and arguments are validated here, once, against the op catalogue ([`ops`]); backends rely on it.
@@ -14,6 +15,7 @@
 const _: () = assert!(usize::BITS == 64, "Halyard runs on 64-bit hosts");
 
 mod backend;
+mod comm;
 mod device;
 mod error;
 mod host_log;
@@ -26,11 +28,12 @@ mod tensor;
 mod weight;
 
 pub use backend::Backend;
+pub use comm::{CommHandle, CommId, CommSpec, Communicator, Group, Rows};
 pub use device::{Device, Support};
 pub use error::{Call, DeviceError};
 pub use halyard_abi::{
-    Code, DType, InfoKey, KvDesc, KvLayout, Metric, MetricKey, OpBuf, OpKind, PropKey, Role,
-    Scheme, TensorSpec, WeightDesc, WeightPlan, ops,
+    Code, DType, InfoKey, KvDesc, KvLayout, Metric, MetricKey, OpBuf, OpKind, PropKey, ReduceOp,
+    Role, Scheme, TensorSpec, WeightDesc, WeightPlan, ops,
     ops::{Sym, attrs},
     traits::{BATCH_INVARIANT, CAPTURABLE, DETERMINISTIC, HOST_LENGTHS},
 };
