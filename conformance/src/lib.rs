@@ -5,7 +5,8 @@
 //! - [`oracle()`]: the reference, linked in
 //!
 //! Inside, in the order of a case's way: `catalog` (data to cases), `generate` (inputs from a seed), `weight` (weights in their
-//! scheme's bytes), `execute` (guarded launches), `judge` and `compare` (against the oracle, within `tolerance`), `report`.
+//! scheme's bytes), `execute` (guarded launches), `judge` and `compare` (against the oracle, within `tolerance`), `report`. Collectives are apart, in
+//! `comm`.
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
@@ -14,6 +15,7 @@
 
 mod array;
 mod catalog;
+mod comm;
 mod compare;
 mod execute;
 pub mod gate;

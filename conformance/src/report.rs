@@ -27,9 +27,9 @@ pub struct CaseResult {
     pub name: String,
     /// What it is for.
     pub why: String,
-    /// `dense`, `moe`, `quant:<scheme>` or `sample`.
+    /// `dense`, `moe`, `quant:<scheme>`, `sample` or `comm`.
     pub profile: String,
-    /// Op name.
+    /// Op name; for collectives the call.
     pub op: String,
     /// The op in canonical form.
     pub descriptor: String,
@@ -105,6 +105,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds a case's result.
+    pub(crate) fn add(&mut self, result: CaseResult) {
+        self.counts.add(result.outcome);
+        self.profiles.entry(result.profile.clone()).or_default().add(result.outcome);
+        self.cases.push(result);
+    }
+
     /// Whether nothing failed, and something passed.
     #[must_use]
     pub fn passed(&self) -> bool {

@@ -6,6 +6,7 @@ use halyard_core::{BATCH_INVARIANT, DETERMINISTIC, Device, InfoKey, OpBuf, Suppo
 
 use crate::{
     catalog::{self, Case, CatalogError},
+    comm::{self, CommCase},
     compare::Comparison,
     execute::{Layout, Outputs, Prepared, Setting, Trouble},
     generate::{Inputs, inputs, parts},
@@ -30,14 +31,21 @@ pub struct Options {
 }
 
 impl Options {
-    fn wants(&self, case: &Case) -> bool {
-        let name = self.case.as_ref().is_none_or(|part| case.name.contains(part.as_str()));
+    fn wants(&self, name: &str, profile: &str, op: &str) -> bool {
+        let named = self.case.as_ref().is_none_or(|part| name.contains(part.as_str()));
         let of = |wanted: &String| {
-            *wanted == case.profile || case.profile.split(':').next() == Some(wanted.as_str())
+            *wanted == profile || profile.split(':').next() == Some(wanted.as_str())
         };
-        let profile = self.profiles.is_empty() || self.profiles.iter().any(of);
-        let op = case.op.kind().to_string();
-        name && profile && (self.ops.is_empty() || self.ops.contains(&op))
+        let profiled = self.profiles.is_empty() || self.profiles.iter().any(of);
+        named && profiled && (self.ops.is_empty() || self.ops.iter().any(|o| o == op))
+    }
+
+    fn wants_case(&self, case: &Case) -> bool {
+        self.wants(&case.name, &case.profile, &case.op.kind().to_string())
+    }
+
+    fn wants_comm(&self, case: &CommCase) -> bool {
+        self.wants(&case.name, comm::PROFILE, &case.op())
     }
 }
 
@@ -62,16 +70,22 @@ pub fn verify(
     options: &Options,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, CatalogError> {
-    let mut cases: Vec<Case> = catalog::cases()?.into_iter().filter(|c| options.wants(c)).collect();
+    let mut cases = catalog::cases()?;
+    cases.retain(|c| options.wants_case(c));
+    let mut collectives = comm::cases()?;
+    collectives.retain(|c| options.wants_comm(c));
     // A whole name means that case, although others may begin with it.
-    if cases.iter().any(|c| Some(&c.name) == options.case.as_ref()) {
-        cases.retain(|c| Some(&c.name) == options.case.as_ref());
+    let whole = |name: &String| Some(name) == options.case.as_ref();
+    if cases.iter().any(|c| whole(&c.name)) || collectives.iter().any(|c| whole(&c.name)) {
+        cases.retain(|c| whole(&c.name));
+        collectives.retain(|c| whole(&c.name));
     }
+    let total = cases.len() + collectives.len();
     let mut report = empty_report(device, options.seed);
     // After a sticky error the device is opened anew, so that one bad kernel does not hide the others.
     let mut device = device.clone();
     for (done, case) in cases.iter().enumerate() {
-        progress(Progress { done, total: cases.len(), name: &case.name });
+        progress(Progress { done, total, name: &case.name });
         let start = Instant::now();
         let verdict = run_case(&device, oracle, case, options.seed);
         if let Err(trouble) = &verdict
@@ -80,10 +94,13 @@ pub fn verify(
         {
             device = fresh;
         }
-        let result = case_result(case, verdict, &report.declared, start);
-        report.counts.add(result.outcome);
-        report.profiles.entry(result.profile.clone()).or_default().add(result.outcome);
-        report.cases.push(result);
+        report.add(case_result(case, verdict, &report.declared, start));
+    }
+    for (done, case) in collectives.iter().enumerate() {
+        progress(Progress { done: cases.len() + done, total, name: &case.name });
+        let start = Instant::now();
+        let verdict = comm::run(&device, case, options.seed).map(|comparison| vec![comparison]);
+        report.add(comm_result(case, verdict, &report.declared, start));
     }
     Ok(report)
 }
@@ -114,29 +131,10 @@ fn case_result(
     declared: &[String],
     start: Instant,
 ) -> CaseResult {
-    let (outcome, message, comparisons) = match verdict {
-        Ok(comparisons) => match comparisons.iter().find_map(|c| c.failure.clone()) {
-            None => (Outcome::Passed, None, comparisons),
-            Some(failure) => (Outcome::Failed, Some(failure), comparisons),
-        },
-        Err(trouble) => {
-            // A yes to a profile is a promise.
-            let promised = !case.optional && declared.contains(&case.profile);
-            let outcome = match trouble.is_unsupported() {
-                true if promised => Outcome::Failed,
-                true => Outcome::Unsupported,
-                false if trouble.is_unavailable() => Outcome::Unavailable,
-                false => Outcome::Failed,
-            };
-            let promise = match outcome {
-                Outcome::Failed if trouble.is_unsupported() => {
-                    format!("the backend declares {}, but: ", case.profile)
-                }
-                _ => String::new(),
-            };
-            (outcome, Some(format!("{promise}{trouble}")), Vec::new())
-        }
-    };
+    // A yes to a profile is a promise.
+    let promised = !case.optional && declared.contains(&case.profile);
+    let (outcome, message, comparisons) =
+        outcome(verdict, promised.then_some(case.profile.as_str()));
     CaseResult {
         name: case.name.clone(),
         why: case.why.clone(),
@@ -146,8 +144,57 @@ fn case_result(
         outcome,
         message,
         comparisons,
-        millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+        millis: millis_since(start),
     }
+}
+
+fn comm_result(
+    case: &CommCase,
+    verdict: Result<Vec<Comparison>, Trouble>,
+    declared: &[String],
+    start: Instant,
+) -> CaseResult {
+    let promised = declared.iter().any(|p| p == comm::PROFILE);
+    let (outcome, message, comparisons) = outcome(verdict, promised.then_some(comm::PROFILE));
+    CaseResult {
+        name: case.name.clone(),
+        why: case.why.clone(),
+        profile: comm::PROFILE.to_owned(),
+        op: case.op(),
+        descriptor: case.descriptor(),
+        outcome,
+        message,
+        comparisons,
+        millis: millis_since(start),
+    }
+}
+
+fn millis_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What became of a case, and why; `promised` is the profile that the backend declares and that demands it.
+fn outcome(
+    verdict: Result<Vec<Comparison>, Trouble>,
+    promised: Option<&str>,
+) -> (Outcome, Option<String>, Vec<Comparison>) {
+    let trouble = match verdict {
+        Ok(comparisons) => {
+            let failure = comparisons.iter().find_map(|c| c.failure.clone());
+            let outcome = if failure.is_none() { Outcome::Passed } else { Outcome::Failed };
+            return (outcome, failure, comparisons);
+        }
+        Err(trouble) => trouble,
+    };
+    let (outcome, promise) = match (trouble.is_unsupported(), promised) {
+        (true, Some(profile)) => {
+            (Outcome::Failed, format!("the backend declares {profile}, but: "))
+        }
+        (true, None) => (Outcome::Unsupported, String::new()),
+        (false, _) if trouble.is_unavailable() => (Outcome::Unavailable, String::new()),
+        (false, _) => (Outcome::Failed, String::new()),
+    };
+    (outcome, Some(format!("{promise}{trouble}")), Vec::new())
 }
 
 /// Scratch memory full of NaN, and full of zeros.

@@ -54,7 +54,7 @@ impl Backend for CpuRef {
 
 fn profiles() -> String {
     let quant = SCHEMES.iter().filter(|s| **s != Scheme::DENSE).map(|s| format!(",quant:{s}"));
-    format!("dense,moe{},sample", quant.collect::<String>())
+    format!("dense,moe{},sample,comm", quant.collect::<String>())
 }
 
 /// The host's processor, one thread at a time.

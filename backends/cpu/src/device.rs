@@ -81,7 +81,7 @@ impl Backend for Cpu {
 
 fn profiles() -> String {
     let quant = SCHEMES.iter().filter(|s| **s != Scheme::DENSE).map(|s| format!(",quant:{s}"));
-    format!("dense,moe{},sample", quant.collect::<String>())
+    format!("dense,moe{},sample,comm", quant.collect::<String>())
 }
 
 /// What kernels share: how to compute, with which threads, on which weights.

@@ -97,7 +97,9 @@ fn caches_are_plain_and_sized_by_their_type() {
 fn the_backend_introduces_itself() {
     assert_eq!(CpuRef::info(InfoKey::ID), "cpu-ref");
     let profiles = CpuRef::info(InfoKey::PROFILES);
-    assert!(profiles.starts_with("dense,moe,quant:fp8_block,") && profiles.ends_with(",sample"));
+    assert!(
+        profiles.starts_with("dense,moe,quant:fp8_block,") && profiles.ends_with(",sample,comm")
+    );
     let bad = Options::new(vec![("threads".into(), "4".into())]);
     assert!(CpuRef::open(0, bad).unwrap_err().message.contains("unknown option threads"));
 }

@@ -173,11 +173,12 @@ impl Member {
         let timeout = Duration::from_millis(self.seat.timeout_ms);
         for turn in 0u32.. {
             let bell = self.me().bell.load(SeqCst);
-            self.check()?;
             let ranks = awaited();
+            // What is there is there, even if the communicator has ended since.
             if ranks == 0 {
                 return Ok(());
             }
+            self.check()?;
             if turn < SPINS {
                 std::hint::spin_loop();
                 continue;

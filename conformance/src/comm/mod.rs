@@ -1,0 +1,27 @@
+//! The profile `comm`: collectives between ranks that are threads of this process, against a plain reference.
+//!
+//! A case is put to one communicator of its world. `catalog` has the cases, `ranks` the threads, `round` the calls that move data and
+//! what they have to give, `numbers` the dtypes and bounds, `conduct` everything else: how ranks wait, fail and part.
+
+mod catalog;
+mod conduct;
+mod numbers;
+mod ranks;
+mod round;
+
+use halyard_core::Device;
+
+use crate::{compare::Comparison, execute::Trouble};
+pub(crate) use catalog::{Call, CommCase, cases};
+
+/// The profile's name.
+pub(crate) const PROFILE: &str = "comm";
+
+/// Runs a case; gives how its data compares with the reference.
+pub(crate) fn run(device: &Device, case: &CommCase, seed: u64) -> Result<Comparison, Trouble> {
+    let devices = ranks::devices(device, case.world)?;
+    match case.call {
+        Call::Data(kind) => round::run(&devices, case, kind, seed),
+        Call::Conduct(kind) => conduct::run(&devices, kind).map(|()| numbers::nothing_compared()),
+    }
+}
