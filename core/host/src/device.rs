@@ -4,17 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use halyard_abi::{
     Buffer, DeviceBox, InfoKey, KvDesc, KvLayout, Metric, OpBuf, PropKey, RSliceMut,
-    Stream as RawStream,
-    ops::check::check_desc,
-    traits::{SUPPORT_NATIVE, SUPPORT_NO, SUPPORT_SLOW},
+    Stream as RawStream, ops::check::check_desc,
 };
 
-use crate::{Backend, Kernel, Result, error::Named};
+use crate::{Backend, Decompose, Kernel, Result, decompose, error::Named};
 
 /// An opened device. Cheap to clone; closes when the last clone, buffer, stream, weight and kernel of it is gone.
 #[derive(Clone, Debug)]
 pub struct Device {
     pub(crate) inner: Arc<DeviceInner>,
+    pub(crate) decompose: Decompose,
 }
 
 pub(crate) struct DeviceInner {
@@ -57,7 +56,14 @@ impl Device {
     pub(crate) fn new(raw: DeviceBox, backend: Backend, ordinal: u32) -> Self {
         let inline = raw.property(PropKey::INLINE).into_option() == Some(1);
         let (streams, retired) = Default::default();
-        Self { inner: Arc::new(DeviceInner { raw, backend, ordinal, inline, streams, retired }) }
+        let inner = DeviceInner { raw, backend, ordinal, inline, streams, retired };
+        Self { inner: Arc::new(inner), decompose: Decompose::Never }
+    }
+
+    /// The same device, which builds ops from others: see [`Decompose`].
+    #[must_use]
+    pub fn decomposing(&self, when: Decompose) -> Self {
+        Self { inner: Arc::clone(&self.inner), decompose: when }
     }
 
     /// The backend it belongs to.
@@ -100,14 +106,7 @@ impl Device {
         if let Err(error) = check_desc(&op.desc()) {
             return Support::No(error.to_string());
         }
-        let level = self.inner.raw.supports(&op.desc());
-        let why = || self.inner.raw.explain(&op.desc()).into_string();
-        match level {
-            SUPPORT_NO => Support::No(why()),
-            SUPPORT_SLOW => Support::Slow(why()),
-            SUPPORT_NATIVE => Support::Native,
-            _ => Support::Tuned,
-        }
+        decompose::support(&self.inner, self.decompose, op)
     }
 
     /// Prepares a kernel; may take seconds.

@@ -10,7 +10,7 @@ use halyard_abi::{
     },
 };
 
-use crate::{Device, Result, device::DeviceInner, error::Named};
+use crate::{Device, Result, decompose, device::DeviceInner, error::Named};
 
 /// A prepared operation; shared by all layers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Drop for Plan {
 impl Kernel {
     pub(crate) fn new(device: &Device, op: OpBuf) -> Result<Self> {
         let (schema, bindings) = check_desc(&op.desc()).named("prepare")?;
-        let raw = device.inner.raw.prepare(&op.desc()).named("prepare")?;
+        let raw = decompose::prepare(&device.inner, device.decompose, &op)?;
         let device = Arc::clone(&device.inner);
         Ok(Self { inner: Arc::new(Inner { raw, device, op, schema, bindings }) })
     }

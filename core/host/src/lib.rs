@@ -5,7 +5,7 @@
 //! - [`DeviceBuffer`], [`Tensor`], [`KvCache`]: memory that frees itself when no work uses it any more
 //! - [`Weight`], [`WeightBuilder`]: weights in the backend's packed form
 //! - [`Communicator`]: one rank of several devices that work together
-//! - [`Kernel`], [`Launch`]: prepared operations and their kept argument blocks
+//! - [`Kernel`], [`Launch`]: prepared operations and their kept argument blocks; [`Decompose`]: from what a backend has, if it lacks one
 //!
 //! Descriptors and arguments are validated here, once, against the op catalogue ([`ops`]); backends rely on it.
 #![expect(
@@ -16,6 +16,7 @@ const _: () = assert!(usize::BITS == 64, "Halyard runs on 64-bit hosts");
 
 mod backend;
 mod comm;
+mod decompose;
 mod device;
 mod error;
 mod host_log;
@@ -29,6 +30,7 @@ mod weight;
 
 pub use backend::Backend;
 pub use comm::{CommHandle, CommId, CommSpec, Communicator, Group, Rows};
+pub use decompose::Decompose;
 pub use device::{Device, Support};
 pub use error::{Call, DeviceError};
 pub use halyard_abi::{

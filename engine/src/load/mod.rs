@@ -8,8 +8,8 @@ mod weights;
 use std::{hash::BuildHasher, sync::Arc};
 
 use halyard_core::{
-    DType, Device, DeviceError, InfoKey, Kernel, KvDesc, OpBuf, PropKey, Scheme, Support,
-    WeightDesc,
+    DType, Decompose, Device, DeviceError, InfoKey, Kernel, KvDesc, OpBuf, PropKey, Scheme,
+    Support, WeightDesc,
 };
 use halyard_weights::{Checkpoint, ModelConfig};
 
@@ -205,8 +205,9 @@ fn record(
     Ok(Recorded { program: graph.finish(), decoder, sampler })
 }
 
-/// Prepares every kernel, or says everything that the device cannot do.
+/// Prepares every kernel, or says everything that the device cannot do. What the backend lacks is built from what it has.
 fn prepare(device: &Device, program: &Program) -> Result<Vec<Kernel>, LoadError> {
+    let device = &device.decomposing(Decompose::Missing);
     let mut missing = Vec::new();
     let mut slow = 0;
     for op in &program.ops {
