@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, QuantMethod};
 use crate::dequant::{DequantError, dequantize};
 use crate::error::{FormatError, WeightsError};
 use crate::format::TensorFormat;
@@ -210,6 +210,15 @@ impl Checkpoint {
             .map_err(|source| WeightsError::Config { path, source })
     }
 
+    /// How the weights were quantised, by the name that vLLM's `--quantization` has for it; `None` if they were not.
+    #[must_use]
+    pub fn quant_method(&self, config: &ModelConfig) -> Option<QuantMethod> {
+        if self.is_gguf() {
+            return Some(QuantMethod::Gguf);
+        }
+        config.quantization.map(|quantization| quantization.method())
+    }
+
     fn config_from_gguf(&self) -> Result<ModelConfig, WeightsError> {
         let bad = |source| WeightsError::Config { path: self.path.clone(), source };
         let factors = match self.contains(ROPE_FACTORS) {
@@ -254,6 +263,12 @@ impl Checkpoint {
         mapping.check_length()?;
         let bytes = &mapping.bytes()[entry.offset..][..entry.num_bytes];
         Ok(TensorData { name, format: entry.format, shape: entry.shape.clone(), bytes })
+    }
+
+    /// The file of a tensor, for messages.
+    pub(crate) fn file_of(&self, name: &str) -> &Path {
+        let shard = self.tensors.get(name).map(|entry| &self.shards[entry.shard]);
+        shard.map_or(&self.path, |shard| shard.mapping.path())
     }
 
     /// Bytes of all files together.

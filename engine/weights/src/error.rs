@@ -63,6 +63,17 @@ pub enum WeightsError {
         /// The file it was found in again.
         second: PathBuf,
     },
+    /// A tensor that is not what its layer needs.
+    #[error("tensor {name} in {} cannot be used", path.display())]
+    Tensor {
+        /// The canonical name.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// How it differs.
+        #[source]
+        source: FormatError,
+    },
     /// No such tensor.
     #[error("no tensor {name} in {}{}", path.display(), nearest_names(.nearest))]
     MissingTensor {

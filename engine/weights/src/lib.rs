@@ -1,7 +1,8 @@
 //! Model configurations and weight files: `config.json`, safetensors, GGUF.
 //!
 //! [`Checkpoint`] opens a model's files by `mmap` and finds tensors under Hugging Face's names, whatever the
-//! file format; [`ModelConfig`] says what the decoder computes; [`rope_table`] and [`dequantize`] turn the rest
+//! file format; [`Matrix`] is a linear layer's weight in the parts that backends take, whatever tool quantised it;
+//! [`ModelConfig`] says what the decoder computes; [`rope_table`] and [`dequantize`] turn the rest
 //! of a file into numbers.
 //!
 //! ```no_run
@@ -26,6 +27,7 @@ mod error;
 mod format;
 pub mod gguf;
 mod mapping;
+mod matrix;
 mod names;
 mod open;
 mod rope;
@@ -33,11 +35,12 @@ mod safetensors_file;
 
 pub use checkpoint::{Checkpoint, TensorData};
 pub use config::{
-    Activation, Family, GenerationDefaults, LayerConfig, MlpKind, ModelConfig, Moe, RopeConfig,
-    RopeScaling, RopeStyle,
+    Activation, Compressed, Family, GenerationDefaults, LayerConfig, MlpKind, ModelConfig, Moe,
+    QuantMethod, Quantization, RopeConfig, RopeScaling, RopeStyle,
 };
 pub use dequant::{DequantError, dequantize, dequantize_into};
 pub use error::{ConfigError, FormatError, WeightsError};
 pub use format::TensorFormat;
+pub use matrix::{Matrix, MatrixForm};
 pub use rope::{inverse_frequencies, rope_table};
 pub use safetensors_file::{SafetensorsEntry, parse_safetensors};

@@ -21,14 +21,15 @@ fn mixtral(name: &str) -> Option<String> {
     let Some(expert) = rest.strip_prefix("experts.") else {
         return Some(format!("{layer}.mlp.{rest}"));
     };
-    let (expert, leaf) = expert.split_once('.')?;
-    let leaf = match leaf {
-        "w1.weight" => "gate_proj.weight",
-        "w3.weight" => "up_proj.weight",
-        "w2.weight" => "down_proj.weight",
+    let (expert, rest) = expert.split_once('.')?;
+    let (matrix, leaf) = rest.split_once('.')?;
+    let matrix = match matrix {
+        "w1" => "gate_proj",
+        "w3" => "up_proj",
+        "w2" => "down_proj",
         _ => return None,
     };
-    Some(format!("{layer}.mlp.experts.{expert}.{leaf}"))
+    Some(format!("{layer}.mlp.experts.{expert}.{matrix}.{leaf}"))
 }
 
 /// The canonical name of a tensor in a GGUF. Unknown ones keep theirs.
@@ -161,6 +162,10 @@ mod tests {
         assert_eq!(
             from_hf("model.layers.0.block_sparse_moe.experts.3.w2.weight"),
             "model.layers.0.mlp.experts.3.down_proj.weight"
+        );
+        assert_eq!(
+            from_hf("model.layers.1.block_sparse_moe.experts.0.w1.qweight"),
+            "model.layers.1.mlp.experts.0.gate_proj.qweight"
         );
         assert_eq!(
             from_hf("model.layers.0.block_sparse_moe.gate.weight"),

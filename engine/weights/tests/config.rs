@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use halyard_weights::{
-    Activation, ConfigError, Family, MlpKind, ModelConfig, RopeScaling, TensorFormat,
+    Activation, Compressed, ConfigError, Family, MlpKind, ModelConfig, QuantMethod, Quantization,
+    RopeScaling, TensorFormat,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -128,8 +129,38 @@ fn refusals_name_field_value_and_choice() {
         (json!({"model_type": null}), "field model_type is missing"),
         (json!({"hidden_act": "relu"}), "field hidden_act is relu, supported: silu"),
         (
-            json!({"quantization_config": {"quant_method": "awq"}}),
-            "field quantization_config.quant_method is \"awq\"",
+            json!({"quantization_config": {"quant_method": "bitsandbytes"}}),
+            "field quantization_config.quant_method is bitsandbytes, supported: awq, gptq, fp8, compressed-tensors",
+        ),
+        (json!({"quantization_config": {}}), "field quantization_config.quant_method is missing"),
+        (json!({"quantization_config": 4}), "field quantization_config is 4, expected an object"),
+        (
+            json!({"quantization_config": {"quant_method": "awq", "bits": 3}}),
+            "field quantization_config.bits is 3, supported: 4",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv"}}),
+            "field quantization_config.version is \"gemv\", supported: gemm",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 0}}),
+            "field quantization_config.group_size is 0, expected -1, or 1 to",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}}),
+            "field quantization_config.checkpoint_format is marlin, supported: gptq, gptq_v2",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}}),
+            "field quantization_config.weight_block_size is [64,64], supported: [128, 128]",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {}}}),
+            "field quantization_config.config_groups is {}, expected a group",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}}),
+            "field quantization_config.format is \"nvfp4-pack-quantized\", supported: pack-quantized",
         ),
         (
             json!({"rope_scaling": {"type": "dynamic", "factor": 2}}),
@@ -164,17 +195,87 @@ fn refusals_name_field_value_and_choice() {
     assert!(ModelConfig::from_json("[]", None).unwrap_err().to_string().contains("the whole file"));
 }
 
+#[test]
+fn quantizations() {
+    let read = |config: Value| with(json!({"quantization_config": config})).unwrap().quantization;
+    assert_eq!(with(json!({"quantization_config": null})).unwrap().quantization, None);
+    let awq = json!({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "GEMM",
+        "zero_point": true, "modules_to_not_convert": ["visual"]});
+    assert_eq!(read(awq), Some(Quantization::Awq { group_size: Some(128) }));
+    let gptq = |format| {
+        json!({"quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": true, "sym": false,
+            "checkpoint_format": format})
+    };
+    let stored = |zero_offset| Some(Quantization::Gptq { group_size: None, zero_offset });
+    assert_eq!(read(gptq("gptq")), stored(1));
+    assert_eq!(read(gptq("gptq_v2")), stored(0));
+    let fp8 = json!({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128]});
+    assert_eq!(read(fp8), Some(Quantization::Fp8 { blocks: true }));
+    let fp8 = json!({"quant_method": "fp8", "activation_scheme": "static"});
+    assert_eq!(read(fp8), Some(Quantization::Fp8 { blocks: false }));
+    let compressed = |weights: Value| {
+        let groups = json!({"group_0": {"targets": ["Linear"], "weights": weights}});
+        read(json!({"quant_method": "compressed-tensors", "config_groups": groups,
+            "ignore": ["lm_head"]}))
+    };
+    for (weights, stored) in [
+        (
+            json!({"num_bits": 4, "type": "int", "strategy": "group", "group_size": 64}),
+            Compressed::Int4 { group_size: Some(64), symmetric: true },
+        ),
+        (
+            json!({"num_bits": 4, "type": "int", "strategy": "channel", "symmetric": false}),
+            Compressed::Int4 { group_size: None, symmetric: false },
+        ),
+        (json!({"num_bits": 8, "type": "int", "strategy": "channel"}), Compressed::Int8),
+        (json!({"num_bits": 8, "type": "float"}), Compressed::Fp8 { blocks: false }),
+        (
+            json!({"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}),
+            Compressed::Fp8 { blocks: true },
+        ),
+    ] {
+        assert_eq!(compressed(weights), Some(Quantization::CompressedTensors(stored)));
+    }
+    for method in QuantMethod::ALL {
+        assert_eq!(method.to_string().parse(), Ok(method));
+    }
+    assert!("int3".parse::<QuantMethod>().is_err());
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
-        prop::sample::select(vec!["llama", "yarn", "linear", "llama3", "silu", "x"])
-            .prop_map(Value::from),
+        prop::sample::select(vec![
+            "llama",
+            "yarn",
+            "linear",
+            "llama3",
+            "silu",
+            "x",
+            "awq",
+            "fp8",
+            "compressed-tensors",
+        ])
+        .prop_map(Value::from),
     ];
     leaf.prop_recursive(2, 8, 4, |inner| {
-        let keys = prop::sample::select(vec!["rope_type", "factor", "beta_fast", "mscale", "x"]);
+        let keys = prop::sample::select(vec![
+            "rope_type",
+            "factor",
+            "beta_fast",
+            "mscale",
+            "x",
+            "quant_method",
+            "bits",
+            "config_groups",
+            "weights",
+            "num_bits",
+            "group_size",
+        ]);
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             prop::collection::hash_map(keys.prop_map(str::to_owned), inner, 0..4)
@@ -189,6 +290,7 @@ proptest! {
         "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim",
         "num_key_value_heads", "rope_theta", "rope_scaling", "rms_norm_eps", "sliding_window",
         "layer_types", "eos_token_id", "num_experts", "mlp_only_layers", "decoder_sparse_step",
+        "quantization_config",
     ]), any_json()), 1..5)) {
         let mut config = base();
         for (key, value) in changes {

@@ -90,6 +90,7 @@ impl Source<'_> {
             qk_norm: self.has("blk.0.attn_q_norm.weight"),
             tie_word_embeddings: !self.has("output.weight"),
             hidden_act: Activation::Silu,
+            quantization: None,
             dtype: self
                 .tensor("blk.0.attn_q.weight")
                 .map(|tensor| tensor.format)

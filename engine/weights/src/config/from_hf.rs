@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::json::Fields;
 use super::{
     Activation, Family, GenerationDefaults, LayerConfig, MAX_LAYERS, MlpKind, ModelConfig, Moe,
-    RopeConfig, RopeScaling, RopeStyle, check_size, without_repeats, yarn_mscale,
+    Quantization, RopeConfig, RopeScaling, RopeStyle, check_size, without_repeats, yarn_mscale,
 };
 use crate::error::ConfigError;
 use crate::format::TensorFormat;
@@ -32,7 +32,6 @@ impl ModelConfig {
 
 fn read(fields: &Fields<'_>, generation: Option<&Fields<'_>>) -> Result<ModelConfig, ConfigError> {
     let family = family(fields)?;
-    refuse_quantization(fields)?;
     if fields.bool("mlp_bias")? == Some(true) {
         return Err(ConfigError::unsupported("mlp_bias", true, "false"));
     }
@@ -72,6 +71,7 @@ fn read(fields: &Fields<'_>, generation: Option<&Fields<'_>>) -> Result<ModelCon
         tie_word_embeddings: fields.bool("tie_word_embeddings")?.unwrap_or(false),
         hidden_act: activation(fields)?,
         dtype: dtype(fields)?,
+        quantization: fields.get("quantization_config").map(Quantization::read).transpose()?,
         bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
         eos_token_ids: without_repeats(eos_token_ids),
         generation: generation.map_or(Ok(GenerationDefaults::default()), generation_defaults)?,
@@ -90,16 +90,6 @@ fn family(fields: &Fields<'_>) -> Result<Family, ConfigError> {
         "qwen3_moe" => Family::Qwen3Moe,
         other => return Err(ConfigError::unsupported("model_type", other, SUPPORTED_MODELS)),
     })
-}
-
-fn refuse_quantization(fields: &Fields<'_>) -> Result<(), ConfigError> {
-    let Some(quantization) = fields.get("quantization_config") else { return Ok(()) };
-    let method = quantization.get("quant_method").unwrap_or(quantization);
-    Err(ConfigError::unsupported(
-        "quantization_config.quant_method",
-        method,
-        "none (dense float32, float16 or bfloat16 weights); for quantised weights use a GGUF file",
-    ))
 }
 
 fn activation(fields: &Fields<'_>) -> Result<Activation, ConfigError> {

@@ -3,9 +3,12 @@
 mod from_gguf;
 mod from_hf;
 mod json;
+mod quantization;
 
 use crate::error::ConfigError;
 use crate::format::TensorFormat;
+
+pub use quantization::{Compressed, QuantMethod, Quantization};
 
 /// The model families with one decoder. All are pre-norm transformers with rotary embeddings and a gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +73,8 @@ pub struct ModelConfig {
     pub hidden_act: Activation,
     /// The type of the checkpoint's dense weights, if the configuration names it.
     pub dtype: Option<TensorFormat>,
+    /// How the quantised layers of a safetensors checkpoint are stored. A GGUF's tensors say it themselves.
+    pub quantization: Option<Quantization>,
     /// Beginning of sequence.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a generation; the first is the main one. Empty if the files name none.

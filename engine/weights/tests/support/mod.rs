@@ -1,4 +1,5 @@
-//! Writes GGUF files, right ones and wrong ones.
+//! Writes GGUF and safetensors files, right ones and wrong ones.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 /// One metadata value.
 #[derive(Debug, Clone)]
@@ -89,4 +90,35 @@ fn array(file: &mut Vec<u8>, kind: u32, len: usize) {
 fn string(file: &mut Vec<u8>, text: &str) {
     file.extend((text.len() as u64).to_le_bytes());
     file.extend(text.as_bytes());
+}
+
+/// A tensor of a safetensors file.
+#[derive(Debug, Clone)]
+pub(crate) struct StTensor<'a> {
+    pub(crate) name: &'a str,
+    dtype: &'a str,
+    shape: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+impl<'a> StTensor<'a> {
+    pub(crate) fn new(name: &'a str, dtype: &'a str, shape: &[u64], bytes: Vec<u8>) -> Self {
+        Self { name, dtype, shape: shape.to_vec(), bytes }
+    }
+}
+
+pub(crate) fn write_safetensors(path: &std::path::Path, tensors: &[StTensor<'_>]) {
+    let mut end = 0;
+    let entries = tensors.iter().map(|StTensor { name, dtype, shape, bytes }| {
+        let start = end;
+        end += bytes.len();
+        format!(
+            r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{end}]}}"#
+        )
+    });
+    let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    tensors.iter().for_each(|tensor| file.extend(&tensor.bytes));
+    std::fs::write(path, file).expect("writes");
 }

@@ -1,0 +1,69 @@
+//! Codes of eight bits with scales beside them.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::{MatrixForm, Opener, rows_of};
+use crate::checkpoint::TensorData;
+use crate::dequant::dequantize;
+use crate::error::WeightsError;
+use crate::format::TensorFormat;
+
+/// Rows and columns that share a scale.
+const BLOCK: usize = 128;
+
+/// `weight` and its scales.
+#[derive(Debug)]
+pub(super) struct Scaled<'a> {
+    pub(super) form: MatrixForm,
+    pub(super) codes: TensorData<'a>,
+    /// `[ceil(N / 128), ceil(K / 128)]` of blocks; else `[N]` numbers, or a single one for all rows.
+    pub(super) scale: TensorData<'a>,
+    rows: usize,
+}
+
+impl<'a> Scaled<'a> {
+    /// The scale is called `weight_scale_inv` by DeepSeek and Qwen, `weight_scale` by others; both are factors.
+    pub(super) fn open(
+        opener: &Opener<'a, '_>,
+        codes: TensorData<'a>,
+        form: MatrixForm,
+    ) -> Result<Self, WeightsError> {
+        let [rows, columns] = opener.matrix_dims(&codes)?;
+        let scale = match opener.optional("weight_scale_inv")? {
+            Some(scale) => scale,
+            None => opener.tensor("weight_scale")?,
+        };
+        opener.check_format(&scale, &[TensorFormat::F32, TensorFormat::F16, TensorFormat::BF16])?;
+        if form == MatrixForm::Fp8Block {
+            opener.check_shape(&scale, &[rows.div_ceil(BLOCK), columns.div_ceil(BLOCK)])?;
+        } else if !matches!(*scale.shape, [] | [1] | [1, 1]) {
+            let n = rows as u64;
+            if !(*scale.shape == [n] || *scale.shape == [n, 1]) {
+                let expected = format!("[], [1], [{n}] or [{n}, 1]");
+                let found = format!("{:?}", scale.shape);
+                return Err(opener.wrong(&scale, "shape", found, expected));
+            }
+        }
+        Ok(Self { form, codes, scale, rows })
+    }
+
+    pub(super) fn parts(&self, rows: Range<usize>) -> Vec<Cow<'a, [u8]>> {
+        let codes = rows_of(self.codes.bytes, self.rows, rows.clone());
+        let scale = if self.form == MatrixForm::Fp8Block {
+            assert!(rows.start.is_multiple_of(BLOCK), "row {} begins no block", rows.start);
+            let blocks = rows.start / BLOCK..rows.end.div_ceil(BLOCK);
+            self.floats(rows_of(self.scale.bytes, self.rows.div_ceil(BLOCK), blocks))
+        } else if self.scale.shape.iter().product::<u64>() == 1 {
+            self.floats(self.scale.bytes).repeat(rows.len())
+        } else {
+            self.floats(rows_of(self.scale.bytes, self.rows, rows))
+        };
+        let scale = scale.into_iter().flat_map(f32::to_le_bytes).collect();
+        vec![Cow::Borrowed(codes), Cow::Owned(scale)]
+    }
+
+    fn floats(&self, bytes: &[u8]) -> Vec<f32> {
+        dequantize(self.scale.format, bytes).expect("scales were found to be floats")
+    }
+}
