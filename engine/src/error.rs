@@ -31,7 +31,8 @@ pub enum LoadError {
     /// A matrix is stored in a form that no backend takes.
     #[error(
         "tensor {tensor} is stored as {found}; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, \
-         Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_NL"
+         Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_NL, and with a quantization_config of \
+         config.json what awq, gptq, fp8 and compressed-tensors store"
     )]
     TensorFormat {
         /// Its name.
@@ -39,11 +40,11 @@ pub enum LoadError {
         /// The form.
         found: String,
     },
-    /// The experts of a layer are not all stored alike.
-    #[error("tensor {tensor} is stored as {found}, others of its layer's experts as {expected}")]
+    /// The experts of a layer are not all stored alike, so they cannot be one weight.
+    #[error("layer {layer} is stored as {found}, its mixture's experts need {expected}")]
     MixedExperts {
-        /// Its name.
-        tensor: String,
+        /// The expert's layer.
+        layer: String,
         /// Its form.
         found: String,
         /// That of the others.

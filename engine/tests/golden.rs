@@ -4,17 +4,22 @@
 mod support;
 
 use halyard_core::Device;
-use halyard_engine::{Dtype, EngineEvent, LoadOptions, SamplingParams, TokenLogprobs};
+use halyard_engine::{Dtype, EngineEvent, LoadOptions, Plan, SamplingParams, TokenLogprobs};
+use halyard_weights::{Checkpoint, QuantMethod};
 use support::{
-    DENSE, Golden, devices, goldens, greedy, ids, log_softmax, options, quantised, submit, tokens,
-    widened,
+    DENSE, Golden, QUANTISED, devices, goldens, greedy, ids, log_softmax, options, quantised,
+    submit, tokens, widened,
 };
 
 const VOCAB: u32 = 1024;
 const TOLERANCE: f64 = 1e-3;
 
 fn check(device: &Device, model: &str, goldens: &[Golden]) {
-    let options = LoadOptions { max_logprobs: VOCAB, ..options() };
+    check_with(device, model, goldens, &options());
+}
+
+fn check_with(device: &Device, model: &str, goldens: &[Golden], options: &LoadOptions) {
+    let options = LoadOptions { max_logprobs: VOCAB, ..options.clone() };
     let engine = support::start(device, model, &options);
     let name = format!("{model} on {}", engine.info().device);
     for golden in goldens {
@@ -74,6 +79,40 @@ fn quantised_models() {
             check(&device, &format!("gguf/llama/model-{form}.gguf"), &goldens);
         }
     }
+}
+
+#[test]
+fn quantised_checkpoints() {
+    for device in devices() {
+        for model in QUANTISED {
+            let goldens = goldens(&format!("{model}/golden.tensors"));
+            // A device that lacks a scheme computes with plain numbers: the values are the same.
+            check_with(&device, model, &goldens, &LoadOptions { allow_dequant: true, ..options() });
+        }
+    }
+}
+
+#[test]
+fn the_oracle_reads_quantised_checkpoints_as_they_are() {
+    for model in QUANTISED {
+        let goldens = goldens(&format!("{model}/golden.tensors"));
+        check(&devices()[0], model, &goldens);
+    }
+}
+
+#[test]
+fn a_wish_for_a_quantisation_is_a_check() {
+    let plan = |model: &str, quantization| {
+        let checkpoint = Checkpoint::open(&support::folder(model)).expect("test data");
+        let options = LoadOptions { quantization, ..options() };
+        Plan::new(&devices()[0], checkpoint, &options).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(plan("llama_awq", Some(QuantMethod::Awq)), Ok(()));
+    assert_eq!(plan("gguf/llama/model-q4_0.gguf", Some(QuantMethod::Gguf)), Ok(()));
+    let error = plan("llama_awq", Some(QuantMethod::Gptq)).expect_err("another");
+    assert_eq!(error, "quantization: gptq was asked for, the model's weights are awq's");
+    let error = plan("llama", Some(QuantMethod::Fp8)).expect_err("none");
+    assert_eq!(error, "quantization: fp8 was asked for, the model's weights are not quantised");
 }
 
 #[test]

@@ -35,9 +35,11 @@ pub use device::{Device, Support};
 pub use error::{Call, DeviceError};
 pub use halyard_abi::{
     Code, DType, InfoKey, KvDesc, KvLayout, Metric, MetricKey, OpBuf, OpKind, PropKey, ReduceOp,
-    Role, Scheme, TensorSpec, WeightDesc, WeightPlan, ops,
+    Role, Scheme, TensorSpec, WeightDesc, WeightPlan, fp8, ops,
     ops::{Sym, attrs},
+    scheme::FP8_BLOCK,
     traits::{BATCH_INVARIANT, CAPTURABLE, DETERMINISTIC, HOST_LENGTHS},
+    types::{WEIGHT_PERM, WEIGHT_ZERO},
 };
 pub use kernel::{Kernel, Plan};
 pub use launch::{Launch, Workspace};

@@ -116,6 +116,7 @@ mod tests {
         Resolved {
             dtype: Dtype::Float32,
             compute: DType::F32,
+            fallback: None,
             max_model_len: 1000,
             max_model_len_is_fixed: true,
             max_num_seqs: 4,

@@ -1,6 +1,7 @@
 //! From a checkpoint to a running engine, in two steps: a [`Plan`] says what will be loaded and which
 //! kernels will run, so that they can be verified; [`Plan::load`] then does it.
 
+mod dense;
 mod memory;
 mod options;
 mod weights;
@@ -11,7 +12,7 @@ use halyard_core::{
     DType, Decompose, Device, DeviceError, InfoKey, Kernel, KvDesc, OpBuf, PropKey, Scheme,
     Support, WeightDesc,
 };
-use halyard_weights::{Checkpoint, ModelConfig};
+use halyard_weights::{Checkpoint, ModelConfig, QuantMethod};
 
 pub use options::{Dtype, LoadOptions, LoadProgress};
 
@@ -54,6 +55,8 @@ struct Recorded {
     program: Program,
     decoder: Decoder,
     sampler: SamplerTensors,
+    /// Schemes that the device lacks: these weights become dense.
+    replaced: Vec<Scheme>,
 }
 
 impl Plan {
@@ -68,6 +71,7 @@ impl Plan {
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
         let config = checkpoint.config()?;
+        check_quantization(options.quantization, checkpoint.quant_method(&config))?;
         let mut options = Resolved::new(options, &config, device)?;
         let kv = kv_desc(&config, options.compute, options.block_size)?;
         let layout = device.kv_layout(&kv).map_err(failed("arranging the KV cache"))?;
@@ -97,6 +101,10 @@ impl Plan {
             limits = self::limits(&options, &config);
         }
         limits.pool_blocks = pool.num_blocks;
+        for scheme in &recorded.replaced {
+            let dtype = options.compute;
+            tracing::warn!(%scheme, %dtype, "the device lacks these weights; they are made dense");
+        }
         let info = info(device, &config, &options, &pool, &demand);
         Ok(Self {
             device: device.clone(),
@@ -159,9 +167,9 @@ impl Plan {
     ) -> Result<(Scheduler, DeviceRunner), LoadError> {
         let Self { device, checkpoint, config, options, recorded, kernels, limits, kv, info } =
             self;
-        let Recorded { program, decoder, sampler } = recorded;
+        let Recorded { program, decoder, sampler, replaced: _ } = recorded;
         let stream = device.stream(0).map_err(failed("making a stream"))?;
-        let weights = weights::load(&device, &stream, &checkpoint, &program, progress)?;
+        let weights = weights::load(&device, &stream, (&checkpoint, &config), &program, progress)?;
         let contents = weights::contents(&checkpoint, &config, &program, options.max_model_len)?;
         let parts = Parts { device: &device, stream, kernels, weights, kv, limits };
         let exec = Executable::new(program, parts).map_err(failed("binding the model"))?;
@@ -191,18 +199,29 @@ impl Plan {
     }
 }
 
+/// A wish for a way to quantise is a check: the checkpoint has its own.
+fn check_quantization(
+    wanted: Option<QuantMethod>,
+    found: Option<QuantMethod>,
+) -> Result<(), LoadError> {
+    let Some(wanted) = wanted.filter(|_| wanted != found) else { return Ok(()) };
+    let found = found.map_or_else(|| "not quantised".to_owned(), |found| format!("{found}'s"));
+    let message = format!("{wanted} was asked for, the model's weights are {found}");
+    Err(LoadError::Option { option: "quantization", message })
+}
+
 fn record(
     checkpoint: &Checkpoint,
     config: &ModelConfig,
     options: &Resolved,
     fused_kv: bool,
 ) -> Result<Recorded, LoadError> {
-    let source = Source::new(checkpoint);
+    let source = Source::new(checkpoint, config, options.fallback);
     let mut graph = Graph::new(&source, options.compute, fused_kv);
     let decoder = models::record(&mut graph, config, options.max_model_len, options.block_size)?;
     let max_logprobs = options.max_logprobs as usize;
     let sampler = sampling::record(&mut graph, &decoder.logits, config.vocab_size, max_logprobs);
-    Ok(Recorded { program: graph.finish(), decoder, sampler })
+    Ok(Recorded { program: graph.finish(), decoder, sampler, replaced: source.replaced() })
 }
 
 /// Prepares every kernel, or says everything that the device cannot do. What the backend lacks is built from what it has.

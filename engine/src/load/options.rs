@@ -3,15 +3,20 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use halyard_core::{DType, Device, PropKey};
-use halyard_weights::{ModelConfig, TensorFormat};
+use halyard_weights::{ModelConfig, QuantMethod, TensorFormat};
 
-use crate::error::LoadError;
+use crate::{error::LoadError, program::Fallback};
 
 /// Choices for loading a model; the defaults are those of vLLM.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadOptions {
     /// Type of activations and of the KV cache.
     pub dtype: Dtype,
+    /// How the weights must be quantised. `None`: as they are.
+    pub quantization: Option<QuantMethod>,
+    /// Whether quantised weights that the device has no kernels for may become plain numbers of `dtype`, which takes two to
+    /// eight times the memory. If not, they are an error.
+    pub allow_dequant: bool,
     /// Longest sequence. `None`: the model's, lowered if the KV cache cannot hold it.
     pub max_model_len: Option<usize>,
     /// Sequences a step, at most.
@@ -46,6 +51,8 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             dtype: Dtype::Auto,
+            quantization: None,
+            allow_dequant: false,
             max_model_len: None,
             max_num_seqs: 256,
             max_num_batched_tokens: None,
@@ -121,6 +128,8 @@ pub(super) struct Resolved {
     /// Never `Auto`.
     pub(super) dtype: Dtype,
     pub(super) compute: DType,
+    /// Which weights become dense.
+    pub(super) fallback: Option<Fallback>,
     pub(super) max_model_len: usize,
     /// The length was asked for, so it must not be lowered.
     pub(super) max_model_len_is_fixed: bool,
@@ -175,6 +184,7 @@ impl Resolved {
         Ok(Self {
             dtype,
             compute,
+            fallback: fallback(options.allow_dequant, device, compute),
             max_model_len,
             max_model_len_is_fixed: options.max_model_len.is_some(),
             max_num_seqs: options.max_num_seqs,
@@ -192,6 +202,12 @@ impl Resolved {
             on_host,
         })
     }
+}
+
+/// A device that does not say which schemes it has is not second-guessed.
+fn fallback(allowed: bool, device: &Device, dtype: DType) -> Option<Fallback> {
+    let schemes = device.property(PropKey::SCHEME_MASK).filter(|_| allowed)?;
+    Some(Fallback { schemes, dtype })
 }
 
 fn dtype(wanted: Dtype, config: &ModelConfig) -> Dtype {

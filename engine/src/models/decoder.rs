@@ -62,7 +62,7 @@ pub(crate) fn record(
     let mut stream = Stream::new(g, config, Size::Tokens);
     let mut mlp = Mlp::new(g, config, Size::Tokens);
 
-    let embedding = g.embedding_weight("model.embed_tokens.weight", vocab, hidden)?;
+    let embedding = g.embedding_weight("model.embed_tokens", vocab, hidden)?;
     g.embedding(&attention.inputs.ids, embedding, &stream.residual);
     for (index, layer) in config.layers.iter().enumerate() {
         let prefix = format!("model.layers.{index}");

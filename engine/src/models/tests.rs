@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use halyard_core::{DType, ops::check::check_desc};
+use halyard_core::{DType, Scheme, WEIGHT_ZERO, ops::check::check_desc};
 use halyard_weights::Checkpoint;
 
 use crate::{
-    program::{Content, Graph, Program, Source},
+    program::{Content, Fallback, Graph, Program, Source},
     sampling,
 };
 
@@ -18,13 +18,26 @@ fn open(model: &str) -> Checkpoint {
     Checkpoint::open(&folder(model)).expect("test data")
 }
 
+/// The golden models with quantised layers in safetensors.
+const QUANTISED: [&str; 7] = [
+    "llama_awq",
+    "llama_fp8",
+    "llama_gptq",
+    "mixtral_awq",
+    "qwen2_awq",
+    "qwen2_gptq_act_order",
+    "qwen3_moe_fp8",
+];
+
 /// Every golden model, in every form.
 fn models() -> Vec<String> {
     let mut models: Vec<String> =
         ["llama", "llama32", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"]
             .map(str::to_owned)
             .to_vec();
-    for family in models.clone() {
+    let families = models.clone();
+    models.extend(QUANTISED.map(str::to_owned));
+    for family in families {
         let files = std::fs::read_dir(folder("gguf").join(&family)).expect("test data");
         let names = files.map(|file| file.expect("test data").file_name().into_string());
         let files = names.flatten().filter(|name| name.ends_with(".gguf"));
@@ -35,12 +48,16 @@ fn models() -> Vec<String> {
 }
 
 fn record(checkpoint: &Checkpoint) -> Program {
+    record_with(checkpoint, None).0
+}
+
+fn record_with(checkpoint: &Checkpoint, fallback: Option<Fallback>) -> (Program, Vec<Scheme>) {
     let config = checkpoint.config().expect("test data");
-    let source = Source::new(checkpoint);
+    let source = Source::new(checkpoint, &config, fallback);
     let mut graph = Graph::new(&source, DType::F32, false);
     let decoder = super::record(&mut graph, &config, 128, 16).expect("a model we know");
     sampling::record(&mut graph, &decoder.logits, config.vocab_size, 5);
-    graph.finish()
+    (graph.finish(), source.replaced())
 }
 
 #[test]
@@ -65,7 +82,16 @@ fn every_tensor_is_used_once() {
             Content::Vectors(names) => names.as_slice(),
             _ => &[],
         });
-        for name in parts.map(|part| &part.tensor).chain(vectors) {
+        for layer in parts.map(|part| part.layer.as_str()) {
+            // The weight, or codes, scales and the like.
+            let is_of_weight = |name: &str| {
+                name.rsplit_once('.').is_some_and(|(of, leaf)| of == layer && leaf != "bias")
+            };
+            uses.iter_mut()
+                .filter(|(name, _)| is_of_weight(name))
+                .for_each(|(_, count)| *count += 1);
+        }
+        for name in vectors {
             *uses.get_mut(name.as_str()).expect("the checkpoint has it") += 1;
         }
         // The rotary factors went into the table.
@@ -83,4 +109,43 @@ fn equal_layers_share_their_kernels_and_like_parts_one_weight() {
     assert_eq!(linears, 5);
     assert_eq!(program.weights[1].parts.len(), 3);
     assert_eq!(program.weights[1].desc.n, 64 + 2 * 32);
+}
+
+/// The weights of the first layer, each by its parts' names.
+fn first_layer(program: &Program) -> Vec<String> {
+    let weights = program.weights.iter().map(|spec| {
+        let names = spec.parts.iter().filter_map(|part| part.layer.strip_prefix("model.layers.0."));
+        let short = names.map(|name| name.rsplit('.').next().unwrap_or(name));
+        short.map(|name| name.trim_end_matches("_proj")).collect::<Vec<_>>().join("+")
+    });
+    weights.filter(|names| !names.is_empty()).collect()
+}
+
+#[test]
+fn quantised_layers_share_a_weight_where_their_parts_allow() {
+    let names = |model| first_layer(&record(&open(model)));
+    assert_eq!(names("llama_awq"), ["q+k+v", "o", "gate+up", "down"]);
+    assert_eq!(names("llama_gptq"), ["q+k+v", "o", "gate+up", "down"]);
+    // Each has its own order of columns.
+    let apart = ["q", "k", "v", "o", "gate", "up", "down"];
+    assert_eq!(names("qwen2_gptq_act_order"), apart);
+    // 192, 64 and 320 rows end inside blocks of 128.
+    assert_eq!(names("llama_fp8"), apart);
+    let int4 = record(&open("llama_awq")).weights[1].desc;
+    assert_eq!((int4.scheme, int4.dtype, int4.group_size), (Scheme::INT4_GROUP, DType::F16, 128));
+    assert_eq!(int4.flags, WEIGHT_ZERO);
+}
+
+#[test]
+fn weights_of_other_schemes_than_the_devices_become_dense_where_allowed() {
+    let fallback = Fallback { schemes: 1 << Scheme::DENSE.0, dtype: DType::F16 };
+    for (model, scheme) in [
+        ("llama_awq", Scheme::INT4_GROUP),
+        ("qwen3_moe_fp8", Scheme::FP8_BLOCK),
+        ("gguf/llama/model-q4_0.gguf", Scheme::GGUF_Q4_0),
+    ] {
+        let (program, replaced) = record_with(&open(model), Some(fallback));
+        assert!(replaced.contains(&scheme), "{model}: {replaced:?}");
+        assert!(program.weights.iter().all(|spec| spec.desc.scheme == Scheme::DENSE), "{model}");
+    }
 }

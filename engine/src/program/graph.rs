@@ -12,7 +12,7 @@ use halyard_core::{
 };
 
 use super::{
-    BufferSpec, Call, Content, Place, Program, Section, Size, Source, Tensor, WeightPart,
+    BufferSpec, Call, Content, Form, Place, Program, Section, Size, Source, Tensor, WeightPart,
     WeightSpec,
 };
 use crate::error::LoadError;
@@ -109,7 +109,7 @@ impl<'a> Graph<'a> {
     /// Vectors of the checkpoint, one after the other.
     pub(crate) fn vectors(&mut self, names: &[(String, usize)]) -> Result<Tensor, LoadError> {
         for (name, len) in names {
-            self.source.check_shape(name, &[*len])?;
+            self.source.check_vector(name, *len)?;
         }
         let len = names.iter().map(|(_, len)| len).sum();
         let content = Content::Vectors(names.iter().map(|(name, _)| name.clone()).collect());
@@ -148,16 +148,15 @@ impl<'a> Graph<'a> {
         Cache { keys: plane(0), values: (!self.fused_kv).then(|| plane(1)) }
     }
 
-    /// A matrix whose rows are looked up, `[rows, width]`.
+    /// A layer whose rows are looked up, `[rows, width]`.
     pub(crate) fn embedding_weight(
         &mut self,
-        name: &str,
+        layer: &str,
         rows: usize,
         width: usize,
     ) -> Result<usize, LoadError> {
-        let (scheme, dtype) = self.source.scheme(name, &[rows, width])?;
-        let desc = WeightDesc::embedding(scheme, dtype, rows as u64, width as u64);
-        Ok(self.weight(desc, vec![part(name.to_owned(), 0, 0, rows)]))
+        let desc = self.source.matrix(layer, &[rows, width])?.embedding(rows, width);
+        Ok(self.weight(desc, vec![part(layer.to_owned(), 0, 0, rows)]))
     }
 
     /// A weight already there as a linear layer of `rows` outputs.
@@ -165,7 +164,7 @@ impl<'a> Graph<'a> {
         LinearWeight { weights: vec![(weight, rows)], bias: None }
     }
 
-    /// Linear layers `name.weight` of `(name, rows)` on an input of `inputs` columns.
+    /// Linear layers `(layer, rows)` on an input of `inputs` columns.
     pub(crate) fn linear_weight(
         &mut self,
         parts: &[(String, usize)],
@@ -173,23 +172,24 @@ impl<'a> Graph<'a> {
         has_bias: bool,
     ) -> Result<LinearWeight, LoadError> {
         let mut weights: Vec<(usize, usize)> = Vec::new();
-        for (name, rows) in parts {
-            let tensor = format!("{name}.weight");
-            let (scheme, dtype) = self.source.scheme(&tensor, &[*rows, inputs])?;
-            let last = weights.last_mut();
-            let alike = last.map(|last| (&mut self.program.weights[last.0], &mut last.1));
-            match alike {
-                Some((spec, width)) if (spec.desc.scheme, spec.desc.dtype) == (scheme, dtype) => {
-                    spec.parts.push(part(tensor, 0, *width, *rows));
-                    *width += rows;
-                    spec.desc.n = *width as u64;
-                }
-                _ => {
-                    let desc = WeightDesc::linear(scheme, dtype, *rows as u64, inputs as u64);
-                    let weight = self.weight(desc, vec![part(tensor, 0, 0, *rows)]);
-                    weights.push((weight, *rows));
-                }
+        let mut last_form = None;
+        for (layer, rows) in parts {
+            let form = self.source.matrix(layer, &[*rows, inputs])?;
+            let joins = |&(_, width): &(usize, usize)| {
+                last_form.as_ref().is_some_and(|last| form.joins(last, width))
+            };
+            if weights.last().is_some_and(joins)
+                && let Some((weight, width)) = weights.last_mut()
+            {
+                let spec = &mut self.program.weights[*weight];
+                spec.parts.push(part(layer.clone(), 0, *width, *rows));
+                *width += rows;
+                spec.desc.n = *width as u64;
+            } else {
+                let parts = vec![part(layer.clone(), 0, 0, *rows)];
+                weights.push((self.weight(form.linear(*rows, inputs), parts), *rows));
             }
+            last_form = Some(form);
         }
         let bias = if has_bias {
             let name = |(part, rows): &(String, usize)| (format!("{part}.bias"), *rows);
@@ -200,7 +200,7 @@ impl<'a> Graph<'a> {
         Ok(LinearWeight { weights, bias })
     }
 
-    /// The gated layers `prefix(expert).{gate,up,down}_proj.weight` of all experts.
+    /// The gated layers `prefix(expert).{gate,up,down}_proj` of all experts.
     pub(crate) fn expert_weights(
         &mut self,
         prefix: impl Fn(usize) -> String,
@@ -210,27 +210,22 @@ impl<'a> Graph<'a> {
     ) -> Result<ExpertWeights, LoadError> {
         let mut stack = |names: &[&str], rows: usize, columns: usize| {
             let mut parts = Vec::with_capacity(experts * names.len());
-            let mut stored = None;
+            let mut first: Option<Form> = None;
             for expert in 0..experts {
+                let mut own: Option<Form> = None;
                 for (at, name) in names.iter().enumerate() {
-                    let tensor = format!("{}.{name}.weight", prefix(expert));
-                    let found = self.source.scheme(&tensor, &[rows, columns])?;
-                    let expected = *stored.get_or_insert(found);
-                    if found != expected {
-                        return Err(LoadError::MixedExperts {
-                            tensor,
-                            found: found.0.to_string(),
-                            expected: expected.0.to_string(),
-                        });
-                    }
-                    parts.push(part(tensor, expert, at * rows, rows));
+                    let layer = format!("{}.{name}", prefix(expert));
+                    let form = self.source.matrix(&layer, &[rows, columns])?;
+                    check_alike(&layer, &form, first.as_ref(), own.as_ref(), at * rows)?;
+                    first.get_or_insert_with(|| form.clone());
+                    own.get_or_insert(form);
+                    parts.push(part(layer, expert, at * rows, rows));
                 }
             }
-            let (scheme, dtype) = stored.expect("a mixture has at least one expert");
+            let form = first.expect("a mixture has at least one expert");
             let groups = u32::try_from(experts).expect("checked with the configuration");
-            let n = (names.len() * rows) as u64;
-            let desc = WeightDesc::experts(scheme, dtype, groups, n, columns as u64);
-            Ok(self.weight(desc, parts))
+            let desc = form.experts(groups, names.len() * rows, columns);
+            Ok::<_, LoadError>(self.weight(desc, parts))
         };
         Ok(ExpertWeights {
             gate_up: stack(&["gate_proj", "up_proj"], inner, hidden)?,
@@ -380,7 +375,30 @@ impl<'a> Graph<'a> {
     }
 }
 
-fn part(tensor: String, group: usize, first_row: usize, rows: usize) -> WeightPart {
+/// Whether an expert's layer may go into one weight with that of the first expert, and after `row` rows of its own expert.
+fn check_alike(
+    layer: &str,
+    form: &Form,
+    first: Option<&Form>,
+    own: Option<&Form>,
+    row: usize,
+) -> Result<(), LoadError> {
+    let mixed = |found: String, expected: String| {
+        Err(LoadError::MixedExperts { layer: layer.to_owned(), found, expected })
+    };
+    if let Some(first) = first.filter(|first| !form.is_like(first)) {
+        return mixed(form.to_string(), first.to_string());
+    }
+    if own.is_some_and(|own| own != form) {
+        return mixed("columns in an order of its own".into(), "one order for gate and up".into());
+    }
+    if !form.may_start_at(row) {
+        return mixed(format!("{form} after {row} rows"), "a multiple of 128 rows".into());
+    }
+    Ok(())
+}
+
+fn part(layer: String, group: usize, first_row: usize, rows: usize) -> WeightPart {
     let group = u32::try_from(group).expect("checked with the configuration");
-    WeightPart { tensor, group, first_row: first_row as u64, rows: rows as u64 }
+    WeightPart { layer, group, first_row: first_row as u64, rows: rows as u64 }
 }

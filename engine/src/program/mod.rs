@@ -11,7 +11,7 @@ use halyard_core::{DType, OpBuf, TensorSpec, WeightDesc};
 
 pub(crate) use exec::{Executable, Lengths, Parts, workspace_bytes};
 pub(crate) use graph::{Graph, Inputs};
-pub(crate) use source::Source;
+pub(crate) use source::{Fallback, Form, Source};
 
 /// A model, recorded.
 #[derive(Debug, Default)]
@@ -162,10 +162,11 @@ pub(crate) struct WeightSpec {
     pub(crate) parts: Vec<WeightPart>,
 }
 
-/// Rows of a weight that are one tensor of the checkpoint.
+/// Rows of a weight that are one layer of the checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct WeightPart {
-    pub(crate) tensor: String,
+    /// Its name, without `.weight`.
+    pub(crate) layer: String,
     pub(crate) group: u32,
     pub(crate) first_row: u64,
     pub(crate) rows: u64,

@@ -15,6 +15,18 @@ use safetensors::{SafeTensors, tensor::TensorView};
 pub(crate) const DENSE: [&str; 7] =
     ["llama", "llama32", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"];
 
+/// The golden models with layers quantised in the formats of safetensors: groups of 32, 64 and 128; rows and columns that are no
+/// whole blocks; experts.
+pub(crate) const QUANTISED: [&str; 7] = [
+    "llama_awq",
+    "llama_fp8",
+    "llama_gptq",
+    "mixtral_awq",
+    "qwen2_awq",
+    "qwen2_gptq_act_order",
+    "qwen3_moe_fp8",
+];
+
 /// The quantised forms of the golden GGUF model.
 pub(crate) fn quantised() -> Vec<String> {
     let files = std::fs::read_dir(folder("gguf/llama")).expect("test data");

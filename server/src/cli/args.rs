@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgAction, Args};
 
 use super::values::{
-    Conformance, DeviceChoice, Dtype, Length, SchedulingPolicy, parse_count, parse_pin, parse_share,
+    Conformance, DeviceChoice, Dtype, Length, Quantization, SchedulingPolicy, parse_count,
+    parse_pin, parse_quantization, parse_share,
 };
 
 /// Which model, and how to read it.
@@ -23,6 +24,14 @@ pub struct ModelArgs {
     /// Read the tokenizer from this file or folder instead of the model's
     #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<PathBuf>,
+
+    /// What the weights must be quantised by (awq, gptq, fp8, compressed-tensors, gguf): a check, they are read as they are
+    #[arg(long, value_name = "METHOD", value_parser = parse_quantization)]
+    pub quantization: Option<Quantization>,
+
+    /// Make quantised weights plain numbers where the device has no kernels for them, instead of ending the start
+    #[arg(long)]
+    pub allow_dequant: bool,
 
     /// Type to compute in: auto is the checkpoint's own, float32 for quantised GGUF
     #[arg(long, value_name = "TYPE", default_value = "auto", ignore_case = true)]

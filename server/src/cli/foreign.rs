@@ -105,12 +105,6 @@ pub(super) const FOREIGN: &[Foreign] = &[
     refused("worker-cls", One, NO_PYTHON, &["auto"]),
     refused("worker-extension-cls", One, NO_PYTHON, &[]),
     // Model.
-    refused(
-        "quantization",
-        One,
-        "the format of the weights is read from the model; quantised GGUF is supported so far",
-        &["gguf", "none", "None"],
-    ),
     refused("revision", One, NO_HUB, &["main"]),
     refused("code-revision", One, NO_HUB, &["main"]),
     refused("tokenizer-revision", One, NO_HUB, &["main"]),

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use halyard_weights::QuantMethod;
+
 /// `2048`, `4k` (4000), `4K` (4096), `1.5k`, or `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
@@ -134,6 +136,22 @@ pub enum Dtype {
     Float32,
 }
 
+/// What the weights must be quantised by; `None` for `none`, which asks for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantization(pub Option<QuantMethod>);
+
+/// A method by vLLM's names, also those of its kernels.
+///
+/// # Errors
+/// What is expected, for people.
+pub fn parse_quantization(text: &str) -> Result<Quantization, String> {
+    let method = match text {
+        "none" | "None" => return Ok(Quantization(None)),
+        kernel => kernel.strip_suffix("_marlin").unwrap_or(kernel),
+    };
+    method.parse().map(|method| Quantization(Some(method)))
+}
+
 /// What the server makes of a backend's conformance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Conformance {
@@ -207,6 +225,15 @@ mod tests {
         }
         assert_eq!("auto".parse(), Ok(Length::Auto));
         assert_eq!("-1".parse(), Ok(Length::Auto));
+    }
+
+    #[test]
+    fn quantisations_have_the_names_of_vllm() {
+        let method = |text| parse_quantization(text).map(|Quantization(method)| method);
+        assert_eq!(method("awq_marlin"), Ok(Some(QuantMethod::Awq)));
+        assert_eq!(method("compressed-tensors"), Ok(Some(QuantMethod::CompressedTensors)));
+        assert_eq!(method("None"), Ok(None));
+        assert!(method("bitsandbytes").expect_err("unknown").contains("there are awq, gptq"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{backends, gate};
 use crate::{
     cli::{
         args::{DeviceArgs, EngineArgs, ModelArgs},
-        values::{Dtype, Length},
+        values::{Dtype, Length, Quantization},
     },
     generation::Defaults,
     text::ModelText,
@@ -125,6 +125,8 @@ fn options(model: &ModelArgs, engine: &EngineArgs) -> LoadOptions {
             Dtype::Bfloat16 => halyard_engine::Dtype::BFloat16,
             Dtype::Float32 => halyard_engine::Dtype::Float32,
         },
+        allow_dequant: model.allow_dequant,
+        quantization: model.quantization.and_then(|Quantization(method)| method),
         max_model_len: match model.max_model_len {
             Length::Auto => None,
             Length::Tokens(tokens) => Some(tokens),
