@@ -19,6 +19,9 @@ macro_rules! ids {
             /// Every identifier of this set that this build knows.
             pub const ALL: &'static [Self] = &[$(Self::$c),*];
 
+            /// The same by the names of their constants, which the C header has, too.
+            pub const CONSTANTS: &'static [(&'static str, Self)] = &[$((stringify!($c), Self::$c)),*];
+
             /// The name used in messages, files and command lines; `None` for an unknown value.
             #[must_use]
             pub fn name(self) -> Option<&'static str> {

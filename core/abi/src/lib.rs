@@ -10,7 +10,8 @@
 //! - [`types`]: the structs
 //! - [`error`]: codes and the error value
 //! - [`traits`]: `Device`, `Kernel`, `Collective`, each method's contract
-//! - [`module`]: what a library exports and what the host offers it
+//! - [`module`]: what a library exports and what the host offers it, through the Rust door
+//! - [`c`]: the same through the C door, `include/halyard_backend.h`
 //! - [`ops`]: the op catalogue: slots, shapes, attributes, typed builders and parsers
 //! - [`scheme`]: the parts of a weight
 //! - [`collective`]: what a collective's arguments must be
@@ -22,6 +23,7 @@
     reason = "abi_stable 0.11's derives expand to impls inside constants; this crate only"
 )]
 
+pub mod c;
 pub mod collective;
 pub mod error;
 pub mod fp8;
@@ -55,7 +57,7 @@ pub mod loading {
     };
 }
 
-/// What the SDK's export macro needs of `abi_stable`; nothing else may use it.
+/// What those who make the boundary's objects need of `abi_stable`: the SDK, and the host for the C door; nothing else may use it.
 pub mod exporting {
     pub use abi_stable::library::{
         __call_root_module_loader as call_root_module_loader, CheckTypeLayout, LibHeader,
