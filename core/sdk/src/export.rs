@@ -41,7 +41,7 @@ fn root<B: Backend, const LIBRARY: bool>() -> BackendModuleRef {
     .leak_into_prefix()
 }
 
-extern "C" fn info<B: Backend>(key: InfoKey) -> RString {
+pub(crate) extern "C" fn info<B: Backend>(key: InfoKey) -> RString {
     let answer = guard::catch(|| Ok(B::info(key))).unwrap_or_default();
     if !answer.is_empty() {
         return answer.into();
@@ -54,15 +54,15 @@ extern "C" fn info<B: Backend>(key: InfoKey) -> RString {
     }
 }
 
-extern "C" fn probe<B: Backend>() -> i32 {
+pub(crate) extern "C" fn probe<B: Backend>() -> i32 {
     guard::catch(|| Ok(B::probe())).unwrap_or(-1)
 }
 
-extern "C" fn device_count<B: Backend>() -> R<u32> {
+pub(crate) extern "C" fn device_count<B: Backend>() -> R<u32> {
     guard::catch(B::device_count).into()
 }
 
-extern "C" fn open<B: Backend, const LIBRARY: bool>(
+pub(crate) extern "C" fn open<B: Backend, const LIBRARY: bool>(
     host: HostApiRef,
     ordinal: u32,
     options: RSlice<'_, KeyValue<'_>>,
@@ -89,7 +89,7 @@ extern "C" fn open<B: Backend, const LIBRARY: bool>(
     }
 }
 
-extern "C" fn shutdown<B: Backend>() {
+pub(crate) extern "C" fn shutdown<B: Backend>() {
     let _ = guard::catch(|| {
         B::shutdown();
         Ok(())

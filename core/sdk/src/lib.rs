@@ -7,6 +7,8 @@
 //! halyard_sdk::export_backend!(MyBackend);
 //! ```
 //!
+//! `export_c!` gives it the C door, too, for hosts that are not written in Rust.
+//!
 //! The SDK adds what every backend owes its host: panics never leave the library and poison the device, `tracing` events reach the
 //! host's log, and typed parsers refuse attributes they do not know.
 //!
@@ -26,6 +28,7 @@ const _: () = assert!(usize::BITS == 64, "Halyard runs on 64-bit hosts");
 pub mod backend;
 pub mod comm;
 mod export;
+mod export_c;
 mod guard;
 pub mod inline;
 mod log;
@@ -50,6 +53,6 @@ pub type Result<T> = core::result::Result<T, Error>;
 
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::export::lib_header;
+    pub use crate::{export::lib_header, export_c::entry as c_entry};
     pub use halyard_abi::exporting::LibHeader;
 }
