@@ -41,7 +41,7 @@ pub(super) fn key(device: &Device, kernel_set: &[OpBuf], seed: u64) -> Option<St
     let mut lines = vec![
         format!("conformance {} opset {}", env!("CARGO_PKG_VERSION"), halyard_abi::module::OPSET),
         format!("backend {} {}", backend.id(), backend.info(InfoKey::VERSION)),
-        format!("sha256 {}", backend.sha256()),
+        format!("sha256 {} door {}", backend.sha256(), backend.door()),
         format!("seed {seed}"),
     ];
     for key in [InfoKey::NAME, InfoKey::ARCH, InfoKey::DRIVER] {

@@ -3,16 +3,17 @@
 use std::{env, path::PathBuf};
 
 use halyard_core::{
-    Backend,
-    loader::{SearchPath, Trust, discover, load as load_found},
+    Backend, Door,
+    loader::{Found, SearchPath, Trust, discover, load as load_found},
 };
 
-/// Loads a plugin package's library. The package is a development dependency, so the library beside this test is always up to date.
-pub(crate) fn load(package: &str) -> Backend {
-    let found = discover(&SearchPath::standard(&[path(package)])).expect("cargo has built it");
+/// Loads a plugin package's library through one of its doors. The package is a development dependency, so the library beside this test is always up to date.
+pub(crate) fn load(package: &str, door: Door) -> Backend {
+    let mut found = discover(&SearchPath::standard(&[path(package)])).expect("cargo has built it");
     // Who may write to a developer's target folder is not what is tested here.
     let trust = Trust { insecure: true, ..Trust::default() };
-    load_found(&found[0], &trust).unwrap_or_else(|error| panic!("{package}: {error}"))
+    let found = Found { door: Some(door), ..found.remove(0) };
+    load_found(&found, &trust).unwrap_or_else(|error| panic!("{package}: {error}"))
 }
 
 fn path(package: &str) -> PathBuf {

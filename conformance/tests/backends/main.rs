@@ -3,7 +3,7 @@
 mod library;
 
 use halyard_conformance::{Options, Report, oracle, verify};
-use halyard_core::{Backend, Device};
+use halyard_core::{Backend, Device, Door};
 
 #[expect(clippy::print_stdout, reason = "the table, for those who ask with --nocapture")]
 fn run(device: &Device) -> Report {
@@ -36,7 +36,7 @@ fn the_reference_agrees_with_itself() {
 
 #[test]
 fn the_reference_as_a_library() {
-    let backend: Backend = library::load("halyard-backend-cpu-ref");
+    let backend: Backend = library::load("halyard-backend-cpu-ref", Door::Rust);
     assert_eq!(backend.id(), "cpu-ref");
     certified(&backend.open(0, &[]).unwrap(), REFERENCE_OPTIONAL);
 }
@@ -51,7 +51,7 @@ fn the_cpu_backend() {
 
 #[test]
 fn the_cpu_backend_as_a_library() {
-    let backend = library::load("halyard-backend-cpu");
+    let backend = library::load("halyard-backend-cpu", Door::Rust);
     assert_eq!(backend.id(), "cpu");
     certified(&backend.open(0, &[]).unwrap(), CPU_OPTIONAL);
 }

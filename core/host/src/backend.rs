@@ -7,7 +7,12 @@ use std::{
 
 use halyard_abi::{BackendModuleRef, InfoKey, KeyValue, RSlice};
 
-use crate::{Device, Result, error::Named, host_log::host_api, loader};
+use crate::{
+    Device, Result,
+    error::Named,
+    loader::{self, Door},
+    module::Module,
+};
 
 /// A backend. Cheap to clone; its library is never unloaded.
 #[derive(Clone, Debug)]
@@ -17,7 +22,7 @@ pub struct Backend {
 
 #[derive(Debug)]
 struct Inner {
-    module: BackendModuleRef,
+    module: Module,
     id: String,
     library: Option<PathBuf>,
     sha256: OnceLock<String>,
@@ -27,15 +32,15 @@ impl Backend {
     /// A backend that is linked into this program.
     #[must_use]
     pub fn builtin(module: BackendModuleRef) -> Self {
-        Self::new(module, None, OnceLock::new())
+        Self::new(Module::Rust(module), None, OnceLock::new())
     }
 
-    pub(crate) fn from_library(module: BackendModuleRef, path: PathBuf, sha256: String) -> Self {
+    pub(crate) fn from_library(module: Module, path: PathBuf, sha256: String) -> Self {
         Self::new(module, Some(path), OnceLock::from(sha256))
     }
 
-    fn new(module: BackendModuleRef, library: Option<PathBuf>, sha256: OnceLock<String>) -> Self {
-        let id = module.info()(InfoKey::ID).into_string();
+    fn new(module: Module, library: Option<PathBuf>, sha256: OnceLock<String>) -> Self {
+        let id = module.info(InfoKey::ID);
         Self { inner: Arc::new(Inner { module, id, library, sha256 }) }
     }
 
@@ -51,6 +56,12 @@ impl Backend {
         self.inner.library.as_deref()
     }
 
+    /// The door it came through; the Rust door if it is built in.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        self.inner.module.door()
+    }
+
     /// SHA-256 of its library, or of this program if it is built in; empty if that file cannot be read.
     #[must_use]
     pub fn sha256(&self) -> &str {
@@ -62,13 +73,13 @@ impl Backend {
     /// A string about the backend; empty if there is no answer.
     #[must_use]
     pub fn info(&self, key: InfoKey) -> String {
-        self.inner.module.info()(key).into_string()
+        self.inner.module.info(key)
     }
 
     /// How well it would run here; `<= 0` means it cannot.
     #[must_use]
     pub fn probe(&self) -> i32 {
-        self.inner.module.probe()()
+        self.inner.module.probe()
     }
 
     /// Devices present.
@@ -76,7 +87,7 @@ impl Backend {
     /// # Errors
     /// If the backend cannot tell.
     pub fn device_count(&self) -> Result<u32> {
-        self.inner.module.device_count()().named("device_count")
+        self.inner.module.device_count().named("device_count")
     }
 
     /// Opens a device.
@@ -88,8 +99,7 @@ impl Backend {
             .iter()
             .map(|&(key, value)| KeyValue { key: key.into(), value: value.into() })
             .collect();
-        let raw = self.inner.module.open()(host_api(), ordinal, RSlice::from_slice(&pairs))
-            .named("open")?;
+        let raw = self.inner.module.open(ordinal, RSlice::from_slice(&pairs)).named("open")?;
         Ok(Device::new(raw, self.clone(), ordinal))
     }
 }

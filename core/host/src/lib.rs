@@ -15,6 +15,7 @@
 const _: () = assert!(usize::BITS == 64, "Halyard runs on 64-bit hosts");
 
 mod backend;
+mod c_door;
 mod comm;
 mod decompose;
 mod device;
@@ -24,6 +25,7 @@ mod kernel;
 mod launch;
 pub mod loader;
 mod memory;
+mod module;
 mod stream;
 mod tensor;
 mod weight;
@@ -43,7 +45,7 @@ pub use halyard_abi::{
 };
 pub use kernel::{Kernel, Plan};
 pub use launch::{Launch, Workspace};
-pub use loader::LoadError;
+pub use loader::{Door, LoadError};
 pub use memory::{DeviceBuffer, Element};
 pub use stream::{Event, Stream};
 pub use tensor::{KvCache, Tensor};

@@ -2,57 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test, outside its functions")]
 
+mod fixture;
+
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
     sync::{LazyLock, Mutex},
 };
 
+use fixture::{Fixture, add, chmod, found};
 use halyard_core::{
-    Backend, Code, DType, Launch, LoadError, OpBuf, TensorSpec, Workspace, attrs,
-    loader::{Found, SearchPath, Trust, discover, load},
+    Backend, Code, Door, LoadError,
+    loader::{Trust, load},
 };
-
-/// Where the fixtures were built.
-static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--package", "halyard-loader-fixtures", "--examples"]);
-    build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    assert!(build.status().unwrap().success(), "the fixtures must build");
-    // This test is at target/<profile>/deps/libraries-….
-    let exe = std::env::current_exe().unwrap();
-    exe.ancestors().nth(2).unwrap().join("examples")
-});
-
-/// A fixture, copied to a folder of its own.
-struct Fixture {
-    _folder: tempfile::TempDir,
-    path: PathBuf,
-}
-
-impl Fixture {
-    fn new(name: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(format!("libhalyard_backend_{name}.so"));
-        fs::copy(BUILT.join(format!("lib{name}.so")), &path).unwrap();
-        chmod(&path, 0o755);
-        Self { _folder: folder, path }
-    }
-
-    fn load(&self) -> Result<Backend, LoadError> {
-        load(&found(&self.path), &Trust::default())
-    }
-}
-
-fn chmod(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-fn found(path: &Path) -> Found {
-    discover(&SearchPath::standard(&[path.to_owned()])).unwrap().remove(0)
-}
 
 /// The good fixture is loaded once: a second copy would be refused by its id.
 static GOOD: LazyLock<(Fixture, Backend)> = LazyLock::new(|| {
@@ -61,36 +22,12 @@ static GOOD: LazyLock<(Fixture, Backend)> = LazyLock::new(|| {
     (fixture, backend)
 });
 
-fn add(options: &[(&str, &str)]) -> halyard_core::Result<Vec<f32>> {
-    let device = GOOD.1.open(0, options)?;
-    let stream = device.stream(0)?;
-    let spec = TensorSpec::new(DType::F32, &[-1]);
-    let kernel = device.prepare(OpBuf::new(&attrs::Add::default(), [spec; 3], []))?;
-    let a = device.tensor_from(&stream, &[3], &[1f32, 2.0, 3.0])?;
-    let b = device.tensor_from(&stream, &[3], &[10f32, 20.0, 30.0])?;
-    let mut launch = Launch::new(&kernel, &[Some(&a), Some(&b), Some(&a)], &[])?;
-    launch.set_rows(2)?;
-    assert!(launch.set_rows(4).is_err(), "the tensors hold 3");
-    let workspace = Workspace::new(&device, launch.workspace_bytes())?;
-    let result = launch.run(&stream, &workspace, &[]);
-    if let Err(error) = result {
-        // Poisoned from here on: every call says so, none runs.
-        let again = launch.run(&stream, &workspace, &[]).unwrap_err();
-        assert_eq!(again.code, Code::POISONED);
-        assert_eq!(device.alloc(1).unwrap_err().code, Code::POISONED);
-        return Err(error);
-    }
-    let mut out = vec![0f32; 3];
-    a.read(&stream, &mut out)?;
-    Ok(out)
-}
-
 #[test]
 fn a_good_library_loads_computes_and_is_loaded_once() {
     let (fixture, backend) = &*GOOD;
-    assert_eq!(backend.id(), "good");
+    assert_eq!((backend.id(), backend.door()), ("good", Door::Rust));
     assert_eq!(backend.sha256().len(), 64);
-    assert_eq!(add(&[]).unwrap(), [11.0, 22.0, 3.0]);
+    assert_eq!(add(&GOOD.1, &[]).unwrap(), [11.0, 22.0, 3.0]);
     let link = fixture.path.with_file_name("libhalyard_backend_link.so");
     std::os::unix::fs::symlink(&fixture.path, &link).unwrap();
     let again = load(&found(&link), &Trust::default()).unwrap();
@@ -102,10 +39,10 @@ fn a_good_library_loads_computes_and_is_loaded_once() {
 
 #[test]
 fn a_panic_in_launch_poisons_the_device_and_nothing_else() {
-    let error = add(&[("panics", "true")]).unwrap_err();
+    let error = add(&GOOD.1, &[("panics", "true")]).unwrap_err();
     assert_eq!(error.code, Code::PANIC);
     assert_eq!(error.to_string(), "launch: panic: the backend panicked: told to panic in launch");
-    assert_eq!(add(&[]).unwrap(), [11.0, 22.0, 3.0]);
+    assert_eq!(add(&GOOD.1, &[]).unwrap(), [11.0, 22.0, 3.0]);
 }
 
 #[test]
@@ -133,7 +70,6 @@ fn options_and_ordinals_are_checked() {
 fn what_is_no_backend_is_refused_with_its_reason() {
     for (name, reason) in [
         ("no_backend", "not a Halyard backend"),
-        ("c_door", "exports `halyard_backend_v1`"),
         ("other_version", "built for Halyard ABI 7.0.0, this host speaks 0.1.0"),
         ("other_layout", "its types differ from this host's"),
     ] {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
+use halyard_core::Door;
 
 use super::values::{
     Conformance, DeviceChoice, Dtype, Length, Quantization, SchedulingPolicy, parse_count,
@@ -85,6 +86,10 @@ pub struct SearchArgs {
     /// Load libraries that other users of the machine could have changed
     #[arg(long)]
     pub insecure_plugins: bool,
+
+    /// Door to take, rust or c, of a library that has both; by default its manifest's, else rust
+    #[arg(long, value_name = "DOOR")]
+    pub door: Option<Door>,
 }
 
 /// Which device, through which backend.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use halyard_core::{
-    Backend, Device, InfoKey, LoadError, PropKey,
+    Backend, Device, Door, InfoKey, LoadError, PropKey,
     loader::{Found, SearchPath, Trust, discover, load},
 };
 use serde::{Deserialize, Serialize};
@@ -30,15 +30,16 @@ pub(super) struct Search {
     trust: Trust,
     /// The places were named by the user.
     explicit: bool,
+    door: Option<Door>,
 }
 
 impl Search {
     pub(super) fn new(args: &SearchArgs) -> anyhow::Result<Self> {
         let places = SearchPath::standard(&args.backend_path);
-        let found = discover(&places)?;
+        let found = through(args.door, discover(&places)?);
         let pins = args.pin.iter().cloned().collect();
         let trust = Trust { insecure: args.insecure_plugins, pins };
-        Ok(Self { places, found, trust, explicit: !args.backend_path.is_empty() })
+        Ok(Self { places, found, trust, explicit: !args.backend_path.is_empty(), door: args.door })
     }
 
     /// The built-in backends and every library, loaded or with what is wrong with it.
@@ -55,7 +56,7 @@ impl Search {
             return Ok(backend);
         }
         if id.contains('/') {
-            let found = discover(&SearchPath::standard(&[PathBuf::from(id)]))?;
+            let found = through(self.door, discover(&SearchPath::standard(&[PathBuf::from(id)]))?);
             let [found] = found.as_slice() else { bail!("`{id}` is no library of one backend") };
             return Ok(load(found, &self.trust)?);
         }
@@ -109,6 +110,11 @@ impl Search {
         }
         best.map(|(_, backend)| backend).context("no backend can run on this machine")
     }
+}
+
+/// The same libraries through the door that the user asks for.
+fn through(door: Option<Door>, found: Vec<Found>) -> Vec<Found> {
+    found.into_iter().map(|found| Found { door: door.or(found.door), ..found }).collect()
 }
 
 /// Opens the device that the flags choose.
@@ -228,6 +234,9 @@ fn describe_apart(found: &Found, args: &SearchArgs) -> anyhow::Result<Described>
     if args.insecure_plugins {
         command.arg("--insecure-plugins");
     }
+    if let Some(door) = args.door {
+        command.arg("--door").arg(door.to_string());
+    }
     for (id, hash) in &args.pin {
         command.arg("--pin").arg(format!("{id}={hash}"));
     }
@@ -252,6 +261,8 @@ struct Described {
     version: String,
     build: String,
     library: Option<PathBuf>,
+    /// `rust` or `c`.
+    door: String,
     sha256: String,
     opset: String,
     profiles: Vec<String>,
@@ -282,6 +293,7 @@ fn describe(backend: &Backend) -> anyhow::Result<Described> {
         version: backend.info(InfoKey::VERSION),
         build: backend.info(InfoKey::BUILD),
         library: backend.library().map(ToOwned::to_owned),
+        door: backend.door().to_string(),
         sha256: backend.sha256().to_owned(),
         opset: backend.info(InfoKey::OPSET),
         profiles: profiles.split(',').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
@@ -297,8 +309,19 @@ fn info(args: &BackendsInfoArgs) -> anyhow::Result<()> {
     if args.list.json {
         return Ok(ui::json(&described)?);
     }
-    let Described { id, name, vendor, version, build, sha256, opset, score, score_reason, .. } =
-        &described;
+    let Described {
+        id,
+        name,
+        vendor,
+        version,
+        build,
+        door,
+        sha256,
+        opset,
+        score,
+        score_reason,
+        ..
+    } = &described;
     let library = described.library.as_ref().map_or("built in".into(), |l| l.display().to_string());
     let score = format!("{score} {score_reason}");
     let profiles = described.profiles.join(", ");
@@ -309,6 +332,7 @@ fn info(args: &BackendsInfoArgs) -> anyhow::Result<()> {
         ("version", version),
         ("build", build),
         ("library", &library),
+        ("door", door),
         ("sha256", sha256),
         ("opset", opset),
         ("profiles", &profiles),

@@ -7,16 +7,17 @@ use std::{
 };
 
 use halyard_abi::{
-    BackendModuleRef,
+    BackendModuleRef, c,
     loading::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL, RootModule},
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::{Found, LoadError, Trust, layout, trust::Trusted};
-use crate::Backend;
-
-/// The C door's entry.
-const C_SYMBOL: &str = "halyard_backend_v1";
+use super::{Door, Found, LoadError, Trust, layout, trust::Trusted};
+use crate::{
+    Backend,
+    c_door::{self, CModule, Refusal},
+    module::Module,
+};
 
 /// A file is loaded once: a second copy would have its own statics and driver contexts.
 static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
@@ -36,10 +37,15 @@ pub fn load(found: &Found, trust: &Trust) -> Result<Backend, LoadError> {
     let trusted = trust.check(found)?;
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(same) = loaded.iter().find(|l| (l.dev, l.ino) == (trusted.dev, trusted.ino)) {
-        return Ok(same.backend.clone());
+        return match found.door {
+            Some(door) if door != same.backend.door() => {
+                Err(LoadError::OtherDoor { path: trusted.path, loaded: same.backend.door() })
+            }
+            _ => Ok(same.backend.clone()),
+        };
     }
     let library = open(&trusted.path)?;
-    let module = take_module(library, &trusted.path)?;
+    let module = take_module(library, &trusted.path, found.door)?;
     let backend = Backend::from_library(module, trusted.path.clone(), trusted.sha256.clone());
     check_id(&backend, found, &trusted, &loaded)?;
     let Trusted { path, dev, ino, .. } = trusted;
@@ -86,18 +92,30 @@ fn open(path: &Path) -> Result<&'static Library, LoadError> {
     Ok(Box::leak(Box::new(library)))
 }
 
-fn take_module(library: &'static Library, path: &Path) -> Result<BackendModuleRef, LoadError> {
+/// The module through the door that was asked for; else through the Rust door if there is one, else through the C door.
+fn take_module(
+    library: &'static Library,
+    path: &Path,
+    door: Option<Door>,
+) -> Result<Module, LoadError> {
+    let module = match door {
+        Some(Door::Rust) => rust_door(library, path)?.map(Module::Rust),
+        Some(Door::C) => c_door(library, path)?.map(Module::C),
+        None => match rust_door(library, path)? {
+            Some(module) => Some(Module::Rust(module)),
+            None => c_door(library, path)?.map(Module::C),
+        },
+    };
+    module.ok_or_else(|| match door {
+        Some(door) => LoadError::NoDoor { path: path.into(), door },
+        None => LoadError::NotABackend { path: path.into() },
+    })
+}
+
+fn rust_door(library: &Library, path: &Path) -> Result<Option<BackendModuleRef>, LoadError> {
     let symbol = ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes();
     // SAFETY: a symbol of this name is an abi_stable header, a static of the library, which stays mapped.
-    let Ok(header) = (unsafe { library.get::<AbiHeaderRef>(symbol) }) else {
-        // SAFETY: only whether the symbol exists is asked.
-        let c_door = unsafe { library.get::<*const ()>(C_SYMBOL.as_bytes()) }.is_ok();
-        let path = path.into();
-        return Err(match c_door {
-            true => LoadError::CDoor { path, symbol: C_SYMBOL },
-            false => LoadError::NotABackend { path },
-        });
-    };
+    let Ok(header) = (unsafe { library.get::<AbiHeaderRef>(symbol) }) else { return Ok(None) };
     let init = |reason: String| LoadError::Init { path: path.into(), reason };
     let header = header.upgrade().map_err(|e| init(first_lines(&e.to_string())))?;
     check_version(header, path)?;
@@ -105,23 +123,45 @@ fn take_module(library: &'static Library, path: &Path) -> Result<BackendModuleRe
         .map_err(|differences| LoadError::Layout { path: path.into(), differences })?;
     // SAFETY: `layout::check` has compared the library's types with ours.
     let module = unsafe { header.init_root_module_with_unchecked_layout::<BackendModuleRef>() };
-    module.map_err(|e| init(first_lines(&e.to_string())))
+    module.map(Some).map_err(|e| init(first_lines(&e.to_string())))
 }
 
-/// Before 1.0 the boundary may change with every minor version, so that has to match too.
+fn c_door(library: &Library, path: &Path) -> Result<Option<CModule>, LoadError> {
+    // SAFETY: a symbol of this name is a function of this type: the header declares it.
+    let Ok(entry) = (unsafe { library.get::<c::EntryFn>(c::ENTRY) }) else { return Ok(None) };
+    c_door::open(*entry).map(Some).map_err(|refusal| {
+        let path = path.into();
+        match refusal {
+            Refusal::Said(error) => LoadError::Init { path, reason: error.to_string() },
+            Refusal::Short(bytes) => {
+                let reason = format!("its table claims {bytes} bytes, fewer than its own head has");
+                LoadError::Init { path, reason }
+            }
+            Refusal::Version(theirs) => {
+                LoadError::Version { path, theirs: dotted(theirs), ours: dotted(c::ABI_VERSION) }
+            }
+            Refusal::Missing(entry) => LoadError::MissingEntry { path, entry },
+        }
+    })
+}
+
+fn dotted((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
 fn check_version(header: &LibHeader, path: &Path) -> Result<(), LoadError> {
     let ours = BackendModuleRef::VERSION_STRINGS.version.as_str();
     let strings = header.version_strings();
     let theirs = strings.version.as_str();
-    let key = |version: &str| {
-        let mut numbers = version.split(['.', '-', '+']).map(|n| n.parse::<u32>().ok());
-        let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
-        (major, if major == Some(0) { minor } else { None })
-    };
-    if key(ours) == key(theirs) {
-        return Ok(());
+    let number = |text: Option<&str>| text.and_then(|t| t.parse().ok());
+    let mut numbers = theirs.split(['.', '-', '+']);
+    let version = (number(numbers.next()), number(numbers.next()));
+    match version {
+        (Some(major), Some(minor)) if c::compatible(c::ABI_VERSION, (major, minor)) => Ok(()),
+        _ => {
+            Err(LoadError::Version { path: path.into(), theirs: theirs.into(), ours: ours.into() })
+        }
     }
-    Err(LoadError::Version { path: path.into(), theirs: theirs.into(), ours: ours.into() })
 }
 
 fn first_lines(text: &str) -> String {

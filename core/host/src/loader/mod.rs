@@ -10,9 +10,42 @@ mod trust;
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
+
 pub use library::load;
 pub use search::{Found, Manifest, SearchPath, discover};
 pub use trust::{Trust, sha256_of};
+
+/// How a library is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// `abi_stable` objects, checked type by type.
+    Rust,
+    /// The function table of `halyard_backend.h`.
+    C,
+}
+
+impl std::fmt::Display for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Rust => "rust",
+            Self::C => "c",
+        })
+    }
+}
+
+impl std::str::FromStr for Door {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "rust" => Ok(Self::Rust),
+            "c" => Ok(Self::C),
+            other => Err(format!("`{other}` is no door: rust or c")),
+        }
+    }
+}
 
 /// Why a library was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -53,23 +86,39 @@ pub enum LoadError {
     },
     /// It is a library, but no backend.
     #[error(
-        "backend {path}: not a Halyard backend (it exports no `halyard_sdk::export_backend!` module)"
+        "backend {path}: not a Halyard backend (it exports neither a `halyard_sdk::export_backend!` module nor `halyard_backend_v1`)"
     )]
     NotABackend {
         /// Which file.
         path: PathBuf,
     },
-    /// It speaks through the C door, which this host does not open yet.
-    #[error("backend {path}: it exports `{symbol}`; this host loads Rust-door backends only")]
-    CDoor {
+    /// It does not have the door that was asked for.
+    #[error("backend {path}: it has no {door} door, which its manifest or --door asks for")]
+    NoDoor {
         /// Which file.
         path: PathBuf,
-        /// Its entry.
-        symbol: &'static str,
+        /// The door.
+        door: Door,
+    },
+    /// It is loaded already, through another door than the one asked for.
+    #[error("backend {path}: it is loaded already, through its {loaded} door")]
+    OtherDoor {
+        /// Which file.
+        path: PathBuf,
+        /// The door it came through.
+        loaded: Door,
+    },
+    /// Its table of the C door lacks what every backend must have.
+    #[error("backend {path}: its table lacks the required entry `{entry}`")]
+    MissingEntry {
+        /// Which file.
+        path: PathBuf,
+        /// The entry, as the header calls it.
+        entry: &'static str,
     },
     /// It was built against another version of the boundary.
     #[error(
-        "backend {path}: built for Halyard ABI {theirs}, this host speaks {ours}; rebuild it with a matching halyard-sdk"
+        "backend {path}: built for Halyard ABI {theirs}, this host speaks {ours}; rebuild it with a matching halyard-sdk or halyard_backend.h"
     )]
     Version {
         /// Which file.

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::LoadError;
+use super::{Door, LoadError};
 
 /// Places to look, first match wins. Never the current folder, never the system's library path.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Found {
     pub name: String,
     /// The manifest beside it, if there is one.
     pub manifest: Option<Manifest>,
+    /// The door to take, as the manifest says; `None` takes the Rust door if it is there, else the C door.
+    pub door: Option<Door>,
 }
 
 /// `libhalyard_backend_<id>.json`, optional, beside the library.
@@ -44,6 +46,9 @@ pub struct Manifest {
     /// SHA-256 of the library.
     #[serde(default)]
     pub sha256: Option<String>,
+    /// The door to take, of a library that has both.
+    #[serde(default)]
+    pub door: Option<Door>,
 }
 
 const PREFIX: &str = "libhalyard_backend_";
@@ -122,7 +127,8 @@ fn describe(path: PathBuf) -> Result<Found, LoadError> {
     let name =
         backend_name(&path).or_else(|| path.file_stem()?.to_str()).unwrap_or_default().to_owned();
     let manifest = read_manifest(&path.with_extension("json"))?;
-    Ok(Found { path, name, manifest })
+    let door = manifest.as_ref().and_then(|m| m.door);
+    Ok(Found { path, name, manifest, door })
 }
 
 fn read_manifest(path: &Path) -> Result<Option<Manifest>, LoadError> {
@@ -167,9 +173,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.json");
         assert!(read_manifest(&path).unwrap().is_none());
-        fs::write(&path, br#"{"manifest": 1, "id": "toy", "extra": 3}"#).unwrap();
-        assert_eq!(read_manifest(&path).unwrap().unwrap().id, "toy");
-        for bad in ["{", r#"{"manifest": 2, "id": "toy"}"#, "[]", ""] {
+        fs::write(&path, br#"{"manifest": 1, "id": "toy", "extra": 3, "door": "c"}"#).unwrap();
+        let manifest = read_manifest(&path).unwrap().unwrap();
+        assert_eq!((manifest.id.as_str(), manifest.door), ("toy", Some(Door::C)));
+        let door = r#"{"manifest": 1, "id": "toy", "door": "back"}"#;
+        for bad in ["{", r#"{"manifest": 2, "id": "toy"}"#, door, "[]", ""] {
             fs::write(&path, bad).unwrap();
             assert!(read_manifest(&path).is_err(), "{bad}");
         }

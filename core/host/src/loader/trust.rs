@@ -118,7 +118,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn found(path: &Path) -> Found {
-        Found { path: path.into(), name: "toy".into(), manifest: None }
+        Found { path: path.into(), name: "toy".into(), manifest: None, door: None }
     }
 
     fn chmod(path: &Path, mode: u32) {
