@@ -1,7 +1,7 @@
 //! Element access to a launch's tensors, checked at every index: for code that wants clarity before speed.
 
 use half::{bf16, f16};
-use halyard_abi::{DType, TensorView, types::FLAG_OPAQUE};
+use halyard_abi::{DType, TensorView, fp8, types::FLAG_OPAQUE};
 
 use crate::{Error, Result};
 
@@ -16,7 +16,7 @@ impl HostTensor {
     /// Opens a view. An opaque view is taken as row-major.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` for an absent view, negative dims or strides, or a dtype without element access.
+    /// `INVALID_ARGUMENT` for an absent view, negative dims or strides, or a dtype whose elements are no whole bytes.
     ///
     /// # Safety
     /// `view` is host memory that spans its shape's bytes and lives, unshared with writers elsewhere, while this is used: what
@@ -26,7 +26,7 @@ impl HostTensor {
         if view.flags & FLAG_OPAQUE != 0 {
             view = TensorView::contiguous(view.data, view.byte_offset, &view.spec());
         }
-        let readable = view.dtype.bits().is_some_and(|b| b >= 16);
+        let readable = view.dtype.bits().is_some_and(|b| b >= 8);
         if !readable || view.extent_bytes().is_none() {
             return Err(Error::invalid(format!(
                 "a tensor of {} with dims {:?} and strides {:?}",
@@ -95,6 +95,8 @@ impl HostTensor {
             DType::F32 => f64::from(self.read::<f32>(index)),
             DType::F16 => f64::from(self.read::<f16>(index)),
             DType::BF16 => f64::from(self.read::<bf16>(index)),
+            DType::F8E4M3 => f64::from(fp8::e4m3_to_f32(self.read(index))),
+            DType::F8E5M2 => f64::from(fp8::e5m2_to_f32(self.read(index))),
             #[expect(clippy::cast_precision_loss, reason = "conversion as the op says")]
             _ => self.get_int(index) as f64,
         }
@@ -107,6 +109,8 @@ impl HostTensor {
     #[must_use]
     pub fn get_int(&self, index: &[usize]) -> i64 {
         match self.view.dtype {
+            DType::I8 => i64::from(self.read::<i8>(index)),
+            DType::U8 => i64::from(self.read::<u8>(index)),
             DType::I32 => i64::from(self.read::<i32>(index)),
             DType::I64 => self.read(index),
             DType::U32 => i64::from(self.read::<u32>(index)),
@@ -115,7 +119,8 @@ impl HostTensor {
         }
     }
 
-    /// Writes an element: floats are rounded once to nearest even, integers half to even and saturated, NaN to 0.
+    /// Writes an element: floats are rounded once to nearest even (8-bit ones saturate), integers half to even and saturated, NaN
+    /// to 0.
     ///
     /// # Panics
     /// If `index` leaves the shape: a bug of the caller, caught by the SDK's guard.
@@ -125,6 +130,10 @@ impl HostTensor {
             DType::F32 => self.write(index, value as f32),
             DType::F16 => self.write(index, f16::from_f32(to_odd_f32(value))),
             DType::BF16 => self.write(index, bf16::from_f32(to_odd_f32(value))),
+            DType::F8E4M3 => self.write(index, fp8::e4m3_from_f64(value)),
+            DType::F8E5M2 => self.write(index, fp8::e5m2_from_f64(value)),
+            DType::I8 => self.write(index, value.round_ties_even() as i8),
+            DType::U8 => self.write(index, value.round_ties_even() as u8),
             DType::I32 => self.write(index, value.round_ties_even() as i32),
             DType::I64 => self.write(index, value.round_ties_even() as i64),
             DType::U32 => self.write(index, value.round_ties_even() as u32),
@@ -133,20 +142,32 @@ impl HostTensor {
         }
     }
 
-    /// Copies an element to the same place of another tensor: between integers exactly, as far as they fit, else as
-    /// [`HostTensor::get`] and [`HostTensor::set`] do.
+    /// Copies an element to the same place of another tensor: between equal dtypes bit by bit, between integers exactly, as far as
+    /// they fit, else as [`HostTensor::get`] and [`HostTensor::set`] do.
     ///
     /// # Panics
     /// If `index` leaves either shape: a bug of the caller, caught by the SDK's guard.
     #[expect(clippy::cast_sign_loss, reason = "clamped before")]
     pub fn copy_to(&self, index: &[usize], to: &Self) {
+        if self.view.dtype == to.view.dtype {
+            return match self.view.dtype.bits() {
+                Some(8) => to.write(index, self.read::<u8>(index)),
+                Some(16) => to.write(index, self.read::<u16>(index)),
+                Some(32) => to.write(index, self.read::<u32>(index)),
+                _ => to.write(index, self.read::<u64>(index)),
+            };
+        }
         let value = match self.view.dtype {
-            DType::I32 | DType::I64 | DType::U32 => i128::from(self.get_int(index)),
+            DType::I8 | DType::U8 | DType::I32 | DType::I64 | DType::U32 => {
+                i128::from(self.get_int(index))
+            }
             DType::U64 => i128::from(self.get_int(index).cast_unsigned()),
             _ => return to.set(index, self.get(index)),
         };
         let bounded = |low: i128, high: i128| value.clamp(low, high);
         match to.view.dtype {
+            DType::I8 => to.write(index, bounded(i8::MIN.into(), i8::MAX.into()) as i8),
+            DType::U8 => to.write(index, bounded(0, u8::MAX.into()) as u8),
             DType::I32 => to.write(index, bounded(i32::MIN.into(), i32::MAX.into()) as i32),
             DType::I64 => to.write(index, bounded(i64::MIN.into(), i64::MAX.into()) as i64),
             DType::U32 => to.write(index, bounded(0, u32::MAX.into()) as u32),
@@ -156,13 +177,18 @@ impl HostTensor {
     }
 
     /// What [`HostTensor::set`] would store, widened again.
+    ///
+    /// # Panics
+    /// If the dtype is an integer: a bug of the caller.
     #[must_use]
     pub fn rounded(&self, value: f64) -> f64 {
         match self.view.dtype {
             DType::F32 => f64::from(value as f32),
             DType::F16 => f64::from(f16::from_f32(to_odd_f32(value))),
             DType::BF16 => f64::from(bf16::from_f32(to_odd_f32(value))),
-            _ => value.round_ties_even(),
+            DType::F8E4M3 => f64::from(fp8::e4m3_to_f32(fp8::e4m3_from_f64(value))),
+            DType::F8E5M2 => f64::from(fp8::e5m2_to_f32(fp8::e5m2_from_f64(value))),
+            other => panic!("rounding to {other}"),
         }
     }
 }
@@ -200,6 +226,34 @@ mod tests {
         }
         assert_eq!(std::hint::black_box(to), [i32::MAX, 3]);
         assert_eq!(std::hint::black_box(from), [u64::MAX - 1, 3]);
+    }
+
+    #[test]
+    fn bytes_saturate_and_keep_their_bits() {
+        let mut from = [300.0f32, -1e9, f32::NAN, f32::INFINITY, 2.5, -0.4];
+        let mut to = [0u8; 6];
+        let view =
+            |address: u64, dtype| TensorView::contiguous(address, 0, &TensorSpec::new(dtype, &[6]));
+        // SAFETY: both arrays hold six elements and outlive the tensors.
+        let open = |view: &TensorView| unsafe { HostTensor::new(view) }.unwrap();
+        let x = open(&view(from.as_mut_ptr() as u64, DType::F32));
+        let mut store = |dtype| {
+            let y = open(&view(to.as_mut_ptr() as u64, dtype));
+            (0..6).for_each(|i| x.copy_to(&[i], &y));
+            (std::hint::black_box(to), [0, 1, 2, 3, 4, 5].map(|i| y.get(&[i]).to_string()))
+        };
+        assert_eq!(store(DType::I8).0, [127, 128, 0, 127, 2, 0]);
+        assert_eq!(store(DType::I8).1, ["127", "-128", "0", "127", "2", "0"]);
+        assert_eq!(store(DType::U8).0, [255, 0, 0, 255, 2, 0]);
+        // 300 lies between 288 and 320; -0.4 between -0.40625 and -0.375.
+        assert_eq!(store(DType::F8E4M3).0, [0x79, 0xfe, 0x7f, 0x7e, 0x42, 0xad]);
+        assert_eq!(store(DType::F8E5M2).0[..2], [0x5d, 0xfb]);
+        assert_eq!(store(DType::F8E4M3).1, ["288", "-448", "NaN", "448", "2.5", "-0.40625"]);
+
+        let (mut nan, mut copy) = ([0xffu8; 6], [0u8; 6]);
+        let x = open(&view(nan.as_mut_ptr() as u64, DType::F8E4M3));
+        x.copy_to(&[0], &open(&view(copy.as_mut_ptr() as u64, DType::F8E4M3)));
+        assert_eq!(std::hint::black_box(copy)[0], 0xff);
     }
 
     #[test]
