@@ -123,15 +123,15 @@ fn a_kernel_that_the_backend_lacks_closes_the_gate_and_is_not_kept() {
     let options = GateOptions { seed: 0, cache_dir: Some(dir.path().to_owned()) };
     let x = spec(DType::F32, &[-1, 64]);
     let w = WeightDesc::linear(Scheme::DENSE, DType::F32, 64, 64);
-    let int8 = Linear { act_quant: 1, ..Linear::default() };
-    let op = OpBuf::new(&int8, [x, TensorSpec::NONE, x], [w]);
+    let fixed = Linear { act_quant: 3, ..Linear::default() };
+    let op = OpBuf::new(&fixed, [x, TensorSpec::NONE, x], [w]);
     for _ in 0..2 {
         let report = run(std::slice::from_ref(&op), &options);
         assert!(!report.from_cache);
         assert_eq!(report.kernels[0].outcome, Outcome::Unsupported);
         let error = report.require().unwrap_err().to_string();
         assert!(
-            error.contains("quantised activations") && error.contains("act_quant=1"),
+            error.contains("quantised activations") && error.contains("act_quant=3"),
             "{error}"
         );
     }

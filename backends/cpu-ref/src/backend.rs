@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use halyard_sdk::{
-    Backend, Code, DType, Error, HostMemory, InfoKey, InlineDevice, Kernel, KvDesc, KvLayout,
-    LaunchArgs, MemRef, OpDesc, Options, PropKey, Result, Scheme, Stream, Support, Weight,
-    WeightDesc, WeightFill, WeightPlan,
-    abi::{
-        traits::{BATCH_INVARIANT, DETERMINISTIC},
-        types::KV_STANDARD,
-    },
+    Backend, DType, HostMemory, InfoKey, InlineDevice, Kernel, KvDesc, KvLayout, LaunchArgs,
+    MemRef, OpDesc, Options, PropKey, Result, Scheme, Stream, Support, Weight, WeightDesc,
+    WeightFill, WeightPlan,
+    abi::traits::{BATCH_INVARIANT, DETERMINISTIC},
 };
 
 use crate::{
+    cache,
     glue::Args,
     ops::{self, Run},
     weights::{SCHEMES, Weights},
@@ -120,30 +118,8 @@ impl InlineDevice for RefDevice {
         self.weights.destroy(w)
     }
 
-    /// Row-major `[block, heads, dim]`, keys and values apart.
     fn kv_layout(&self, kv: &KvDesc<'_>) -> Result<KvLayout> {
-        if kv.kind != KV_STANDARD || !kv.attrs.is_empty() {
-            return Err(Error::unsupported(format!(
-                "a cache of kind {} with {} attributes; this backend has plain keys and values ({KV_STANDARD})",
-                kv.kind,
-                kv.attrs.len()
-            )));
-        }
-        ops::check_cache(kv.dtype)?;
-        let bytes = |dim: u32| {
-            let elements = u64::from(kv.block_size).checked_mul(u64::from(kv.heads))?;
-            kv.dtype.bytes(elements.checked_mul(u64::from(dim))?).filter(|&b| b > 0)
-        };
-        match (bytes(kv.dim_k), bytes(kv.dim_v)) {
-            (Some(k), Some(v)) => Ok(KvLayout { block_bytes: [k, v], align: 64, format: 0 }),
-            _ => Err(Error::new(
-                Code::INVALID_ARGUMENT,
-                format!(
-                    "blocks of {} tokens, {} heads of {} and {}",
-                    kv.block_size, kv.heads, kv.dim_k, kv.dim_v
-                ),
-            )),
-        }
+        cache::layout(kv)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The boundary to raw memory: the only `unsafe` code of this crate.
 
-use halyard_sdk::{DType, Error, HostTensor, LaunchArgs, Result, TensorView, abi::types::MAX_RANK};
+use halyard_sdk::{Error, HostTensor, LaunchArgs, Result, TensorView};
 
 use crate::weights::{RefWeight, Weights};
 
@@ -32,20 +32,6 @@ impl Args {
     /// A slot that may be absent.
     pub(crate) fn optional(&self, slot: usize) -> Result<Option<HostTensor>> {
         self.views.get(slot).filter(|v| !v.is_none()).map(Self::open).transpose()
-    }
-
-    /// A slot of 64-bit elements, each as two 32-bit words in a further dim.
-    pub(crate) fn words(&self, slot: usize) -> Result<HostTensor> {
-        let mut view = *self
-            .views
-            .get(slot)
-            .filter(|v| v.dtype.bits() == Some(64) && v.dims().len() < MAX_RANK)
-            .ok_or_else(|| Error::invalid(format!("slot {slot} has no 64-bit elements")))?;
-        let axis = view.dims().len();
-        view.strides.iter_mut().for_each(|s| *s *= 2);
-        (view.dtype, view.dims[axis], view.strides[axis]) = (DType::U32, 2, 1);
-        view.rank += 1;
-        Self::open(&view)
     }
 
     /// A weight.

@@ -6,14 +6,18 @@
 //! - [`CpuRef`]: the backend
 //! - `ops`: one op a file
 //! - `dequant`: the weight formats, a row at a time
+//! - `attention`, `cache`, `quant`: what several ops share
 //! - `glue`: the only `unsafe` code: a launch's tensors and the bytes of a weight
 //! - [`sampling`]: the rule of SAMPLE on plain numbers, and its random number generator
 
+mod attention;
 mod backend;
+mod cache;
 mod dequant;
 mod glue;
 mod ops;
 mod order;
+mod quant;
 mod rows;
 pub mod sampling;
 mod weights;

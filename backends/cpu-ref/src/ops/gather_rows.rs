@@ -2,7 +2,6 @@
 
 use halyard_sdk::{Result, abi::ops::attrs::GatherRows};
 
-use super::checked_row;
 use crate::{glue::Args, rows};
 
 pub(super) fn run(_: &GatherRows, args: &Args) -> Result<()> {
@@ -11,7 +10,7 @@ pub(super) fn run(_: &GatherRows, args: &Args) -> Result<()> {
         let row = if id < 0 {
             vec![0.0; y.dim(1)]
         } else {
-            rows::read(&x, &[checked_row("gather_rows: idx", id, x.dim(0))?])
+            rows::read(&x, &[rows::checked("gather_rows: idx", id, x.dim(0))?])
         };
         rows::write(&y, &[b], row);
     }

@@ -5,11 +5,11 @@ use halyard_sdk::{
     abi::ops::{attrs::KvCopyBlocks, check::Bindings},
 };
 
-use super::{check_caches, checked_row};
-use crate::{glue::Args, rows};
+use crate::{cache, glue::Args, rows};
 
-pub(super) fn check(_: &KvCopyBlocks, desc: &OpDesc<'_>, _: &Bindings) -> Result<()> {
-    check_caches(desc, [0, 1], &[])
+pub(super) fn check(attrs: &KvCopyBlocks, desc: &OpDesc<'_>, _: &Bindings) -> Result<()> {
+    cache::check(desc, [0, 1], &[])?;
+    cache::check_latent(desc, attrs.latent, &desc.tensors[0])
 }
 
 pub(super) fn run(_: &KvCopyBlocks, args: &Args) -> Result<()> {
@@ -19,8 +19,8 @@ pub(super) fn run(_: &KvCopyBlocks, args: &Args) -> Result<()> {
         if from < 0 || to < 0 {
             continue;
         }
-        let from = checked_row("kv_copy_blocks: source", from, k_cache.dim(0))?;
-        let to = checked_row("kv_copy_blocks: destination", to, k_cache.dim(0))?;
+        let from = rows::checked("kv_copy_blocks: source", from, k_cache.dim(0))?;
+        let to = rows::checked("kv_copy_blocks: destination", to, k_cache.dim(0))?;
         copy_block(&k_cache, from, to);
         copy_block(&v_cache, from, to);
     }

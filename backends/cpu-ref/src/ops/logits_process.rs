@@ -5,7 +5,6 @@ use halyard_sdk::{
     abi::ops::{Sym, attrs::LogitsProcess, check::Bindings},
 };
 
-use super::checked_row;
 use crate::{glue::Args, rows};
 
 const IDS: usize = 2;
@@ -45,7 +44,7 @@ fn add_bias(args: &Args, b: usize, row: &mut [f64]) -> Result<()> {
     for m in 0..ids.dim(1) {
         let id = ids.get_int(&[b, m]);
         if id >= 0 {
-            row[checked_row("logits_process: bias_ids", id, row.len())?] += bias.get(&[b, m]);
+            row[rows::checked("logits_process: bias_ids", id, row.len())?] += bias.get(&[b, m]);
         }
     }
     Ok(())
@@ -62,7 +61,7 @@ fn penalise(args: &Args, b: usize, row: &mut [f64]) -> Result<()> {
         if id < 0 || count_all.get_int(&[b, m]) <= 0 {
             continue;
         }
-        let l = &mut row[checked_row("logits_process: ids", id, logits_len(args)?)?];
+        let l = &mut row[rows::checked("logits_process: ids", id, logits_len(args)?)?];
         *l = if *l > 0.0 { *l / repetition } else { *l * repetition };
         let out = count_out.get(&[b, m]);
         *l -= frequency * out + if out > 0.0 { presence } else { 0.0 };

@@ -2,7 +2,6 @@
 
 use halyard_sdk::{Result, abi::ops::attrs::Logprobs};
 
-use super::checked_row;
 use crate::{glue::Args, order::log_sum_exp, rows};
 
 pub(super) fn run(_: &Logprobs, args: &Args) -> Result<()> {
@@ -13,7 +12,7 @@ pub(super) fn run(_: &Logprobs, args: &Args) -> Result<()> {
         for m in 0..ids.dim(1) {
             let id = ids.get_int(&[b, m]);
             let value =
-                if id < 0 { 0.0 } else { row[checked_row("logprobs: id", id, row.len())?] - sum };
+                if id < 0 { 0.0 } else { row[rows::checked("logprobs: id", id, row.len())?] - sum };
             out.set(&[b, m], value);
         }
     }

@@ -2,18 +2,20 @@
 //! WEIGHT_ON_INPUT: `y = add + Σ_j W1_e act_mul(W0_e (weight_j x))`.
 
 use halyard_sdk::{
-    Error, OpDesc, Result,
+    OpDesc, Result,
     abi::ops::{attrs::MoeExperts, check::Bindings},
 };
 
-use super::act_mul::act_mul;
-use crate::{glue::Args, rows, weights::RefWeight};
+use super::{act_mul::act_mul, linear::product};
+use crate::{
+    glue::Args,
+    quant::{activations, check_activations},
+    rows,
+    weights::RefWeight,
+};
 
-pub(super) fn check(attrs: &MoeExperts, _: &OpDesc<'_>, _: &Bindings) -> Result<()> {
-    if attrs.act_quant != 0 {
-        return Err(Error::unsupported("moe_experts: quantised activations"));
-    }
-    Ok(())
+pub(super) fn check(attrs: &MoeExperts, desc: &OpDesc<'_>, _: &Bindings) -> Result<()> {
+    check_activations(desc, attrs.act_quant)
 }
 
 /// A token's `j`-th expert, its input, and what comes out.
@@ -34,11 +36,11 @@ pub(super) fn run(attrs: &MoeExperts, args: &Args) -> Result<()> {
         if here.is_empty() {
             continue;
         }
-        apply(w0, expert, &mut here);
+        apply(attrs.act_quant, w0, expert, &mut here);
         for v in &mut here {
             v.value = act_mul(attrs.act, attrs.limit, &v.value);
         }
-        apply(w1, expert, &mut here);
+        apply(attrs.act_quant, w1, expert, &mut here);
     }
     for t in 0..x.dim(0) {
         let mut sum = add.map_or_else(|| vec![0.0; y.dim(1)], |a| rows::read(&a, &[t]));
@@ -59,9 +61,7 @@ fn visits(attrs: &MoeExperts, args: &Args, experts: usize) -> Result<Vec<Visit>>
     for t in 0..x.dim(0) {
         for j in 0..ids.dim(1) {
             let id = ids.get_int(&[t, j]);
-            let local = id.checked_sub(attrs.expert_start).filter(|_| id >= 0);
-            let local = local.and_then(|e| usize::try_from(e).ok());
-            let Some(expert) = local.filter(|&e| e < experts) else { continue };
+            let Some(expert) = local_expert(id, attrs.expert_start, experts) else { continue };
             let weight = weights.get(&[t, j]);
             let mut value = rows::read(&x, &[t]);
             if attrs.weight_on_input {
@@ -73,16 +73,17 @@ fn visits(attrs: &MoeExperts, args: &Args, experts: usize) -> Result<Vec<Visit>>
     Ok(visits)
 }
 
-/// `value := W_e value` for each visit of expert `e`.
-fn apply(w: &RefWeight, expert: usize, visits: &mut [&mut Visit]) {
-    let mut out = vec![Vec::with_capacity(w.rows()); visits.len()];
-    for n in 0..w.rows() {
-        let w_n = w.row(expert, n);
-        for (out, v) in out.iter_mut().zip(visits.iter()) {
-            out.push(rows::dot(&v.value, &w_n));
-        }
-    }
-    for (v, out) in visits.iter_mut().zip(out) {
-        v.value = out;
+/// Where in a slice of experts an id is.
+pub(super) fn local_expert(id: i64, start: i64, experts: usize) -> Option<usize> {
+    let local = id.checked_sub(start).filter(|_| id >= 0)?;
+    usize::try_from(local).ok().filter(|&e| e < experts)
+}
+
+/// `value := W_e value` for each visit of expert `e`, the inputs passed through ACT_QUANT.
+fn apply(act_quant: i64, w: &RefWeight, expert: usize, visits: &mut [&mut Visit]) {
+    let input = |v: &mut &mut Visit| activations(act_quant, std::mem::take(&mut v.value));
+    let xs: Vec<Vec<f64>> = visits.iter_mut().map(input).collect();
+    for (v, y) in visits.iter_mut().zip(product(w, expert, &xs)) {
+        v.value = y;
     }
 }

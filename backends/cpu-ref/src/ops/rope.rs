@@ -5,7 +5,6 @@ use halyard_sdk::{
     abi::ops::{Sym, attrs::Rope, check::Bindings},
 };
 
-use super::checked_row;
 use crate::{glue::Args, rows};
 
 pub(super) fn check(attrs: &Rope, _: &OpDesc<'_>, bindings: &Bindings) -> Result<()> {
@@ -27,7 +26,7 @@ pub(super) fn run(attrs: &Rope, args: &Args) -> Result<()> {
     let (q, k, pos, table) = (args.tensor(0)?, args.optional(1)?, args.tensor(2)?, args.tensor(3)?);
     let positions = rows::ints(&pos);
     for &p in positions.iter().filter(|&&p| p >= 0) {
-        checked_row("rope: pos", p, table.dim(0))?;
+        rows::checked("rope: pos", p, table.dim(0))?;
     }
     for (t, p) in positions.into_iter().enumerate() {
         let Ok(p) = usize::try_from(p) else { continue };

@@ -1,4 +1,4 @@
-//! KV_WRITE, PAGED_ATTENTION, KV_COPY_BLOCKS.
+//! KV_WRITE, PAGED_ATTENTION, KV_COPY_BLOCKS on float caches.
 
 use halyard_sdk::{
     DType,
@@ -201,7 +201,7 @@ fn lengths_that_contradict_the_batch_are_refused() {
         let case = Case { cu_q: cu_q.to_vec(), kv_len: kv_len.to_vec(), ..Default::default() };
         refused(&case.attrs, &mut case.tensors(), &[])
     };
-    assert!(refuse(&[0, 2], &[3]).contains("for 1 tokens"));
+    assert!(refuse(&[0, 2], &[3]).contains("for 1 rows"));
     assert!(refuse(&[0, 1, 0], &[3, 1]).contains("expected to rise"));
     assert!(refuse(&[0, 1], &[5]).contains("block is 2, there are 2"));
     assert!(refuse(&[0, 0, 1], &[0, 3]).contains("block id is 999, there are 4"));

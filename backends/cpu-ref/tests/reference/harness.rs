@@ -12,7 +12,7 @@ use halyard_sdk::{
     Buffer, DType, InlineDevice, LaunchArgs, MemRef, OpKind, Plan, Result, Stream, TensorSpec,
     TensorView, Weight, WeightDesc, WeightFill,
     abi::{
-        OpBuf, RSlice,
+        OpBuf, RSlice, fp8,
         ops::{OpAttrs, OpSchema, schema::Layout},
         scheme::{self, Part, Rows},
         types::mem,
@@ -54,7 +54,8 @@ pub(crate) fn absent() -> Tensor {
 /// An output, filled with what no op may leave there.
 pub(crate) fn output(dtype: DType, dims: &[i64]) -> Tensor {
     let count = dims.iter().product::<i64>() as usize;
-    let poison = if matches!(dtype, DType::I32 | DType::I64) { -77.0 } else { f64::NAN };
+    let integer = matches!(dtype, DType::I8 | DType::I32 | DType::I64);
+    let poison = if integer { -77.0 } else { f64::NAN };
     tensor(dtype, dims, &vec![poison; count])
 }
 
@@ -63,6 +64,8 @@ pub(crate) fn encode(dtype: DType, v: f64) -> Vec<u8> {
         DType::F32 => (v as f32).to_le_bytes().to_vec(),
         DType::F16 => f16::from_f64(v).to_le_bytes().to_vec(),
         DType::BF16 => bf16::from_f64(v).to_le_bytes().to_vec(),
+        DType::F8E4M3 => vec![fp8::e4m3_from_f64(v)],
+        DType::I8 => vec![(v as i8).cast_unsigned()],
         DType::I32 => (v as i32).to_le_bytes().to_vec(),
         DType::U32 => (v as u32).to_le_bytes().to_vec(),
         DType::I64 => (v as i64).to_le_bytes().to_vec(),
@@ -76,6 +79,8 @@ fn decode(dtype: DType, b: &[u8]) -> f64 {
         DType::F32 => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
         DType::F16 => f64::from(f16::from_le_bytes(b.try_into().unwrap())),
         DType::BF16 => f64::from(bf16::from_le_bytes(b.try_into().unwrap())),
+        DType::F8E4M3 => f64::from(fp8::e4m3_to_f32(b[0])),
+        DType::I8 => f64::from(b[0].cast_signed()),
         DType::I32 => f64::from(i32::from_le_bytes(b.try_into().unwrap())),
         DType::U32 => f64::from(u32::from_le_bytes(b.try_into().unwrap())),
         DType::I64 => i64::from_le_bytes(b.try_into().unwrap()) as f64,

@@ -6,7 +6,7 @@ use halyard_sdk::{
     WeightDesc,
     abi::{
         OpBuf, RSlice,
-        ops::attrs::{Copy, Linear, PagedAttention},
+        ops::attrs::{KvGather, Linear, PagedAttention},
         types::{KV_MLA, KV_STANDARD},
     },
 };
@@ -26,8 +26,6 @@ fn spec(dtype: DType, dims: &[i64]) -> TensorSpec {
 
 #[test]
 fn unsupported_types_schemes_and_modes_are_named() {
-    let copy = OpBuf::new(&Copy {}, [spec(DType::F8E4M3, &[-1]), spec(DType::F32, &[-1])], []);
-    assert!(refusal(&copy).contains("copy from f8e4m3 to f32; supported: f32"));
     let tensors = [spec(DType::F32, &[-1, 128]), TensorSpec::NONE, spec(DType::F32, &[-1, 4])];
     let weight = |scheme: Scheme| {
         let dtype = if scheme.gguf_block().is_some() { DType::NONE } else { DType::F32 };
@@ -38,12 +36,13 @@ fn unsupported_types_schemes_and_modes_are_named() {
     assert!(refusal(&groups).contains("rows of 128 are not whole groups of 48"));
     let blocks = OpBuf::new(&Linear::default(), tensors, weight(Scheme::GGUF_Q4_K));
     assert!(refusal(&blocks).contains("whole blocks of 256"));
-    let quant = Linear { act_quant: 1, ..Default::default() };
-    assert!(refusal(&OpBuf::new(&quant, tensors, weight(Scheme::DENSE))).contains("activations"));
+    let quant = Linear { act_quant: 3, ..Default::default() };
+    let why = refusal(&OpBuf::new(&quant, tensors, weight(Scheme::DENSE)));
+    assert!(why.contains("quantised activations of mode 3; supported: 1"), "{why}");
 }
 
 #[test]
-fn eight_bit_caches_and_scales_are_refused() {
+fn caches_that_it_cannot_keep_are_refused() {
     let attention = |dtype, scale| {
         let cache = spec(dtype, &[-1, 16, 2, 8]).opaque();
         let scale = if scale { spec(DType::F32, &[2]) } else { TensorSpec::NONE };
@@ -65,12 +64,27 @@ fn eight_bit_caches_and_scales_are_refused() {
             [],
         )
     };
-    assert!(refusal(&attention(DType::F8E4M3, false)).contains("a cache of f8e4m3; supported"));
     assert!(refusal(&attention(DType::BF16, true)).contains("scales with a cache of bf16"));
-    assert_eq!(
-        RefDevice::default().support(&attention(DType::F16, false).desc()),
-        Support::Slow("plain loops, for checking other backends".into())
-    );
+    for (dtype, scale) in [(DType::F16, false), (DType::F8E4M3, true), (DType::I8, false)] {
+        assert_eq!(
+            RefDevice::default().support(&attention(dtype, scale).desc()),
+            Support::Slow("plain loops, for checking other backends".into())
+        );
+    }
+    let gather = |dtype, heads, values| {
+        let cache = spec(dtype, &[-1, 16, heads, 8]).opaque();
+        let k = spec(DType::F32, &[-1, heads, 8]);
+        let values = if values { cache } else { TensorSpec::NONE };
+        let ints = |dims: &[i64]| spec(DType::I32, dims);
+        OpBuf::new(
+            &KvGather { latent: true },
+            [cache, values, ints(&[-1, -1]), ints(&[-1]), k, k],
+            [],
+        )
+    };
+    assert!(refusal(&gather(DType::F32, 2, true)).contains("latents with 2 heads"));
+    assert!(refusal(&gather(DType::I8, 1, true)).contains("a cache of latents of i8; supported"));
+    assert!(refusal(&gather(DType::F32, 1, false)).contains("fused into the key cache"));
 }
 
 #[test]
@@ -85,11 +99,16 @@ fn caches_are_plain_and_sized_by_their_type() {
         block_size: 16,
         attrs: RSlice::EMPTY,
     };
-    let layout = device.kv_layout(&desc).unwrap();
-    assert_eq!(layout.block_bytes, [16 * 2 * 8 * 2, 16 * 2 * 4 * 2]);
+    let bytes = |desc: &KvDesc<'_>| device.kv_layout(desc).unwrap().block_bytes;
+    assert_eq!(bytes(&desc), [16 * 2 * 8 * 2, 16 * 2 * 4 * 2]);
+    assert_eq!(bytes(&KvDesc { dtype: DType::I8, ..desc }), [16 * 2 * 8, 16 * 2 * 4]);
+    let latents = KvDesc { kind: KV_MLA, heads: 1, dim_k: 512, dim_v: 64, ..desc };
+    assert_eq!(bytes(&latents), [16 * 512 * 2, 16 * 64 * 2]);
     let code = |desc: &KvDesc<'_>| device.kv_layout(desc).unwrap_err().code;
-    assert_eq!(code(&KvDesc { kind: KV_MLA, ..desc }), Code::UNSUPPORTED);
-    assert_eq!(code(&KvDesc { dtype: DType::I8, ..desc }), Code::UNSUPPORTED);
+    assert_eq!(code(&KvDesc { kind: 3, ..desc }), Code::UNSUPPORTED);
+    assert_eq!(code(&KvDesc { dtype: DType::F8E5M2, ..desc }), Code::UNSUPPORTED);
+    assert_eq!(code(&KvDesc { dtype: DType::I8, ..latents }), Code::UNSUPPORTED);
+    assert_eq!(code(&KvDesc { heads: 2, ..latents }), Code::INVALID_ARGUMENT);
     assert_eq!(code(&KvDesc { heads: 0, ..desc }), Code::INVALID_ARGUMENT);
 }
 

@@ -34,6 +34,26 @@ fn copy_rounds_floats_to_nearest_even_and_overflows_to_infinity() {
 }
 
 #[test]
+fn copy_to_bytes_saturates_and_back_is_exact() {
+    let x = f32s(&[5], &[300.0, -1e9, 2.5, f64::NAN, f64::INFINITY]);
+    for (dtype, want) in [
+        (DType::I8, [127., -128., 2., 0., 127.]),
+        (DType::F8E4M3, [288., -448., 2.5, f64::NAN, 448.]),
+    ] {
+        let mut t = [x.clone(), output(dtype, &[5])];
+        run(&Copy {}, &mut t, &[]);
+        let [_, bytes] = t;
+        close(&bytes.memory(), &want);
+        let mut back = [bytes, output(DType::F16, &[5])];
+        run(&Copy {}, &mut back, &[]);
+        close(&back[1].memory(), &want);
+    }
+    let mut wide = [tensor(DType::I64, &[3], &[1e12, -129., 7.]), output(DType::I8, &[3])];
+    run(&Copy {}, &mut wide, &[]);
+    close(&wide[1].memory(), &[127., -128., 7.]);
+}
+
+#[test]
 fn copy_transposes_broadcasts_and_leaves_gaps_alone() {
     let x = f32s(&[6], &[1., 2., 3., 4., 5., 6.]).seen(&[3, 2], &[1, 3]);
     let y = f32s(&[9], &[-9.0; 9]).seen(&[3, 2], &[3, 1]);

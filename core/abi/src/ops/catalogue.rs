@@ -163,7 +163,7 @@ pub const BATCHED_LINEAR: OpSchema = op(
 
 /// `q = round(x / scale)`, to nearest even, saturating. MODE 1: `q` is i8, one scale a row (`Scales = 1`),
 /// `scale = max |x| / 127`. MODE 2: `q` is f8e4m3, one scale a row and 128 columns (`Scales = ceil(K / 128)`, the last group may be
-/// shorter), `scale = max |x| / 448`. Where all of a group is 0, `scale = 1`.
+/// shorter), `scale = max |x| / 448`. `scale` is rounded to f32 before it divides; where that is 0 (all of a group is), it is 1.
 pub const QUANT_ACT: OpSchema = op(
     OpKind::QUANT_ACT,
     &[

@@ -1,0 +1,168 @@
+//! Quantised activations: QUANT_ACT, alone and inside the linear layers (ACT_QUANT).
+
+use halyard_sdk::{
+    DType, Error, HostTensor, OpDesc, OpKind, Result,
+    abi::{
+        fp8,
+        ops::{Sym, check::Bindings},
+    },
+};
+
+use crate::{glue::Args, rows};
+
+/// Columns that share a scale in mode 2.
+const GROUP: usize = 128;
+
+/// What activations are rounded to.
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// 1: i8, a scale a row.
+    Int8Row,
+    /// 2: f8e4m3, a scale a row and 128 columns.
+    Fp8Group,
+}
+
+impl Mode {
+    fn of(mode: i64) -> Option<Self> {
+        match mode {
+            1 => Some(Self::Int8Row),
+            2 => Some(Self::Fp8Group),
+            _ => None,
+        }
+    }
+
+    fn dtype(self) -> DType {
+        match self {
+            Self::Int8Row => DType::I8,
+            Self::Fp8Group => DType::F8E4M3,
+        }
+    }
+
+    /// Columns that share a scale, of `k`.
+    fn group(self, k: usize) -> usize {
+        match self {
+            Self::Int8Row => k.max(1),
+            Self::Fp8Group => GROUP,
+        }
+    }
+
+    fn largest(self) -> f64 {
+        match self {
+            Self::Int8Row => 127.0,
+            Self::Fp8Group => fp8::E4M3_MAX,
+        }
+    }
+
+    /// `x / scale`, to nearest even, saturating; an i8 has no NaN, it gets 0.
+    fn round(self, x: f64) -> f64 {
+        match self {
+            Self::Int8Row if x.is_nan() => 0.0,
+            Self::Int8Row => x.round_ties_even().clamp(-128.0, 127.0),
+            Self::Fp8Group => f64::from(fp8::e4m3_to_f32(fp8::e4m3_from_f64(x))),
+        }
+    }
+
+    /// `max |x| / largest` as f32, and 1 where that is 0. NaN stays.
+    fn scale(self, group: &[f64]) -> f64 {
+        let amax =
+            group.iter().fold(0.0, |m: f64, x| if x.abs() > m || x.is_nan() { x.abs() } else { m });
+        #[expect(clippy::cast_possible_truncation, reason = "the scale is stored in f32")]
+        let scale = (amax / self.largest()) as f32;
+        if scale == 0.0 { 1.0 } else { f64::from(scale) }
+    }
+}
+
+/// A row's codes and scales.
+struct Quantised {
+    codes: Vec<f64>,
+    scales: Vec<f64>,
+    group: usize,
+}
+
+impl Quantised {
+    /// `q = round(x / scale)`, group by group.
+    fn new(mode: Mode, row: &[f64]) -> Self {
+        let group = mode.group(row.len());
+        let scales: Vec<f64> = row.chunks(group).map(|g| mode.scale(g)).collect();
+        let code = |(i, x): (usize, &f64)| mode.round(x / scales[i / group]);
+        Self { codes: row.iter().enumerate().map(code).collect(), scales, group }
+    }
+
+    fn values(&self) -> Vec<f64> {
+        self.codes.iter().enumerate().map(|(i, q)| q * self.scales[i / self.group]).collect()
+    }
+}
+
+/// What the inputs of a linear layer become by ACT_QUANT: QUANT_ACT's codes times their scales.
+pub(crate) fn activations(act_quant: i64, row: Vec<f64>) -> Vec<f64> {
+    match Mode::of(act_quant) {
+        Some(mode) => Quantised::new(mode, &row).values(),
+        None => row,
+    }
+}
+
+/// Refuses an ACT_QUANT that this backend does not have.
+pub(crate) fn check_activations(desc: &OpDesc<'_>, act_quant: i64) -> Result<()> {
+    if act_quant == 0 { Ok(()) } else { mode(desc, act_quant).map(|_| ()) }
+}
+
+fn mode(desc: &OpDesc<'_>, mode: i64) -> Result<Mode> {
+    Mode::of(mode).ok_or_else(|| {
+        Error::unsupported(format!(
+            "{}: quantised activations of mode {mode}; supported: 1 (i8 a row), 2 (f8e4m3 a group of 128)",
+            desc.kind
+        ))
+    })
+}
+
+/// Checks an op that writes codes to slot `q`: their dtype, and the number of scales where the descriptor says it.
+pub(crate) fn check_outputs(
+    desc: &OpDesc<'_>,
+    attr: i64,
+    q: usize,
+    bindings: &Bindings,
+) -> Result<()> {
+    let mode = mode(desc, attr)?;
+    let (dtype, want) = (desc.tensors[q].dtype, mode.dtype());
+    if dtype != want {
+        let op = desc.kind;
+        return Err(Error::invalid(format!("{op}: mode {attr} writes {want}, q is {dtype}")));
+    }
+    let fixed = |sym| bindings.get(sym).and_then(|n| usize::try_from(n).ok());
+    match (fixed(Sym::K), fixed(Sym::Scales)) {
+        (Some(k), Some(scales)) => check_scales(desc.kind, mode, k, scales),
+        _ => Ok(()),
+    }
+}
+
+fn check_scales(op: OpKind, mode: Mode, k: usize, scales: usize) -> Result<()> {
+    let want = k.div_ceil(mode.group(k));
+    if scales == want {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{op}: {scales} scales a row of {k}, expected {want}")))
+}
+
+/// The outputs of QUANT_ACT in a launch.
+pub(crate) struct Outputs {
+    mode: Mode,
+    q: HostTensor,
+    scale: HostTensor,
+}
+
+impl Outputs {
+    /// Opens slots `q` and `q + 1`.
+    pub(crate) fn open(op: OpKind, attr: i64, args: &Args, q: usize) -> Result<Self> {
+        let (q, scale) = (args.tensor(q)?, args.tensor(q + 1)?);
+        let mode = Mode::of(attr).expect("checked at prepare");
+        check_scales(op, mode, q.dim(1), scale.dim(1))?;
+        Ok(Self { mode, q, scale })
+    }
+
+    /// Writes a row.
+    pub(crate) fn store(&self, t: usize, row: &[f64]) {
+        let Quantised { codes, scales, .. } = Quantised::new(self.mode, row);
+        rows::write(&self.q, &[t], codes);
+        rows::write(&self.scale, &[t], scales);
+    }
+}
