@@ -94,6 +94,11 @@ impl Cache {
         self.elements.dim(2)
     }
 
+    /// Dimensions of a head's row.
+    pub(crate) fn dim(&self) -> usize {
+        rows::width(&self.elements)
+    }
+
     /// The places that a launch's values name, checked; a negative one is `None`.
     pub(crate) fn places(&self, op: &str, slots: &HostTensor) -> Result<Vec<Option<usize>>> {
         let places = self.elements.dim(0) * self.elements.dim(1);

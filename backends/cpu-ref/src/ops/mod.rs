@@ -12,6 +12,7 @@ mod kv_copy_blocks;
 mod kv_gather;
 mod kv_write;
 mod linear;
+mod linear_act_mul;
 mod logits_process;
 mod logprobs;
 mod merge_attention;
@@ -23,8 +24,10 @@ mod moe_router;
 mod moe_unpermute;
 mod mul;
 mod paged_attention;
+mod qkv_post;
 mod quant_act;
 mod rms_norm;
+mod rms_norm_quant;
 mod rope;
 mod sample;
 mod topk;
@@ -118,6 +121,13 @@ pub(crate) fn prepare(desc: &OpDesc<'_>) -> Result<Run> {
             checked(logits_process::check, logits_process::run).prepare(desc, b)
         }
         OpKind::SAMPLE => any(sample::run).prepare(desc, b),
+        OpKind::QKV_POST => checked(qkv_post::check, qkv_post::run).prepare(desc, b),
+        OpKind::LINEAR_ACT_MUL => {
+            checked(linear_act_mul::check, linear_act_mul::run).prepare(desc, b)
+        }
+        OpKind::RMS_NORM_QUANT => {
+            checked(rms_norm_quant::check, rms_norm_quant::run).prepare(desc, b)
+        }
         other => Err(Error::unsupported(format!("op {other}"))),
     }
 }

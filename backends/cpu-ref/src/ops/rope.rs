@@ -7,15 +7,16 @@ use halyard_sdk::{
 
 use crate::{glue::Args, rows};
 
-pub(super) fn check(attrs: &Rope, _: &OpDesc<'_>, bindings: &Bindings) -> Result<()> {
+pub(super) fn check(attrs: &Rope, desc: &OpDesc<'_>, bindings: &Bindings) -> Result<()> {
+    let op = desc.kind;
     let (d, r) = (bindings.get(Sym::Dk).unwrap_or(-1), bindings.get(Sym::R).unwrap_or(-1));
     if d < 0 || r < 0 {
-        return Err(Error::unsupported("rope: head and table widths must be fixed"));
+        return Err(Error::unsupported(format!("{op}: head and table widths must be fixed")));
     }
     let inside = attrs.offset >= 0 && attrs.offset.checked_add(r).is_some_and(|end| end <= d);
     if r % 2 != 0 || !inside {
         return Err(Error::invalid(format!(
-            "rope: {r} dims from {} of a head of {d}, expected an even number inside the head",
+            "{op}: {r} dims from {} of a head of {d}, expected an even number inside the head",
             attrs.offset
         )));
     }
@@ -23,32 +24,41 @@ pub(super) fn check(attrs: &Rope, _: &OpDesc<'_>, bindings: &Bindings) -> Result
 }
 
 pub(super) fn run(attrs: &Rope, args: &Args) -> Result<()> {
-    let (q, k, pos, table) = (args.tensor(0)?, args.optional(1)?, args.tensor(2)?, args.tensor(3)?);
-    let positions = rows::ints(&pos);
-    for &p in positions.iter().filter(|&&p| p >= 0) {
-        rows::checked("rope: pos", p, table.dim(0))?;
-    }
-    for (t, p) in positions.into_iter().enumerate() {
-        let Ok(p) = usize::try_from(p) else { continue };
-        let angles = rows::read(&table, &[p]);
+    let (q, k) = (args.tensor(0)?, args.optional(1)?);
+    let angles = angles("rope", &args.tensor(2)?, &args.tensor(3)?)?;
+    for (t, angles) in angles.into_iter().enumerate() {
+        let Some(angles) = angles else { continue };
         for x in [Some(&q), k.as_ref()].into_iter().flatten() {
             for head in 0..x.dim(1) {
-                rotate(attrs, x, [t, head], &angles);
+                let mut row = rows::read(x, &[t, head]);
+                rotate(attrs, &mut row, &angles);
+                rows::write(x, &[t, head], row);
             }
         }
     }
     Ok(())
 }
 
-fn rotate(attrs: &Rope, x: &HostTensor, [t, head]: [usize; 2], angles: &[f64]) {
+/// The table's row for each position, checked; `None` for a negative one.
+pub(super) fn angles(
+    op: &str,
+    pos: &HostTensor,
+    table: &HostTensor,
+) -> Result<Vec<Option<Vec<f64>>>> {
+    let what = format!("{op}: pos");
+    let row = |p| Ok(rows::read(table, &[rows::checked(&what, p, table.dim(0))?]));
+    rows::ints(pos).into_iter().map(|p| (p >= 0).then(|| row(p)).transpose()).collect()
+}
+
+/// The formula on one head.
+pub(super) fn rotate(attrs: &Rope, x: &mut [f64], angles: &[f64]) {
     let half = angles.len() / 2;
     let offset = usize::try_from(attrs.offset).expect("checked at prepare");
     for i in 0..half {
         let (first, second) = if attrs.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
         let (cos, sin) = (angles[i], angles[half + i]);
-        let (at_a, at_b) = ([t, head, offset + first], [t, head, offset + second]);
-        let (a, b) = (x.get(&at_a), x.get(&at_b));
-        x.set(&at_a, a * cos - b * sin);
-        x.set(&at_b, b * cos + a * sin);
+        let (a, b) = (x[offset + first], x[offset + second]);
+        x[offset + first] = a * cos - b * sin;
+        x[offset + second] = b * cos + a * sin;
     }
 }

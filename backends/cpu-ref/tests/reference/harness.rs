@@ -65,6 +65,7 @@ pub(crate) fn encode(dtype: DType, v: f64) -> Vec<u8> {
         DType::F16 => f16::from_f64(v).to_le_bytes().to_vec(),
         DType::BF16 => bf16::from_f64(v).to_le_bytes().to_vec(),
         DType::F8E4M3 => vec![fp8::e4m3_from_f64(v)],
+        DType::F8E5M2 => vec![fp8::e5m2_from_f64(v)],
         DType::I8 => vec![(v as i8).cast_unsigned()],
         DType::I32 => (v as i32).to_le_bytes().to_vec(),
         DType::U32 => (v as u32).to_le_bytes().to_vec(),
@@ -80,6 +81,7 @@ fn decode(dtype: DType, b: &[u8]) -> f64 {
         DType::F16 => f64::from(f16::from_le_bytes(b.try_into().unwrap())),
         DType::BF16 => f64::from(bf16::from_le_bytes(b.try_into().unwrap())),
         DType::F8E4M3 => f64::from(fp8::e4m3_to_f32(b[0])),
+        DType::F8E5M2 => f64::from(fp8::e5m2_to_f32(b[0])),
         DType::I8 => f64::from(b[0].cast_signed()),
         DType::I32 => f64::from(i32::from_le_bytes(b.try_into().unwrap())),
         DType::U32 => f64::from(u32::from_le_bytes(b.try_into().unwrap())),
@@ -210,14 +212,18 @@ pub(crate) fn refused<A: OpAttrs>(attrs: &A, tensors: &mut [Tensor], weights: &[
     }
 }
 
-/// Equal within `1e-6` of the larger magnitude, NaN and infinities in the same places.
-#[track_caller]
-pub(crate) fn close(got: &[f64], want: &[f64]) {
+/// Whether equal within `1e-6` of the larger magnitude, NaN and infinities in the same places.
+pub(crate) fn is_close(got: &[f64], want: &[f64]) -> bool {
     let near = |g: f64, w: f64| {
         g.to_bits() == w.to_bits()
             || (g.is_nan() && w.is_nan())
             || (g - w).abs() <= 1e-6 * w.abs().max(1e-3)
     };
-    let equal = got.len() == want.len() && got.iter().zip(want).all(|(&g, &w)| near(g, w));
-    assert!(equal, "got  {got:?}\nwant {want:?}");
+    got.len() == want.len() && got.iter().zip(want).all(|(&g, &w)| near(g, w))
+}
+
+/// Asserts [`is_close`].
+#[track_caller]
+pub(crate) fn close(got: &[f64], want: &[f64]) {
+    assert!(is_close(got, want), "got  {got:?}\nwant {want:?}");
 }

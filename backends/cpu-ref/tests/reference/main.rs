@@ -1,9 +1,11 @@
-//! Every op against small cases worked by hand, and every weight format against vectors from the `gguf` package.
+//! Every op against small cases worked by hand and against PyTorch, and every weight format against vectors from the `gguf` package.
 
 mod activations;
 mod attention;
 mod contiguous;
 mod eight_bit_caches;
+mod fusions;
+mod golden;
 mod harness;
 mod latents;
 mod logits;
