@@ -38,6 +38,7 @@ pub(crate) fn info() -> EngineInfo {
         device: "fake:0".into(),
         weight_bytes: 0,
         kv_bytes: 0,
+        dispatch: None,
     }
 }
 

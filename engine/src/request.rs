@@ -214,6 +214,8 @@ pub struct EngineInfo {
     pub weight_bytes: u64,
     /// Bytes of the KV pool.
     pub kv_bytes: u64,
+    /// What a decode step costs beside arithmetic: all its launches, through the boundary, over no tokens. `None` if not measured.
+    pub dispatch: Option<Duration>,
 }
 
 /// What one step of the engine loop did. Sent to the [`Observer`] after each step.

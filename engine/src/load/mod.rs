@@ -154,7 +154,9 @@ impl Plan {
     ) -> Result<EngineHandle, LoadError> {
         let options = self.options.clone();
         let info = self.info.clone();
-        let (scheduler, runner) = self.assemble(progress)?;
+        let (scheduler, mut runner) = self.assemble(progress)?;
+        let dispatch = runner.dispatch_time().map_err(failed("launching a step of no tokens"))?;
+        let info = EngineInfo { dispatch: Some(dispatch), ..info };
         let seed = options.seed.unwrap_or_else(entropy);
         let shared = Shared::new(info, options.max_num_queued_reqs, options.step_timeout, seed);
         engine_loop::spawn(shared, scheduler, runner, observer).map_err(LoadError::Thread)
@@ -316,6 +318,7 @@ fn info(
         device: device_name(device),
         weight_bytes: demand.weights,
         kv_bytes: pool.num_blocks as u64 * demand.block,
+        dispatch: None,
     }
 }
 

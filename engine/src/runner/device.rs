@@ -1,6 +1,9 @@
 //! The runner that computes on a device.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use halyard_core::DeviceError;
 
@@ -72,6 +75,26 @@ impl DeviceRunner {
             chosen: Vec::with_capacity(bounds.max_rows),
             report: Report::default(),
         }
+    }
+
+    /// How long all launches of a decode step take to be made, without any work in them: a step of no tokens. The median of some.
+    pub(crate) fn dispatch_time(&mut self) -> Result<Duration, DeviceError> {
+        const STEPS: usize = 9;
+        let nothing = Sizes::default();
+        let lengths = Lengths { cu_q: &[0], kv_len: &[], max_q: 0, max_kv: 0, num_single: 0 };
+        let mut times = [Duration::ZERO; STEPS];
+        // The first one only sets the sizes.
+        for step in 0..=STEPS {
+            let begun = Instant::now();
+            self.exec.run(Section::Body, &nothing, Some(lengths))?;
+            self.exec.run(Section::Head, &nothing, None)?;
+            self.exec.run(Section::Argmax, &nothing, None)?;
+            if let Some(time) = step.checked_sub(1) {
+                times[time] = begun.elapsed();
+            }
+        }
+        times.sort_unstable();
+        Ok(times[STEPS / 2])
     }
 
     /// From token ids to the residual stream.

@@ -35,6 +35,7 @@ pub fn api() -> Router {
         device: "none".into(),
         weight_bytes: 0,
         kv_bytes: 0,
+        dispatch: None,
     };
     let metrics = Arc::new(Metrics::new("m", &info));
     let options = AppOptions {

@@ -80,6 +80,7 @@ impl ScriptedEngine {
             device: "scripted".into(),
             weight_bytes: 0,
             kv_bytes: 0,
+            dispatch: None,
         };
         Arc::new(Self {
             info,

@@ -27,6 +27,8 @@ struct Report {
     device: String,
     dtype: String,
     weight_bytes: u64,
+    /// Microseconds that the launches of a step take without any work in them.
+    dispatch_us: Option<f64>,
     threads: usize,
     /// Of this machine, measured in the same run; of the host's processor only.
     limits: Option<Limits>,
@@ -49,6 +51,8 @@ struct Row {
     memory_share: Option<f64>,
     /// Share of the multiplications and additions that the processors could do.
     compute_share: Option<f64>,
+    /// Share of the time that went into launching kernels: the boundary, the checks before and behind it.
+    dispatch_share: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +106,7 @@ pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         device: info.device.clone(),
         dtype: info.dtype.clone(),
         weight_bytes: info.weight_bytes,
+        dispatch_us: info.dispatch.map(|time| time.as_secs_f64() * 1e6),
         threads,
         limits,
         results,
@@ -202,19 +207,22 @@ fn finish(handle: &mut RequestHandle, new_tokens: usize) -> anyhow::Result<()> {
 fn row(test: Test, batch: usize, speeds: &[f64], loaded: &Loaded, limits: Option<Limits>) -> Row {
     let Spread { median, half_range } = Spread::of(speeds);
     let work = Work::of(&loaded.config, loaded.engine.info().weight_bytes);
-    let (bytes_per_token, flops_per_token) = match test {
+    let info = loaded.engine.info();
+    let (tokens_per_step, bytes_per_token, flops_per_token) = match test {
         // The weights are read once a step; how many steps a prompt takes is the scheduler's to say.
         Test::Prompt(tokens) => {
-            let step = loaded.engine.info().max_num_batched_tokens;
+            let step = info.max_num_batched_tokens;
             let steps = (batch * tokens).div_ceil(step.max(1));
             let bytes = work.bytes_per_step(tokens.min(step)) * to_f64(steps);
-            (bytes / to_f64(batch * tokens), work.prompt_flops(tokens) / to_f64(tokens))
+            let all = to_f64(batch * tokens);
+            (all / to_f64(steps), bytes / all, work.prompt_flops(tokens) / to_f64(tokens))
         }
         Test::Generate(tokens) => {
             let bytes = work.bytes_per_step(batch) / to_f64(batch);
-            (bytes, work.generation_flops(tokens) / to_f64(tokens))
+            (to_f64(batch), bytes, work.generation_flops(tokens) / to_f64(tokens))
         }
     };
+    let steps_per_second = median / tokens_per_step;
     Row {
         test: test.name(),
         batch,
@@ -224,6 +232,7 @@ fn row(test: Test, batch: usize, speeds: &[f64], loaded: &Loaded, limits: Option
         repetitions: speeds.len(),
         memory_share: limits.map(|limits| median * bytes_per_token / limits.memory_bytes_per_s),
         compute_share: limits.map(|limits| median * flops_per_token / limits.f32_flops),
+        dispatch_share: info.dispatch.map(|time| time.as_secs_f64() * steps_per_second),
     }
 }
 
@@ -238,10 +247,12 @@ fn table(report: &Report) -> String {
             format!("{:.1} ± {:.1}", row.tokens_per_second, row.spread),
             percent(row.memory_share),
             percent(row.compute_share),
+            percent(row.dispatch_share),
         ]
     };
     let rows: Vec<Vec<String>> = report.results.iter().map(cells).collect();
-    let headings = ["TEST", "BATCH", "TOKENS/S", "OF MEMORY BANDWIDTH", "OF F32 COMPUTE"];
+    let headings =
+        ["TEST", "BATCH", "TOKENS/S", "OF MEMORY BANDWIDTH", "OF F32 COMPUTE", "DISPATCH"];
     let limits = report.limits.map_or(String::new(), |limits| {
         format!(
             "limits with {} threads: memory {:.1} GB/s read, f32 multiply-add {:.0} GFLOP/s\n",
