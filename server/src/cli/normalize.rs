@@ -344,7 +344,7 @@ mod tests {
             assert_eq!(FOREIGN.iter().filter(|other| other.name == flag.name).count(), 1);
         }
         for (short, long) in SHORT {
-            assert!(foreign(&long[2..]).is_some(), "{short}");
+            assert!(flags.exact(&long[2..]).is_some(), "{short}");
         }
     }
 }
