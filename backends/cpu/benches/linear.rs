@@ -22,6 +22,7 @@ use halyard_sdk::{
     abi::{
         RSlice,
         ops::{OpBuf, attrs},
+        scheme::{self, Part},
         types::mem,
     },
 };
@@ -162,20 +163,19 @@ impl<D: Device> Bench<'_, D> {
 
     /// A weight of arbitrary numbers.
     fn weight(&self, scheme: Scheme, n: u64, k: u64, seed: usize) -> (Weight, Buffer) {
-        let dtype = if scheme == Scheme::DENSE { DType::BF16 } else { DType::NONE };
-        let desc = WeightDesc::linear(scheme, dtype, n, k);
+        let desc = describe(scheme, n, k);
         let plan = self.device.weight_plan(&desc).expect("the shape is right");
         let buffer = self.alloc(plan.bytes);
         let place = MemRef { base: buffer.base, offset: 0, kind: mem::DEVICE, device: 0 };
         let weight = self.device.weight_create(&desc, &place).expect("the memory is there");
-        let row_bytes = halyard_sdk::weights::row_bytes(&desc).expect("the shape is right");
-        let data = vec![(seed & 0x3f) as u8; (n * row_bytes) as usize];
-        let spec = if scheme == Scheme::DENSE {
-            TensorSpec::new(dtype, &[n.cast_signed(), k.cast_signed()])
-        } else {
-            TensorSpec::new(DType::U8, &[n.cast_signed(), row_bytes.cast_signed()])
+        let parts = scheme::parts(&desc).expect("the shape is right");
+        let fill = |part: &Part| vec![(seed & 0x3f) as u8; part.bytes(n).unwrap_or(0) as usize];
+        let data: Vec<_> = parts.iter().map(fill).collect();
+        let view = |(part, data): (&Part, &Vec<u8>)| {
+            let spec = TensorSpec::new(part.dtype, &part.dims(n));
+            TensorView::contiguous(data.as_ptr() as u64, 0, &spec)
         };
-        let parts = [TensorView::contiguous(data.as_ptr() as u64, 0, &spec)];
+        let parts: Vec<_> = parts.iter().zip(&data).map(view).collect();
         let parts = RSlice::from_slice(&parts);
         let fill = WeightFill { group: 0, flags: 0, row0: 0, rows: n, parts };
         self.device.weight_fill(Stream::NONE, weight, &fill).expect("the rows are right");
@@ -187,6 +187,18 @@ impl<D: Device> Bench<'_, D> {
         let request = AllocReq { bytes, align: 256, kind: mem::DEVICE, flags: 0 };
         self.device.alloc(&request).expect("there is memory")
     }
+}
+
+/// A linear weight of a scheme, with groups of 128 columns where it has a choice.
+fn describe(scheme: Scheme, n: u64, k: u64) -> WeightDesc<'static> {
+    let (dtype, group_size) = match scheme {
+        Scheme::DENSE => (DType::BF16, 0),
+        Scheme::INT4_GROUP => (DType::F16, if k.is_multiple_of(128) { 128 } else { 64 }),
+        Scheme::FP8_BLOCK => (DType::F32, 128),
+        Scheme::FP8_CHANNEL | Scheme::INT8_CHANNEL => (DType::F32, 0),
+        _ => (DType::NONE, 0),
+    };
+    WeightDesc { group_size, ..WeightDesc::linear(scheme, dtype, n, k) }
 }
 
 fn k_quant(scheme: Scheme) -> bool {
@@ -206,7 +218,7 @@ impl Launch {
         // Quantised layers take f32, dense ones of a bf16 model bf16.
         let dense = scheme == Scheme::DENSE;
         let dtype = if dense { DType::BF16 } else { DType::F32 };
-        let weight = WeightDesc::linear(scheme, if dense { dtype } else { DType::NONE }, n, k);
+        let weight = describe(scheme, n, k);
         let spec = |t: i64, cols: u64| TensorSpec::new(dtype, &[t, cols.cast_signed()]);
         let op = OpBuf::new(
             &attrs::Linear::default(),

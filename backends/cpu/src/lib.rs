@@ -3,7 +3,7 @@
 //! - [`Cpu`]: the backend; [`module`] gives it to a host that links it, `plugin/` builds it as a library
 //! - `device`: what the host sees; `weights`: packing through the host's hook; `ops`: one op a file
 //! - `gemm`: matrix products; `attention`, `kv`: attention over the paged cache
-//! - `pack`: packed weights; `elem`: rows of floats in memory
+//! - `pack`: packed weights; `elem`: rows of floats in memory; `fp8`: 8-bit floats
 //! - `simd`, `isa`: sixteen-lane arithmetic, compiled once per instruction set and chosen at run time
 //! - `pool`: the worker threads; `topology`, `huge`: the machine
 //!
@@ -21,6 +21,7 @@
 mod attention;
 mod device;
 mod elem;
+mod fp8;
 mod gemm;
 mod huge;
 mod isa;

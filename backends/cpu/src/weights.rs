@@ -1,22 +1,30 @@
 //! Packed weights: from the host's rows to panels, and back for launches.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use halyard_sdk::{
-    DType, Error, Result, Role, Scheme, Weight, WeightDesc, WeightFill, WeightTable,
-    weights::row_bytes,
+    Error, Result, Role, Scheme, TensorView, Weight, WeightDesc, WeightFill, WeightTable,
+    abi::{
+        scheme::{FP8_BLOCK, Rows, parts},
+        types::{WEIGHT_PERM, WEIGHT_ZERO},
+    },
 };
 
-use crate::elem::{Elem, Rows};
+use crate::elem::Elem;
 use crate::gemm::{Layout, Matrix};
 use crate::huge;
-use crate::pack::dense::DenseLayout;
+use crate::pack::dense::{DenseLayout, Store};
+use crate::pack::grouped::{self, GroupedRow};
 use crate::pack::{Quant, QuantLayout, ggml};
 use crate::pool::Pool;
 
 /// Schemes this backend computes with.
-pub(crate) const SCHEMES: [Scheme; 12] = [
+pub(crate) const SCHEMES: [Scheme; 16] = [
     Scheme::DENSE,
+    Scheme::FP8_BLOCK,
+    Scheme::FP8_CHANNEL,
+    Scheme::INT8_CHANNEL,
+    Scheme::INT4_GROUP,
     Scheme::GGUF_Q4_0,
     Scheme::GGUF_Q4_1,
     Scheme::GGUF_Q5_0,
@@ -39,39 +47,37 @@ const ROWS_PER_TASK: usize = 64;
 /// `UNSUPPORTED` for a scheme, role or flag this backend does not have; `INVALID_ARGUMENT` for a shape
 /// that the scheme does not have.
 pub(crate) fn layout(w: &WeightDesc<'_>) -> Result<Layout> {
-    if !w.attrs.is_empty() || w.flags != 0 || w.group_size != 0 {
-        return Err(Error::unsupported(format!(
-            "a weight with {} attributes, flags {:#x}, groups of {}",
-            w.attrs.len(),
-            w.flags,
-            w.group_size
-        )));
-    }
-    if ![Role::LINEAR, Role::EMBEDDING, Role::EXPERTS].contains(&Role(w.role)) {
+    let roles = [Role::LINEAR, Role::EMBEDDING, Role::EXPERTS, Role::BATCHED];
+    if !roles.contains(&Role(w.role)) {
         return Err(Error::unsupported(format!("a weight of role {}", Role(w.role))));
     }
-    let size = |x: u64| usize::try_from(x).ok().filter(|&x| x > 0 && x < 1 << 40);
-    let (n, k) = (size(w.n), size(w.k));
-    let bad = || Error::invalid(format!("a {} weight of [{}, {}]", w.scheme, w.n, w.k));
-    let (Some(n), Some(k)) = (n, k) else { return Err(bad()) };
-    if w.scheme == Scheme::DENSE {
-        let elem =
-            Elem::of(w.dtype).map_err(|e| Error::unsupported(format!("a dense weight of {e}")))?;
-        return DenseLayout::new(elem, n, k).map(Layout::Dense).ok_or_else(bad);
-    }
-    let Some(quant) = quant(w.scheme) else {
+    if !SCHEMES.contains(&w.scheme) {
         let known: Vec<_> = SCHEMES.iter().map(ToString::to_string).collect();
         return Err(Error::unsupported(format!(
             "weights of scheme {}; supported: {}",
             w.scheme,
             known.join(", ")
         )));
-    };
-    if w.dtype != DType::NONE {
-        return Err(Error::invalid(format!("{} fixes its types, {} was given", w.scheme, w.dtype)));
     }
-    row_bytes(w)?;
-    QuantLayout::new(quant, n, k).map(Layout::Quant).ok_or_else(bad)
+    parts(w)?;
+    let size = |x: u64| usize::try_from(x).ok().filter(|&x| x > 0 && x < 1 << 40);
+    let bad = || Error::invalid(format!("a {} weight of [{}, {}]", w.scheme, w.n, w.k));
+    let (Some(n), Some(k)) = (size(w.n), size(w.k)) else { return Err(bad()) };
+    let dense = |store| DenseLayout::new(store, n, k).map(Layout::Dense);
+    let layout = match w.scheme {
+        Scheme::DENSE => dense(Store::Float(Elem::of(w.dtype)?)),
+        Scheme::FP8_BLOCK => dense(Store::E4m3 { blocks: true }),
+        Scheme::FP8_CHANNEL => dense(Store::E4m3 { blocks: false }),
+        Scheme::INT8_CHANNEL => {
+            QuantLayout::grouped(Quant::INT8, n, k, k, false).map(Layout::Quant)
+        }
+        Scheme::INT4_GROUP => {
+            let (group, ordered) = (w.group_size as usize, w.flags & WEIGHT_PERM != 0);
+            QuantLayout::grouped(Quant::INT4, n, k, group, ordered).map(Layout::Quant)
+        }
+        scheme => quant(scheme).and_then(|q| QuantLayout::new(q, n, k)).map(Layout::Quant),
+    };
+    layout.ok_or_else(bad)
 }
 
 fn quant(scheme: Scheme) -> Option<Quant> {
@@ -97,6 +103,8 @@ pub(crate) struct Packed {
     layout: Layout,
     groups: usize,
     start: *mut u8,
+    /// Whether each group's order of columns has come; empty if there is none.
+    has_order: Mutex<Vec<bool>>,
 }
 
 // SAFETY: the memory is the host's, which keeps it until `weight_destroy` and does not touch it; fills
@@ -143,7 +151,9 @@ impl Weights {
     /// # Safety
     /// [`Self::bytes`] bytes at `start` are the weight's own until it is destroyed.
     pub(crate) unsafe fn create(&self, w: &WeightDesc<'_>, start: *mut u8) -> Result<Weight> {
-        let packed = Packed { layout: layout(w)?, groups: w.groups as usize, start };
+        let (layout, groups) = (layout(w)?, w.groups as usize);
+        let has_order = Mutex::new(vec![false; if layout.is_ordered() { groups } else { 0 }]);
+        let packed = Packed { layout, groups, start, has_order };
         let (bytes, panels) = (packed.layout.bytes(), packed.layout.panels());
         for group in 0..packed.groups {
             // Lanes after the last row take part in the arithmetic: they must not hold garbage.
@@ -159,20 +169,16 @@ impl Weights {
     /// Packs rows.
     pub(crate) fn fill(&self, pool: &Pool, w: Weight, f: &WeightFill<'_>) -> Result<()> {
         self.0.fill(w, f, |desc, packed| {
-            let bytes = row_bytes(desc)? as usize;
-            let part = f.parts[0];
-            let source = Source {
-                base: (part.data + part.byte_offset) as *const u8,
-                stride: part.strides[0] as usize * element_bytes(part.dtype),
-                bytes,
-            };
+            let source = Source::new(desc, f)?;
+            let group = f.group as usize;
+            packed.take_order(group, &source)?;
             let (first, rows) = (f.row0 as usize, f.rows as usize);
-            let base = packed.matrix(f.group as usize).base.cast_mut();
+            let base = packed.matrix(group).base.cast_mut();
             let to = Target { layout: packed.layout, base };
             pool.run(rows.div_ceil(ROWS_PER_TASK), &|task| {
                 let start = task * ROWS_PER_TASK;
                 for i in start..(start + ROWS_PER_TASK).min(rows) {
-                    // SAFETY: the table has checked rows and part; tasks pack different rows.
+                    // SAFETY: the table has checked rows and parts; tasks pack different rows.
                     unsafe { to.pack(first + i, &source, i) };
                 }
             });
@@ -197,16 +203,122 @@ impl Weights {
     }
 }
 
-fn element_bytes(dtype: DType) -> usize {
-    dtype.bits().map_or(1, |b| (b / 8) as usize)
+/// One part of a fill.
+#[derive(Clone, Copy)]
+struct Part {
+    base: *const u8,
+    /// Bytes from row to row.
+    stride: usize,
+    /// Bytes of a row.
+    bytes: usize,
+    /// Rows of the weight that share a row of this part.
+    shared: usize,
+}
+
+impl Part {
+    fn new(view: &TensorView, rows: Rows) -> Result<Self> {
+        let bits = view.dtype.bits().unwrap_or(8) as usize;
+        let (columns, stride) = match (rows, view.dims()) {
+            (Rows::Scalar, _) => (1, 1),
+            (_, [.., columns]) => (*columns as usize, view.strides[0] as usize),
+            (_, []) => (0, 0),
+        };
+        if !(stride * bits).is_multiple_of(8) {
+            return Err(Error::invalid("rows of 4-bit codes that do not begin with a byte"));
+        }
+        let shared = match rows {
+            Rows::Each | Rows::Scalar => 1,
+            Rows::Blocks => FP8_BLOCK as usize,
+            Rows::Shared => usize::MAX,
+        };
+        Ok(Self {
+            base: (view.data + view.byte_offset) as *const u8,
+            stride: stride * bits / 8,
+            bytes: (columns * bits).div_ceil(8),
+            shared,
+        })
+    }
+
+    /// What belongs to row `i` of the fill.
+    ///
+    /// # Safety
+    /// The host has given the part for the fill's rows, and `i` is one of them.
+    unsafe fn row(&self, i: usize) -> &[u8] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            std::slice::from_raw_parts(self.base.add(i / self.shared * self.stride), self.bytes)
+        }
+    }
 }
 
 /// Rows in canonical form.
 #[derive(Clone, Copy)]
 struct Source {
-    base: *const u8,
-    stride: usize,
-    bytes: usize,
+    data: Part,
+    scale: Option<Part>,
+    /// Type of the scales.
+    scale_type: Elem,
+    zero: Option<Part>,
+    order: Option<Part>,
+}
+
+impl Source {
+    fn new(desc: &WeightDesc<'_>, f: &WeightFill<'_>) -> Result<Self> {
+        let schema = parts(desc)?;
+        let opened = schema.iter().zip(f.parts.iter()).map(|(part, v)| Part::new(v, part.rows));
+        let mut opened = opened.collect::<Result<Vec<_>>>()?.into_iter();
+        let data = opened.next().ok_or_else(|| Error::invalid("no parts"))?;
+        let scale = opened.next();
+        let mut flagged = |flag| if desc.flags & flag != 0 { opened.next() } else { None };
+        let (zero, order) = (flagged(WEIGHT_ZERO), flagged(WEIGHT_PERM));
+        let scale_type = if scale.is_some() { Elem::of(desc.dtype)? } else { Elem::F32 };
+        Ok(Self { data, scale, scale_type, zero, order })
+    }
+
+    /// # Safety
+    /// As [`Part::row`].
+    unsafe fn grouped_row(&self, i: usize) -> GroupedRow<'_> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            GroupedRow {
+                codes: self.data.row(i),
+                scales: self.scale.as_ref().map_or(&[], |s| s.row(i)),
+                scale: self.scale_type,
+                zeros: self.zero.as_ref().map(|z| z.row(i)),
+            }
+        }
+    }
+}
+
+impl Packed {
+    /// Writes a group's order of columns the first time; later it must be the same.
+    fn take_order(&self, group: usize, source: &Source) -> Result<()> {
+        let (Layout::Quant(layout), Some(part)) = (&self.layout, &source.order) else {
+            return Ok(());
+        };
+        // SAFETY: the table has checked the part, which all rows share.
+        let bytes = unsafe { part.row(0) };
+        let number = |b: &[u8; 4]| u32::from_ne_bytes(*b);
+        let order: Vec<u32> = bytes.as_chunks().0.iter().map(number).collect();
+        let base = self.matrix(group).base.cast_mut();
+        let mut has_order = self.has_order.lock().unwrap_or_else(PoisonError::into_inner);
+        if has_order[group] {
+            // SAFETY: the order is inside the matrix, and has been written.
+            let same = unsafe {
+                layout.order(base).is_some_and(|p| {
+                    std::slice::from_raw_parts(p.cast::<u8>(), bytes.len()) == bytes
+                })
+            };
+            let differs = || Error::invalid("perm differs from that of the rows before");
+            return if same { Ok(()) } else { Err(differs()) };
+        }
+        // SAFETY: fills come one at a time (the weight table's lock), and no launch reads before the seal.
+        if !unsafe { grouped::put_order(layout, base, &order) } {
+            return Err(Error::invalid(format!("perm is no permutation of 0..{}", layout.k)));
+        }
+        has_order[group] = true;
+        Ok(())
+    }
 }
 
 /// A matrix being filled.
@@ -217,7 +329,7 @@ struct Target {
 }
 
 // SAFETY: addresses; tasks read the source and write different rows of the target.
-unsafe impl Sync for Source {}
+unsafe impl Sync for Part {}
 // SAFETY: as above.
 unsafe impl Sync for Target {}
 
@@ -230,19 +342,15 @@ impl Target {
         // SAFETY: the caller's promise.
         unsafe {
             match &self.layout {
-                Layout::Quant(q) => {
-                    let from = source.base.add(i * source.stride);
-                    let from = std::slice::from_raw_parts(from, source.bytes);
-                    ggml::pack_row(q, self.base, row, from);
+                Layout::Quant(q) if source.scale.is_some() => {
+                    grouped::pack_row(q, self.base, row, &source.grouped_row(i));
                 }
+                Layout::Quant(q) => ggml::pack_row(q, self.base, row, source.data.row(i)),
                 Layout::Dense(d) => {
-                    let rows = Rows {
-                        base: source.base,
-                        elem: d.elem,
-                        row_stride: source.stride,
-                        col_stride: d.elem.bytes(),
-                    };
-                    d.pack_row(self.base, row, &rows, i);
+                    d.pack_row(self.base, row, source.data.row(i).as_ptr());
+                    if let Some(scale) = &source.scale {
+                        d.pack_scales(self.base, row, scale.row(i));
+                    }
                 }
             }
         }

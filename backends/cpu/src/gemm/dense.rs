@@ -1,28 +1,33 @@
 //! The dense kernels: sixteen rows (more for few tokens) by up to a tile of tokens.
 //!
 //! The chain along `k` is cut every [`CHUNK`] columns: a fresh sum is added to the total, which keeps
-//! the rounding error of long rows small.
+//! the rounding error of long rows small. Weights with scales (8-bit floats) are scaled there, once a chunk.
 
 use super::prep::tile_width;
 use super::{Output, Path, Work};
 use crate::elem::Elem;
 use crate::isa::Op;
-use crate::pack::dense::{Bf16, Columns, DenseLayout, F16, F32};
+use crate::pack::dense::{Bf16, Columns, DenseLayout, E4m3, F16, F32, SCALE_COLUMNS, Store};
 use crate::simd::{Simd, has};
 use std::marker::PhantomData;
+use std::ops::Range;
 
-/// Columns summed before they are added to the total; even.
+/// Columns summed before they are added to the total; even. None may have two scales.
 const CHUNK: usize = 128;
+const _: () = assert!(CHUNK == SCALE_COLUMNS);
 
 /// # Safety
 /// As [`Work::run`].
 pub(crate) unsafe fn run(work: &Work<'_>, layout: &DenseLayout) {
     let isa = work.gemm.isa;
-    match (work.gemm.path, layout.elem) {
+    match (work.gemm.path, layout.store) {
         (Path::Bf16Dot, _) => isa.dispatch_bf16(Panels(work, layout, PhantomData::<Bf16Dot>)),
-        (_, Elem::F32) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<F32>>)),
-        (_, Elem::F16) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<F16>>)),
-        (_, Elem::Bf16) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<Bf16>>)),
+        (_, Store::Float(Elem::F32)) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<F32>>)),
+        (_, Store::Float(Elem::F16)) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<F16>>)),
+        (_, Store::Float(Elem::Bf16)) => {
+            isa.dispatch(Panels(work, layout, PhantomData::<Fma<Bf16>>));
+        }
+        (_, Store::E4m3 { .. }) => isa.dispatch(Panels(work, layout, PhantomData::<Fma<E4m3>>)),
     }
 }
 
@@ -32,6 +37,8 @@ trait Pair {
     const W_BYTES: usize;
     /// Bytes of two columns of one token.
     const X_BYTES: usize;
+    /// Whether the panel has scales.
+    const SCALED: bool;
     type W<S: Simd>: Copy;
     /// # Safety
     /// `p` is readable for `W_BYTES`.
@@ -55,6 +62,7 @@ struct Fma<C>(C);
 impl<C: Columns> Pair for Fma<C> {
     const W_BYTES: usize = C::PAIR_BYTES;
     const X_BYTES: usize = 8;
+    const SCALED: bool = C::SCALED;
     type W<S: Simd> = (S::F, S::F);
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, p: *const u8) -> (S::F, S::F) {
@@ -85,6 +93,7 @@ struct Bf16Dot;
 impl Pair for Bf16Dot {
     const W_BYTES: usize = Bf16::PAIR_BYTES;
     const X_BYTES: usize = 4;
+    const SCALED: bool = false;
     type W<S: Simd> = S::I;
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, p: *const u8) -> S::I {
@@ -203,27 +212,25 @@ impl Tile<'_> {
         let stride = self.layout.panel_bytes;
         let pairs = self.layout.padded_k() / 2;
         let mut total = [[s.splat(0.0); T]; N];
-        let mut pair = 0;
-        // SAFETY: pairs are inside the panels and the tile; the caller's promise.
+        // SAFETY: chunks are inside the panels and the tile; the caller's promise.
         unsafe {
-            while pair < pairs {
-                let end = (pair + CHUNK / 2).min(pairs);
-                let mut acc = [[s.splat(0.0); T]; N];
-                while pair < end {
-                    let x = self.x.add(pair * T * P::X_BYTES);
-                    for (n, acc) in acc.iter_mut().enumerate() {
-                        let w = P::weights(s, self.p.add(n * stride + pair * P::W_BYTES));
-                        for (t, acc) in acc.iter_mut().enumerate() {
-                            *acc = P::dot(s, *acc, w, x, t, T);
+            let mut scales = self.p;
+            for start in (0..pairs).step_by(CHUNK / 2) {
+                let end = (start + CHUNK / 2).min(pairs);
+                let acc = self.chunk::<S, P, N, T>(s, start..end);
+                for (n, (total, acc)) in total.iter_mut().zip(acc).enumerate() {
+                    if P::SCALED {
+                        let scale = s.load(scales.add(n * stride).cast());
+                        for (total, acc) in total.iter_mut().zip(acc) {
+                            *total = s.fma(acc, scale, *total);
+                        }
+                    } else {
+                        for (total, acc) in total.iter_mut().zip(acc) {
+                            *total = s.add(*total, acc);
                         }
                     }
-                    pair += 1;
                 }
-                for (total, acc) in total.iter_mut().zip(acc) {
-                    for (total, acc) in total.iter_mut().zip(acc) {
-                        *total = s.add(*total, acc);
-                    }
-                }
+                scales = scales.add(self.layout.scale_step());
             }
             for (n, total) in total.iter().enumerate() {
                 for (t, &v) in total.iter().enumerate() {
@@ -231,5 +238,35 @@ impl Tile<'_> {
                 }
             }
         }
+    }
+
+    /// The sums of some pairs of columns.
+    ///
+    /// # Safety
+    /// As [`Self::run`]; the pairs are the panels'.
+    #[inline(always)]
+    unsafe fn chunk<S: Simd, P: Pair, const N: usize, const T: usize>(
+        &self,
+        s: S,
+        pairs: Range<usize>,
+    ) -> [[S::F; T]; N] {
+        let stride = self.layout.panel_bytes;
+        let mut acc = [[s.splat(0.0); T]; N];
+        // SAFETY: pairs are inside the panels and the tile; the caller's promise.
+        unsafe {
+            let p = self.p.add(self.layout.aux_bytes);
+            let mut pair = pairs.start;
+            while pair < pairs.end {
+                let x = self.x.add(pair * T * P::X_BYTES);
+                for (n, acc) in acc.iter_mut().enumerate() {
+                    let w = P::weights(s, p.add(n * stride + pair * P::W_BYTES));
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        *acc = P::dot(s, *acc, w, x, t, T);
+                    }
+                }
+                pair += 1;
+            }
+        }
+        acc
     }
 }

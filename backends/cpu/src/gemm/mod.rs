@@ -13,10 +13,11 @@ mod tests;
 
 use crate::elem::{Elem, Rows, RowsMut};
 use crate::isa::Isa;
-use crate::pack::dense::DenseLayout;
+use crate::pack::dense::{DenseLayout, Store};
 use crate::pack::{BLOCK, QuantLayout};
 use crate::pool::Pool;
 use crate::simd::{LANES, Simd};
+use std::ops::Range;
 
 /// Form of one packed `[n, k]` matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +59,46 @@ impl Layout {
         }
     }
 
-    /// Writes columns `col ..` of row `row` of the matrix at `base` as floats.
+    /// Blocks that [`Self::unpack`] takes a row apart into.
+    pub(crate) fn blocks(&self) -> usize {
+        match self {
+            Self::Quant(q) => q.blocks(),
+            Self::Dense(d) => d.k.div_ceil(BLOCK),
+        }
+    }
+
+    /// Columns of block `b`: up to [`BLOCK`] of them.
+    pub(crate) fn columns(&self, b: usize) -> Range<usize> {
+        match self {
+            Self::Quant(q) => q.columns(b),
+            Self::Dense(d) => b * BLOCK..(b * BLOCK + BLOCK).min(d.k),
+        }
+    }
+
+    /// Whether column `j` of a matrix need not multiply activation `j`.
+    pub(crate) fn is_ordered(&self) -> bool {
+        matches!(self, Self::Quant(q) if q.ordered)
+    }
+
+    /// Writes the columns of block `b` of row `row` of the matrix at `base` as floats.
     ///
     /// # Safety
-    /// `base` is a packed matrix of this layout; `row < n`; `col` is a multiple of [`BLOCK`], and `out`
-    /// has up to that many elements, all of them columns.
-    pub(crate) unsafe fn unpack(&self, base: *const u8, row: usize, col: usize, out: &mut [f32]) {
+    /// `base` is a packed matrix of this layout; `row < n` and `b < blocks`.
+    pub(crate) unsafe fn unpack(
+        &self,
+        base: *const u8,
+        row: usize,
+        b: usize,
+        out: &mut [f32; BLOCK],
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
-                Self::Quant(q) => q.unpack_block(base, row, col / BLOCK, out),
-                Self::Dense(d) => d.unpack(base, row, col, out),
+                Self::Quant(q) => q.unpack_block(base, row, b, out),
+                Self::Dense(d) => {
+                    let columns = self.columns(b);
+                    d.unpack(base, row, columns.start, &mut out[..columns.len()]);
+                }
             }
         }
     }
@@ -91,9 +121,9 @@ impl Matrix {
     ///
     /// # Safety
     /// As there.
-    pub(crate) unsafe fn unpack(&self, row: usize, col: usize, out: &mut [f32]) {
+    pub(crate) unsafe fn unpack(&self, row: usize, b: usize, out: &mut [f32; BLOCK]) {
         // SAFETY: the caller's promise.
-        unsafe { self.layout.unpack(self.base, row, col, out) };
+        unsafe { self.layout.unpack(self.base, row, b, out) };
     }
 }
 
@@ -112,7 +142,9 @@ impl Path {
     pub(crate) fn new(isa: Isa, layout: &Layout, x: Elem) -> Self {
         match layout {
             Layout::Quant(_) => Self::Quant,
-            Layout::Dense(d) if d.elem == Elem::Bf16 && x == Elem::Bf16 && isa.has_bf16_dot() => {
+            Layout::Dense(d)
+                if d.store == Store::Float(Elem::Bf16) && x == Elem::Bf16 && isa.has_bf16_dot() =>
+            {
                 Self::Bf16Dot
             }
             Layout::Dense(_) => Self::Fma,
@@ -235,8 +267,8 @@ impl Gemm {
 /// One task's share of a product.
 pub(crate) struct Work<'a> {
     pub(crate) gemm: &'a Gemm,
-    pub(crate) panels: std::ops::Range<usize>,
-    pub(crate) tokens: std::ops::Range<usize>,
+    pub(crate) panels: Range<usize>,
+    pub(crate) tokens: Range<usize>,
 }
 
 impl Work<'_> {

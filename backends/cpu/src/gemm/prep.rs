@@ -8,7 +8,7 @@
 //! at least 22 bits below its leading one, so an element is off by at most 2^-23 of the block's largest,
 //! as much as a float sum of the block would be anyway. A record holds `X` in pieces that the instruction
 //! set's dot product takes ([`Simd::put_limbs`]), then 2^e, then what the scheme wants of the sum of `X`:
-//! either `-zero_point * sum` to start the integer sums from, or the sum itself times 2^e, which a
+//! `-zero_point * sum` to start the integer sums from, and the sum itself times 2^e, which a
 //! minimum is multiplied by. A block with a NaN or infinity gets the factor NaN.
 //!
 //! **Dense weights.** f32 for each token, or pairs of bfloat16 for the bf16 dot product.
@@ -59,7 +59,7 @@ pub(crate) fn token_bytes(isa: Isa, path: Path, layout: &Layout) -> usize {
     }
     let k = layout.k();
     match path {
-        Path::Quant => k / BLOCK * isa.dispatch(Record),
+        Path::Quant => layout.blocks() * isa.dispatch(Record),
         Path::Fma => k.next_multiple_of(2) * 4,
         Path::Bf16Dot => k.next_multiple_of(2) * 2,
     }
@@ -110,11 +110,13 @@ unsafe fn tile<S: Simd>(s: S, gemm: &Gemm, start: usize, width: usize) {
             let row = gemm.gather.map_or(start + i, |g| g.add(start + i).read() as usize);
             match layout {
                 Layout::Quant(q) => {
-                    let to = gemm.scratch.add(start * (k / BLOCK) * S::RECORD_BYTES);
+                    let to = gemm.scratch.add(start * q.blocks() * S::RECORD_BYTES);
                     let sums = Sums::of(q.quant);
-                    for b in 0..k / BLOCK {
+                    let order = q.order(gemm.w.base);
+                    for b in 0..q.blocks() {
                         let record = to.add((b * width + i) * S::RECORD_BYTES);
-                        record_block(s, &gemm.x, row, b, record, sums);
+                        let x = block(s, &gemm.x, row, q.columns(b), order);
+                        record_block(s, x, record, sums);
                     }
                 }
                 Layout::Dense(_) if gemm.path == Path::Bf16Dot => {
@@ -130,13 +132,17 @@ unsafe fn tile<S: Simd>(s: S, gemm: &Gemm, start: usize, width: usize) {
     }
 }
 
+/// Where in a record's tail, counted in f32, the sums are that minima are multiplied by.
+pub(super) const TAIL_TOTAL: usize = 5;
+
 /// What a scheme wants to know of a block's activations.
 #[derive(Clone, Copy)]
 struct Sums {
     /// Sums a block: 1 or 2.
     subs: usize,
-    /// The sum itself, not the zero-point correction.
+    /// The sum itself.
     total: bool,
+    /// Its zero-point correction, if this is not 0.
     zero_point: i32,
 }
 
@@ -166,14 +172,38 @@ fn power_of_two(e: i32) -> f32 {
     f32::from_bits(((e + 127) as u32) << 23)
 }
 
-/// Writes the record of block `b` of a row.
+/// The activations that up to 32 columns multiply; 0 where there are fewer.
 ///
 /// # Safety
-/// The row has block `b`; `record` is writable for `RECORD_BYTES`.
+/// The row has the columns, and those that the order names.
 #[inline(always)]
-unsafe fn record_block<S: Simd>(s: S, x: &Rows, row: usize, b: usize, record: *mut u8, want: Sums) {
+unsafe fn block<S: Simd>(
+    s: S,
+    x: &Rows,
+    row: usize,
+    columns: Range<usize>,
+    order: Option<*const u32>,
+) -> [S::F; 2] {
     // SAFETY: the caller's promise.
-    let v = unsafe { [x.load(s, row, b * BLOCK), x.load(s, row, b * BLOCK + LANES)] };
+    unsafe {
+        if columns.len() == BLOCK && order.is_none() {
+            return [x.load(s, row, columns.start), x.load(s, row, columns.start + LANES)];
+        }
+        let mut v = [0.0; BLOCK];
+        for (v, column) in v.iter_mut().zip(columns) {
+            let column = order.map_or(column, |o| o.add(column).read_unaligned() as usize);
+            *v = x.get(row, column);
+        }
+        [s.load(v.as_ptr()), s.load(v.as_ptr().add(LANES))]
+    }
+}
+
+/// Writes the record of a block of activations.
+///
+/// # Safety
+/// `record` is writable for `RECORD_BYTES`.
+#[inline(always)]
+unsafe fn record_block<S: Simd>(s: S, v: [S::F; 2], record: *mut u8, want: Sums) {
     let magnitude = |v| s.iand(s.bits(v), s.isplat(0x7fff_ffff));
     let exponent = block_exponent(s.umax_lane(s.umax(magnitude(v[0]), magnitude(v[1]))));
     let up = s.splat(exponent.map_or(0.0, |e| power_of_two(-e)));
@@ -192,8 +222,10 @@ unsafe fn record_block<S: Simd>(s: S, x: &Rows, row: usize, b: usize, record: *m
         };
         for (sub, sum) in sums.into_iter().enumerate().take(want.subs) {
             if want.total {
-                tail.add(4 + 4 * sub).cast::<f32>().write_unaligned(sum as f32 * factor);
-            } else {
+                let total = tail.cast::<f32>().add(TAIL_TOTAL + sub);
+                total.write_unaligned(sum as f32 * factor);
+            }
+            if want.zero_point != 0 {
                 let low = (sum << 24) >> 24;
                 let z = tail.add(4 + 8 * sub).cast::<i32>();
                 z.write_unaligned(-want.zero_point * ((sum - low) >> 8));

@@ -4,11 +4,11 @@
 //! bytes once for all tokens of the tile; integer dot products with the activations' digits are exact;
 //! then `total += (scale * 2^e) * sum`, and `total += minimum * sum of x` for schemes that have one.
 
-use super::prep::tile_width;
+use super::prep::{TAIL_TOTAL, tile_width};
 use super::{Output, Work};
 use crate::isa::Op;
+use crate::pack::QuantLayout;
 use crate::pack::formats::{Codes, Format, Scales, with_format};
-use crate::pack::{BLOCK, QuantLayout};
 use crate::simd::{Simd, TAIL_BYTES, has};
 use std::marker::PhantomData;
 
@@ -33,7 +33,7 @@ impl Op for Panels<'_> {
 #[inline(always)]
 unsafe fn panels<S: Simd, F: Format>(s: S, work: &Work<'_>, layout: &QuantLayout) {
     let gemm = work.gemm;
-    let blocks = layout.k / BLOCK;
+    let blocks = layout.blocks();
     for panel in work.panels.clone() {
         // SAFETY: the panel is one of the matrix, the tokens are prepared; the caller's promise.
         unsafe {
@@ -41,8 +41,7 @@ unsafe fn panels<S: Simd, F: Format>(s: S, work: &Work<'_>, layout: &QuantLayout
             let mut token = work.tokens.start;
             while token < work.tokens.end {
                 let x = gemm.scratch.add(token * blocks * S::RECORD_BYTES);
-                let at =
-                    Tile { p, x, blocks, token, panel, n: layout.n, aux_bytes: layout.aux_bytes };
+                let at = Tile { p, x, token, panel, layout };
                 let width = tile_width(S::QUANT_TILES, token, gemm.tokens);
                 macro_rules! run {
                     ($width:literal) => {
@@ -69,18 +68,16 @@ unsafe fn panels<S: Simd, F: Format>(s: S, work: &Work<'_>, layout: &QuantLayout
 const AHEAD: usize = 4096;
 
 /// One panel and one tile of tokens.
-struct Tile {
+struct Tile<'a> {
     p: *const u8,
     x: *const u8,
-    blocks: usize,
     token: usize,
     panel: usize,
-    n: usize,
-    aux_bytes: usize,
+    layout: &'a QuantLayout,
 }
 
 /// A tile with its format and width; only made where [`Tile::run`] may be called.
-struct Run<'a, F, const T: usize>(&'a Tile, &'a Output, PhantomData<F>);
+struct Run<'a, F, const T: usize>(&'a Tile<'a>, &'a Output, PhantomData<F>);
 
 impl<F: Format, const T: usize> Op for Run<'_, F, T> {
     type Out = ();
@@ -91,17 +88,19 @@ impl<F: Format, const T: usize> Op for Run<'_, F, T> {
     }
 }
 
-impl Tile {
+impl Tile<'_> {
     /// # Safety
-    /// `p` is a panel of `blocks` blocks, `x` the records of `T` tokens; output as [`Output::put`].
+    /// `p` is a panel, `x` the records of `T` tokens; output as [`Output::put`].
     #[inline(always)]
     unsafe fn run<S: Simd, F: Format, const T: usize>(&self, s: S, out: &Output) {
         // SAFETY: blocks and records are inside what the caller promises.
         unsafe {
-            let mut codes = self.p.add(self.aux_bytes);
+            let mut codes = self.p.add(self.layout.aux_bytes);
+            let mut unit = Unit { at: self.p, block: 0 };
+            let unit_blocks = if F::S::UNIT == 0 { self.layout.unit_blocks } else { F::S::UNIT };
             let mut x = self.x;
             let mut total = [s.splat(0.0); T];
-            for b in 0..self.blocks {
+            for _ in 0..self.layout.blocks() {
                 if T <= 2 {
                     for line in 0..F::CODE_BYTES / 64 {
                         s.prefetch(codes.wrapping_add(AHEAD + 64 * line));
@@ -111,23 +110,34 @@ impl Tile {
                     let mut acc = start::<S, F, T>(s, x, 0);
                     acc = half::<S, F, T, 0>(s, acc, codes, x);
                     acc = half::<S, F, T, 1>(s, acc, codes, x);
-                    total = finish::<S, F, T>(s, total, acc, self.p, b, 0, x);
+                    total = finish::<S, F, T>(s, total, acc, unit, 0, x);
                 } else {
                     let acc = start::<S, F, T>(s, x, 0);
                     let acc = half::<S, F, T, 0>(s, acc, codes, x);
-                    total = finish::<S, F, T>(s, total, acc, self.p, b, 0, x);
+                    total = finish::<S, F, T>(s, total, acc, unit, 0, x);
                     let acc = start::<S, F, T>(s, x, 1);
                     let acc = half::<S, F, T, 1>(s, acc, codes, x);
-                    total = finish::<S, F, T>(s, total, acc, self.p, b, 1, x);
+                    total = finish::<S, F, T>(s, total, acc, unit, 1, x);
+                }
+                unit.block += 1;
+                if unit.block == unit_blocks {
+                    unit = Unit { at: unit.at.add(F::S::BYTES), block: 0 };
                 }
                 codes = codes.add(F::CODE_BYTES);
                 x = x.add(T * S::RECORD_BYTES);
             }
             for (i, &v) in total.iter().enumerate() {
-                out.put(s, self.token + i, self.panel, self.n, v);
+                out.put(s, self.token + i, self.panel, self.layout.n, v);
             }
         }
     }
+}
+
+/// A unit of scales and the block within it.
+#[derive(Clone, Copy)]
+struct Unit {
+    at: *const u8,
+    block: usize,
 }
 
 /// Integer sums of `T` tokens, at their zero-point correction.
@@ -190,26 +200,24 @@ unsafe fn step<S: Simd, F: Format, const T: usize, const STEP: usize>(
 }
 
 /// Scales the integer sums of a sub-block and adds them to the totals.
-#[expect(clippy::too_many_arguments, reason = "a kernel's registers; it is inlined")]
 #[inline(always)]
 unsafe fn finish<S: Simd, F: Format, const T: usize>(
     s: S,
     mut total: [S::F; T],
     acc: [S::Acc; T],
-    aux: *const u8,
-    b: usize,
+    unit: Unit,
     sub: usize,
     x: *const u8,
 ) -> [S::F; T] {
-    // SAFETY: block `b` is inside the panel at `aux`; `x` is `T` records.
+    // SAFETY: the unit is one of the panel's and has the block; `x` is `T` records.
     unsafe {
-        let (scale, offset) = F::S::vector(s, aux, b, sub);
+        let (scale, offset) = F::S::vector(s, unit.at, unit.block, sub);
         for t in 0..T {
             let tail = x.add((t + 1) * S::RECORD_BYTES - TAIL_BYTES).cast::<f32>();
             let factor = s.mul(scale, s.splat(tail.read_unaligned()));
             total[t] = s.fma(s.acc_finish(acc[t]), factor, total[t]);
             if F::HAS_MIN {
-                let sum = s.splat(tail.add(1 + sub).read_unaligned());
+                let sum = s.splat(tail.add(TAIL_TOTAL + sub).read_unaligned());
                 total[t] = s.fma(offset, sum, total[t]);
             }
         }

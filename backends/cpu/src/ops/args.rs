@@ -150,6 +150,16 @@ impl<'a> Args<'a> {
         Ok(Table { base: address(v).cast(), stride: stride(v, 0, 1), rows, cols })
     }
 
+    /// A `[rows, cols]` tensor of a one-byte type with contiguous rows.
+    pub(crate) fn codes(&self, slot: usize) -> Result<Table<u8>> {
+        let v = self.view(slot, 2)?;
+        if v.dtype.bits() != Some(8) {
+            return Err(Error::invalid(format!("a tensor of {}, expected bytes", v.dtype)));
+        }
+        let (rows, cols) = (size(v, 0)?, size(v, 1)?);
+        Ok(Table { base: address(v), stride: stride(v, 0, 1), rows, cols })
+    }
+
     /// [`Self::table`] of a slot that may be absent.
     pub(crate) fn optional_table<T: Number>(&self, slot: usize) -> Result<Option<Table<T>>> {
         self.optional(slot).map(|_| self.table(slot)).transpose()
@@ -196,6 +206,9 @@ pub(crate) trait Number: Copy + Send + Sync + 'static {
 
 impl Number for f32 {
     const DTYPE: DType = DType::F32;
+}
+impl Number for u8 {
+    const DTYPE: DType = DType::U8;
 }
 impl Number for i32 {
     const DTYPE: DType = DType::I32;
@@ -250,6 +263,11 @@ impl<T: Number> Table<T> {
     /// Numbers as rows of one, so that tasks may write different ones.
     pub(crate) fn of(numbers: &mut [T]) -> Self {
         Self { base: numbers.as_mut_ptr(), stride: 1, rows: numbers.len(), cols: 1 }
+    }
+
+    /// `rows` rows of `cols` numbers at `base`, one after the other.
+    pub(crate) fn dense(base: *mut T, rows: usize, cols: usize) -> Self {
+        Self { base, stride: cols, rows, cols }
     }
 
     /// Elements from row to row.
@@ -327,6 +345,12 @@ impl LeadRows {
             strides[4 - rank + axis] = stride(v, axis, elem.bytes());
         }
         Ok(Self { base: address(v), elem, dims, strides, cols: size(v, rank - 1)? })
+    }
+
+    /// Contiguous rows of `cols` floats at `base`.
+    pub(crate) fn dense(base: *mut f32, rows: usize, cols: usize) -> Self {
+        let (dims, strides) = ([1, 1, rows], [0, 0, 4 * cols]);
+        Self { base: base.cast(), elem: Elem::F32, dims, strides, cols }
     }
 
     pub(crate) fn rows(&self) -> usize {

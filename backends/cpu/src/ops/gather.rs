@@ -47,6 +47,9 @@ impl Launch for Gather {
 
 pub(super) fn embedding(op: &Op<'_>) -> Result<Prepared> {
     let Embedding { scale, vocab_start } = op.attrs()?;
+    if op.layouts[0].is_ordered() {
+        return Err(Error::unsupported("embedding: a table with columns out of order (act-order)"));
+    }
     Ok(Prepared::tuned(Embed { scale: scale as f32, vocab_start, layout: op.layouts[0] }))
 }
 
@@ -79,16 +82,15 @@ impl Launch for Embed {
         for_rows(&args.context.pool, tokens, 4 * cols, |range| {
             for t in range {
                 let row = row_of(ids[t]);
-                for col in (0..cols).step_by(BLOCK) {
+                for b in 0..self.layout.blocks() {
                     let mut part = [0.0; BLOCK];
-                    let part = &mut part[..BLOCK.min(cols - col)];
                     // SAFETY: the row is one of the matrix; the host has checked `y`.
                     unsafe {
                         if let Some(row) = row {
-                            matrix.unpack(row, col, part);
+                            matrix.unpack(row, b, &mut part);
                         }
-                        for (i, &v) in part.iter().enumerate() {
-                            y.set(t, col + i, self.scale * v);
+                        for (col, &v) in self.layout.columns(b).zip(&part) {
+                            y.set(t, col, self.scale * v);
                         }
                     }
                 }

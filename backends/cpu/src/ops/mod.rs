@@ -2,15 +2,20 @@
 
 mod args;
 mod attention;
+mod batched;
 mod copy;
 mod elementwise;
 mod gather;
+mod grouped;
 mod linear;
 mod logits;
 mod moe;
 mod norm;
+mod product;
+mod quant;
 mod rope;
 mod router;
+mod routing;
 mod sample;
 
 use std::sync::Arc;
@@ -28,7 +33,7 @@ use halyard_sdk::{
 
 use crate::device::Context;
 use crate::elem::Elem;
-use crate::gemm::{Layout, Path};
+use crate::gemm::Layout;
 use crate::pool::Pool;
 use crate::weights;
 use args::Args;
@@ -93,11 +98,6 @@ impl Op<'_> {
         Elem::of(self.desc.tensors.get(slot).map_or(DType::NONE, |t| t.dtype))
             .map_err(|e| Error::unsupported(format!("{}: {}", self.desc.kind, e.message)))
     }
-
-    /// The arithmetic of a product of `x` with weight `slot`.
-    fn path(&self, slot: usize, x: Elem) -> Path {
-        Path::new(self.context.isa, &self.layouts[slot], x)
-    }
 }
 
 /// Parses and checks a descriptor.
@@ -115,16 +115,23 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, context: &Context) -> Result<Prepared> 
         OpKind::ROPE => rope::prepare(&op),
         OpKind::ACT_MUL => elementwise::act_mul(&op),
         OpKind::LINEAR => linear::prepare(&op),
+        OpKind::BATCHED_LINEAR => batched::prepare(&op),
+        OpKind::QUANT_ACT => quant::quant_act(&op),
         OpKind::KV_WRITE => attention::kv_write(&op),
         OpKind::PAGED_ATTENTION => attention::paged_attention(&op),
         OpKind::KV_COPY_BLOCKS => attention::kv_copy_blocks(&op),
         OpKind::MOE_ROUTER => router::prepare(&op),
         OpKind::MOE_EXPERTS => moe::prepare(&op),
+        OpKind::MOE_PERMUTE => grouped::permute(&op),
+        OpKind::GROUPED_LINEAR => grouped::linear(&op),
+        OpKind::MOE_UNPERMUTE => grouped::unpermute(&op),
         OpKind::ARGMAX => logits::argmax(&op),
         OpKind::TOPK => logits::topk(&op),
         OpKind::LOGPROBS => logits::logprobs(&op),
         OpKind::LOGITS_PROCESS => logits::process(&op),
         OpKind::SAMPLE => sample::prepare(&op),
+        OpKind::LINEAR_ACT_MUL => linear::act_mul(&op),
+        OpKind::RMS_NORM_QUANT => quant::rms_norm_quant(&op),
         other => Err(Error::unsupported(format!("the CPU backend has no op {other}"))),
     }
 }

@@ -1,39 +1,31 @@
-//! MOE_EXPERTS: tokens are grouped by expert, so that each expert's weights are read once.
-//!
-//! A *visit* is a token's `j`-th expert. Visits are sorted by expert, then token; between the two
-//! products they live in f32 scratch memory, one row each.
+//! MOE_EXPERTS: visits are sorted by expert ([`routing`](super::routing)); between the two products they live in f32 scratch
+//! memory, one row each.
+
+use std::sync::Arc;
 
 use halyard_sdk::{
-    Error, Result, TensorSpec,
+    Result, TensorSpec,
     abi::ops::{Act, attrs::MoeExperts},
 };
 
 use super::args::{Args, Table};
 use super::elementwise::{Gate, GateRows};
+use super::product::{Inputs, Product};
+use super::routing::{Slice, Sum, visits};
 use super::{Launch, Op, Prepared, for_rows, same, spec_dim};
 use crate::device::Context;
-use crate::elem::{Rows, RowsMut};
-use crate::gemm::{Gemm, Layout, Output, Path, prep};
-use crate::isa;
-use crate::simd::{LANES, Simd};
+use crate::elem::{Elem, Rows, RowsMut};
+use crate::gemm::Output;
 use crate::weights::Packed;
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let attrs: MoeExperts = op.attrs()?;
-    if attrs.act_quant != 0 {
-        return Err(Error::unsupported(format!(
-            "moe_experts: activation quantisation {}; supported: 0 (none)",
-            attrs.act_quant
-        )));
-    }
-    let x = op.elem(0)?;
     // The scaled input and what lies between the products are f32.
-    let first = if attrs.weight_on_input { crate::elem::Elem::F32 } else { x };
+    let first = if attrs.weight_on_input { Elem::F32 } else { op.elem(0)? };
     let experts = Experts {
         attrs,
-        groups: op.desc.weights[0].groups as usize,
-        layouts: [op.layouts[0], op.layouts[1]],
-        paths: [op.path(0, first), op.path(1, crate::elem::Elem::F32)],
+        up: Product::new(op, 0, first, attrs.act_quant)?,
+        down: Product::new(op, 1, Elem::F32, attrs.act_quant)?,
     };
     if attrs.act == Act::GeluErf {
         return Ok(Prepared::slow("the exact GELU is computed one element at a time", experts));
@@ -43,20 +35,18 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
 
 struct Experts {
     attrs: MoeExperts,
-    groups: usize,
-    layouts: [Layout; 2],
-    paths: [Path; 2],
+    /// Gate and up.
+    up: Product,
+    down: Product,
 }
 
 /// Offsets of what the workspace holds.
 struct Space {
-    /// First visit of each expert, and the end: u32.
-    first: usize,
+    /// First visit of each expert, and the end: i32.
+    offsets: usize,
     /// Token of each visit, in order of expert: u32.
     token: usize,
-    /// Weight of each visit: f32.
-    weight: usize,
-    /// Place of token `t`'s `j`-th visit, or `u32::MAX`: u32.
+    /// Place of token `t`'s `j`-th visit, or -1: i32.
     place: usize,
     /// Gate and up values of each visit, then the gated value in the first half: f32.
     gate_up: usize,
@@ -68,25 +58,26 @@ struct Space {
 }
 
 impl Experts {
-    fn space(&self, context: &Context, tokens: usize, top: usize) -> Option<Space> {
-        let visits = tokens.checked_mul(top)?;
+    fn space(&self, context: &Context, tokens: usize, top: usize) -> Result<Space> {
+        let visits = visits(tokens, top)?;
         let mut end = 0usize;
-        let mut take = |bytes: Option<usize>| -> Option<usize> {
+        let mut take = |bytes: usize| {
             let at = end;
-            end = at.checked_add(bytes?)?.checked_next_multiple_of(64)?;
-            Some(at)
+            end = end.saturating_add(bytes).div_ceil(64).saturating_mul(64);
+            at
         };
-        let words = |n: usize| n.checked_mul(4);
-        let (twice, h) = (self.layouts[0].n(), self.layouts[0].k());
-        let product = |i: usize| prep::bytes(context.isa, self.paths[i], &self.layouts[i], visits);
-        Some(Space {
-            first: take(words(self.groups + 1))?,
-            token: take(words(visits))?,
-            weight: take(words(visits))?,
-            place: take(words(visits))?,
-            gate_up: take(visits.checked_mul(twice).and_then(words))?,
-            out: take(visits.checked_mul(h).and_then(words))?,
-            scratch: take(Some(product(0).max(product(1))))?,
+        let floats = |cols: usize| visits.saturating_mul(cols).saturating_mul(4);
+        Ok(Space {
+            offsets: take(4 * (self.up.groups() + 1)),
+            token: take(floats(1)),
+            place: take(floats(1)),
+            gate_up: take(floats(self.up.n())),
+            out: take(floats(self.up.k())),
+            scratch: take(
+                self.up
+                    .scratch_bytes(context, visits)
+                    .max(self.down.scratch_bytes(context, visits)),
+            ),
             end,
         })
     }
@@ -103,38 +94,38 @@ impl Launch for Experts {
         let (ids, weight) = (args.table::<i32>(1)?, args.table::<f32>(2)?);
         let (y, y_tokens, y_cols) = args.rows_mut(3)?;
         let add = args.optional(4).map(|_| args.rows(4)).transpose()?;
-        let weights = [args.weight(0)?, args.weight(1)?];
-        for (w, layout) in weights.iter().zip(&self.layouts) {
-            if w.layout() != layout || w.groups() != self.groups {
-                return Err(Error::invalid(
-                    "a weight of another form than the kernel was prepared for",
-                ));
-            }
-        }
+        let weights = [self.up.weight(args, 0)?, self.down.weight(args, 1)?];
         for (what, a, b) in [
             ("tokens", y_tokens, tokens),
             ("tokens", ids.rows, tokens),
             ("tokens", weight.rows, tokens),
             ("tokens", add.map_or(tokens, |a| a.1), tokens),
-            ("columns", h, self.layouts[0].k()),
+            ("columns", h, self.up.k()),
             ("columns", y_cols, h),
             ("columns", add.map_or(h, |a| a.2), h),
             ("chosen", ids.cols, weight.cols),
         ] {
             same(what, a, b)?;
         }
-        let space = self.space(args.context, tokens, ids.cols);
-        let space = space.ok_or_else(|| Error::invalid("too many tokens"))?;
+        let space = self.space(args.context, tokens, ids.cols)?;
         let base = args.workspace(space.end)?;
-        let call =
-            Call { experts: self, context: args.context, space, base, tokens, top: ids.cols };
+        let place = Table::dense(base.wrapping_add(space.place).cast(), tokens, ids.cols);
+        let call = Call { experts: self, context: args.context, space, base, place };
         // SAFETY: the host has checked the views; sizes match as just checked; the workspace is as large
         // as `space` says and this launch's own.
         unsafe {
-            call.group(&ids, &weight);
-            let x = if self.attrs.weight_on_input { call.scale_inputs(&x) } else { x };
-            call.products(x, &weights);
-            call.sum(y, add.map(|a| a.0));
+            call.sort(&ids);
+            let scaled = self.attrs.weight_on_input.then(|| call.scale_inputs(&x, &weight));
+            call.products(x, scaled, &weights);
+            let sum = Sum {
+                yp: Rows::dense(call.part(call.space.out), h),
+                place,
+                weight: (!self.attrs.weight_on_input).then_some(weight),
+                add: add.map(|a| a.0),
+                y,
+                h,
+            };
+            sum.run(args.context);
         }
         Ok(())
     }
@@ -146,12 +137,8 @@ struct Call<'a> {
     context: &'a Context,
     space: Space,
     base: *mut u8,
-    tokens: usize,
-    top: usize,
+    place: Table<i32>,
 }
-
-// SAFETY: tasks write disjoint rows of the workspace.
-unsafe impl Sync for Call<'_> {}
 
 impl Call<'_> {
     /// A part of the workspace; all methods below keep to the lengths in [`Space`].
@@ -159,198 +146,87 @@ impl Call<'_> {
         self.base.wrapping_add(offset).cast()
     }
 
-    fn visits(&self) -> usize {
-        self.tokens * self.top
-    }
-
-    /// The local expert of an id.
-    fn expert(&self, id: i32) -> Option<usize> {
-        let local =
-            i64::from(id).checked_sub(self.experts.attrs.expert_start).filter(|_| id >= 0)?;
-        usize::try_from(local).ok().filter(|&e| e < self.experts.groups)
-    }
-
-    /// Sorts visits by expert (a counting sort: stable).
+    /// Sorts visits by expert and notes their tokens.
     ///
     /// # Safety
-    /// The workspace has its parts; the tables have a row a token.
-    unsafe fn group(&self, ids: &Table<i32>, weight: &Table<f32>) {
-        let groups = self.experts.groups;
-        // SAFETY: the caller's promise; any bytes are a u32 or f32.
+    /// The workspace has its parts; `ids` has a row a token.
+    unsafe fn sort(&self, ids: &Table<i32>) {
+        let experts = self.experts.up.groups();
+        let slice = Slice { start: self.experts.attrs.expert_start, experts };
+        let token: *mut u32 = self.part(self.space.token);
+        // SAFETY: the caller's promise; any bytes are an i32.
         unsafe {
-            let first =
-                std::slice::from_raw_parts_mut(self.part::<u32>(self.space.first), groups + 1);
-            let parts =
-                |offset| std::slice::from_raw_parts_mut(self.part::<u32>(offset), self.visits());
-            let (token, place) = (parts(self.space.token), parts(self.space.place));
-            let weights =
-                std::slice::from_raw_parts_mut(self.part::<f32>(self.space.weight), self.visits());
-            first.fill(0);
-            for t in 0..self.tokens {
-                for e in ids.row(t).iter().filter_map(|&id| self.expert(id)) {
-                    first[e + 1] += 1;
+            let offsets = self.part(self.space.offsets);
+            slice.sort(ids, std::slice::from_raw_parts_mut(offsets, experts + 1), &self.place);
+            for t in 0..ids.rows {
+                for at in self.place.row(t).iter().filter_map(|&at| usize::try_from(at).ok()) {
+                    token.add(at).write(t as u32);
                 }
             }
-            for e in 0..groups {
-                first[e + 1] += first[e];
-            }
-            // `first[e]` walks to the end of expert `e` while its visits are placed.
-            for t in 0..self.tokens {
-                for (j, (&id, &w)) in ids.row(t).iter().zip(weight.row(t)).enumerate() {
-                    let at = &mut place[t * self.top + j];
-                    *at = u32::MAX;
-                    if let Some(e) = self.expert(id) {
-                        *at = first[e];
-                        token[first[e] as usize] = t as u32;
-                        weights[first[e] as usize] = w;
-                        first[e] += 1;
-                    }
-                }
-            }
-            first.copy_within(0..groups, 1);
-            first[0] = 0;
         }
     }
 
     /// Inputs times weights, a row a visit.
     ///
     /// # Safety
-    /// [`Self::group`] has run.
-    unsafe fn scale_inputs(&self, x: &Rows) -> Rows {
-        let h = self.experts.layouts[0].k();
-        let scaled: *mut f32 = self.part(self.space.out);
-        let (token, weight): (*const u32, *const f32) =
-            (self.part(self.space.token), self.part(self.space.weight));
-        // SAFETY: the caller's promise: every part has a row a visit.
-        unsafe {
-            let count = self.part::<u32>(self.space.first).add(self.experts.groups).read() as usize;
-            for v in 0..count {
-                let (t, w) = (token.add(v).read() as usize, weight.add(v).read());
-                for col in 0..h {
-                    scaled.add(v * h + col).write(x.get(t, col) * w);
+    /// [`Self::sort`] has run; the views have a row a token.
+    unsafe fn scale_inputs(&self, x: &Rows, weight: &Table<f32>) -> Rows {
+        let h = self.experts.up.k();
+        let scaled = RowsMut::dense(self.part(self.space.out), h);
+        for t in 0..self.place.rows {
+            // SAFETY: the caller's promise: the workspace has a row a visit.
+            unsafe {
+                for (&at, w) in self.place.row(t).iter().zip(weight.row(t)) {
+                    let Ok(at) = usize::try_from(at) else { continue };
+                    for col in 0..h {
+                        scaled.set(at, col, x.get(t, col) * w);
+                    }
                 }
             }
         }
-        Rows::dense(scaled, h)
+        scaled.as_rows()
     }
 
     /// Both products of every expert that has visits.
     ///
     /// # Safety
-    /// [`Self::group`] has run; `x` has a row a token, or (weight on input) a row a visit.
-    unsafe fn products(&self, x: Rows, weights: &[std::sync::Arc<Packed>; 2]) {
-        let experts = self.experts;
-        let (twice, h) = (experts.layouts[0].n(), experts.layouts[0].k());
-        let inner = twice / 2;
-        let gate_up: *mut f32 = self.part(self.space.gate_up);
-        let out: *mut f32 = self.part(self.space.out);
-        for e in 0..experts.groups {
+    /// [`Self::sort`] has run; `x` has a row a token, `scaled` (if it is to be taken) one a visit.
+    unsafe fn products(&self, x: Rows, scaled: Option<Rows>, weights: &[Arc<Packed>; 2]) {
+        let Experts { attrs, up, down } = self.experts;
+        let (twice, h) = (up.n(), up.k());
+        let gate = Gate { act: attrs.act, limit: attrs.limit as f32 };
+        let scratch = self.part(self.space.scratch);
+        for e in 0..up.groups() {
             // SAFETY: the caller's promise.
             let [start, end] =
-                unsafe { self.part::<u32>(self.space.first).add(e).cast::<[u32; 2]>().read() }
+                unsafe { self.part::<i32>(self.space.offsets).add(e).cast::<[i32; 2]>().read() }
                     .map(|v| v as usize);
             if start == end {
                 continue;
             }
-            let gate_up = RowsMut::dense(gate_up.wrapping_add(start * twice), twice);
-            let by_visit = experts.attrs.weight_on_input;
-            let input = if by_visit {
-                Rows { base: x.base.wrapping_add(start * x.row_stride), ..x }
-            } else {
-                x
+            let tokens = end - start;
+            let rows_at = |offset, cols: usize| {
+                RowsMut::dense(self.part::<f32>(offset).wrapping_add(start * cols), cols)
             };
-            let gather = (!by_visit)
-                .then(|| self.part::<u32>(self.space.token).wrapping_add(start).cast_const());
+            let (gate_up, out) = (rows_at(self.space.gate_up, twice), rows_at(self.space.out, h));
+            let list = self.part::<u32>(self.space.token).wrapping_add(start).cast_const();
+            let inputs = match scaled {
+                Some(x) => {
+                    let x = Rows { base: x.base.wrapping_add(start * x.row_stride), ..x };
+                    Inputs { x, gather: None, tokens }
+                }
+                None => Inputs { x, gather: Some(list), tokens },
+            };
+            let to = |y| Output { y, bias: None, accumulate: false };
             // SAFETY: the caller's promise: all parts have a row a visit.
             unsafe {
-                self.product(0, weights, e, end - start, input, gather, gate_up);
-                let gate = Gate { act: experts.attrs.act, limit: experts.attrs.limit as f32 };
-                for_rows(&self.context.pool, end - start, 4 * inner, |rows| {
-                    let gu = gate_up.as_rows();
-                    self.context.isa.dispatch(GateRows { gate, gu, y: gate_up, n: inner, rows });
+                up.run(self.context, weights[0].matrix(e), inputs, to(gate_up), scratch);
+                for_rows(&self.context.pool, tokens, 2 * twice, |rows| {
+                    let (gu, n) = (gate_up.as_rows(), twice / 2);
+                    self.context.isa.dispatch(GateRows { gate, gu, y: gate_up, n, rows });
                 });
-                let out = RowsMut::dense(out.wrapping_add(start * h), h);
-                self.product(1, weights, e, end - start, gate_up.as_rows(), None, out);
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Gemm::run`].
-    #[expect(clippy::too_many_arguments, reason = "the parts of one product")]
-    unsafe fn product(
-        &self,
-        i: usize,
-        weights: &[std::sync::Arc<Packed>; 2],
-        expert: usize,
-        tokens: usize,
-        x: Rows,
-        gather: Option<*const u32>,
-        y: RowsMut,
-    ) {
-        let gemm = Gemm {
-            isa: self.context.isa,
-            path: self.experts.paths[i],
-            w: weights[i].matrix(expert),
-            tokens,
-            x,
-            gather,
-            out: Output { y, bias: None, accumulate: false },
-            scratch: self.part(self.space.scratch),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { gemm.run(&self.context.pool) };
-    }
-
-    /// `y = add + Σ_j weight_j out_j`, ascending `j`.
-    ///
-    /// # Safety
-    /// [`Self::products`] has run; `y` and `add` have a row a token.
-    unsafe fn sum(&self, y: RowsMut, add: Option<Rows>) {
-        let h = self.experts.layouts[0].k();
-        for_rows(&self.context.pool, self.tokens, (self.top + 1) * h, |rows| {
-            self.context.isa.dispatch(SumRows { call: self, y, add, h, rows });
-        });
-    }
-}
-
-struct SumRows<'a> {
-    call: &'a Call<'a>,
-    y: RowsMut,
-    add: Option<Rows>,
-    h: usize,
-    rows: std::ops::Range<usize>,
-}
-
-impl isa::Op for SumRows<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let call = self.call;
-        let out = Rows::dense(call.part(call.space.out), self.h);
-        let place: *const u32 = call.part(call.space.place);
-        let weight: *const f32 = call.part(call.space.weight);
-        for t in self.rows {
-            for col in (0..self.h).step_by(LANES) {
-                // SAFETY: promised to `Call::sum`; places are below the number of visits.
-                unsafe {
-                    let mut v = self.add.map_or(s.splat(0.0), |a| a.load_upto(s, t, col, self.h));
-                    for j in 0..call.top {
-                        let at = place.add(t * call.top + j).read();
-                        if at == u32::MAX {
-                            continue;
-                        }
-                        let at = at as usize;
-                        let x = out.load_upto(s, at, col, self.h);
-                        let w = if call.experts.attrs.weight_on_input {
-                            1.0
-                        } else {
-                            weight.add(at).read()
-                        };
-                        v = s.fma(x, s.splat(w), v);
-                    }
-                    self.y.store_upto(s, t, col, self.h, v);
-                }
+                let between = Inputs { x: gate_up.as_rows(), gather: None, tokens };
+                down.run(self.context, weights[1].matrix(e), between, to(out), scratch);
             }
         }
     }

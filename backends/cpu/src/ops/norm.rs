@@ -12,40 +12,60 @@ use crate::simd::{LANES, Simd};
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let RmsNorm { eps, plus_one } = op.attrs()?;
-    Ok(Prepared::tuned(Norm { eps: eps as f32, plus: if plus_one { 1.0 } else { 0.0 } }))
+    Ok(Prepared::tuned(Norm::new(eps, plus_one)))
 }
 
 /// `y = s rsqrt(mean(s²) + eps) (gamma + plus)`.
 #[derive(Clone, Copy)]
-struct Norm {
+pub(super) struct Norm {
     eps: f32,
     plus: f32,
 }
 
+impl Norm {
+    pub(super) fn new(eps: f64, plus_one: bool) -> Self {
+        Self { eps: eps as f32, plus: if plus_one { 1.0 } else { 0.0 } }
+    }
+}
+
 impl Launch for Norm {
     fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let (x, y) = (args.lead_rows(0)?, args.lead_rows(2)?);
-        let (gamma, n) = args.vector(1)?;
-        let r = args.optional(3).map(|_| args.lead_rows(3)).transpose()?;
-        for other in [Some(x), r].into_iter().flatten() {
-            same("columns", other.cols, n)?;
-            same("rows", other.rows(), y.rows())?;
-        }
-        same("columns", y.cols, n)?;
-        for_rows(&args.context.pool, y.rows(), 2 * n, |rows| {
-            args.context.isa.dispatch(NormRows { norm: *self, x, gamma, y, r, rows });
+        let y = args.lead_rows(2)?;
+        let all = NormRows::of(*self, args, [0, 1, 3], y)?;
+        for_rows(&args.context.pool, y.rows(), 2 * y.cols, |rows| {
+            args.context.isa.dispatch(all.part(rows));
         });
         Ok(())
     }
 }
 
-struct NormRows {
+/// Some rows of a norm.
+pub(super) struct NormRows {
     norm: Norm,
     x: LeadRows,
     gamma: Rows,
     y: LeadRows,
     r: Option<LeadRows>,
     rows: Range<usize>,
+}
+
+impl NormRows {
+    /// All rows: `x`, `gamma` and, if it is there, the residual are in these slots.
+    pub(super) fn of(norm: Norm, args: &Args<'_>, slots: [usize; 3], y: LeadRows) -> Result<Self> {
+        let x = args.lead_rows(slots[0])?;
+        let (gamma, n) = args.vector(slots[1])?;
+        let r = args.optional(slots[2]).map(|_| args.lead_rows(slots[2])).transpose()?;
+        for other in [Some(x), r].into_iter().flatten() {
+            same("columns", other.cols, n)?;
+            same("rows", other.rows(), y.rows())?;
+        }
+        same("columns", y.cols, n)?;
+        Ok(Self { norm, x, gamma, y, r, rows: 0..y.rows() })
+    }
+
+    pub(super) fn part(&self, rows: Range<usize>) -> Self {
+        Self { rows, ..*self }
+    }
 }
 
 impl isa::Op for NormRows {

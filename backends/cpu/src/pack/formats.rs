@@ -38,28 +38,28 @@ pub(crate) trait Codes {
     unsafe fn scalar(p: *const u8, lane: usize, column: usize) -> u8;
 }
 
-/// Where a scheme keeps its scales.
+/// Where a scheme keeps its scales: in units that some blocks share.
 pub(crate) trait Scales {
     /// Scales within one block of 32 columns: 1 or 2.
     const SUBS: usize;
     /// Whether a minimum is taken from (or added to) every element.
     const HAS_MIN: bool;
-    /// Blocks of 32 columns that share one unit of scales.
+    /// Blocks of 32 columns that share one unit; 0: as many as the layout says.
     const UNIT: usize;
     /// Bytes of one unit for sixteen rows.
     const BYTES: usize;
 
-    /// Scale and offset of sub-block `sub` of block `b`; the offset is to be added.
+    /// Scale and offset of sub-block `sub` of a unit's block `b`; the offset is to be added.
     ///
     /// # Safety
-    /// `aux` is a panel's scales and `b` one of its blocks.
-    unsafe fn vector<S: Simd>(s: S, aux: *const u8, b: usize, sub: usize) -> (S::F, S::F);
+    /// `unit` is readable for [`Self::BYTES`] and `b` one of its blocks.
+    unsafe fn vector<S: Simd>(s: S, unit: *const u8, b: usize, sub: usize) -> (S::F, S::F);
 
     /// As [`Self::vector`], for one row.
     ///
     /// # Safety
     /// As [`Self::vector`]; `lane < 16`.
-    unsafe fn scalar(aux: *const u8, b: usize, sub: usize, lane: usize) -> (f32, f32);
+    unsafe fn scalar(unit: *const u8, b: usize, sub: usize, lane: usize) -> (f32, f32);
 }
 
 /// A scheme: codes, scales, and the code that stands for zero.
@@ -75,26 +75,24 @@ pub(crate) trait Format {
     const SUBS: usize = Self::S::SUBS;
     const HAS_MIN: bool = Self::S::HAS_MIN;
 
-    /// Block `b` of row `lane` as floats.
+    /// Row `lane` of block `b` of a unit as floats.
     ///
     /// # Safety
-    /// `aux` and `codes` are those of a panel that has block `b`; `lane < 16`.
+    /// `unit` is a panel's unit of scales that has a block `b`, `codes` that block's codes; `lane < 16`.
     unsafe fn unpack_block(
-        aux: *const u8,
+        unit: *const u8,
         codes: *const u8,
         b: usize,
         lane: usize,
-        out: &mut [f32],
+        out: &mut [f32; BLOCK],
     ) {
-        // SAFETY: block `b` is inside the panel.
-        let p = unsafe { codes.add(b * Self::CODE_BYTES) };
         let width = BLOCK / Self::S::SUBS;
         for (sub, out) in out.chunks_exact_mut(width).enumerate() {
             // SAFETY: the caller's promise.
-            let (scale, offset) = unsafe { Self::S::scalar(aux, b, sub, lane) };
+            let (scale, offset) = unsafe { Self::S::scalar(unit, b, sub, lane) };
             for (i, out) in out.iter_mut().enumerate() {
-                // SAFETY: `p` is block `b`; the column is below 32.
-                let code = unsafe { Self::C::scalar(p, lane, sub * width + i) };
+                // SAFETY: the caller's promise; the column is below 32.
+                let code = unsafe { Self::C::scalar(codes, lane, sub * width + i) };
                 let q = (i32::from(code) - Self::ZERO_POINT) as f32;
                 // Both products are exact in f64, so the sum is rounded once.
                 *out = (f64::from(scale) * f64::from(q) + f64::from(offset)) as f32;
@@ -123,6 +121,8 @@ pub(crate) type Q3K = Fmt<Bits3, SuperSigned, 4>;
 pub(crate) type Q4K = Fmt<Bits4, SuperMin, 0>;
 pub(crate) type Q5K = Fmt<Bits5, SuperMin, 0>;
 pub(crate) type Q6K = Fmt<Bits6, SuperSigned, 32>;
+pub(crate) type Int4 = Fmt<Bits4, GroupZero, { INT4_ZERO as i32 }>;
+pub(crate) type Int8 = Fmt<Bits8, Group, 128>;
 
 /// `with_format!(quant, F => expression)`: the expression with `F` the quantisation's [`Format`].
 macro_rules! with_format {
@@ -146,6 +146,8 @@ macro_rules! with_format {
             Quant::Q5_K => with!(formats::Q5K),
             Quant::Q6_K => with!(formats::Q6K),
             Quant::IQ4_NL => with!(formats::Iq4Nl),
+            Quant::INT4 => with!(formats::Int4),
+            Quant::INT8 => with!(formats::Int8),
         }
     }};
 }
@@ -338,13 +340,13 @@ impl Scales for Block {
     const UNIT: usize = 1;
     const BYTES: usize = HALVES;
     #[inline(always)]
-    unsafe fn vector<S: Simd>(s: S, aux: *const u8, b: usize, _sub: usize) -> (S::F, S::F) {
+    unsafe fn vector<S: Simd>(s: S, unit: *const u8, _b: usize, _su_b: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
-        (unsafe { s.load_f16(aux.add(b * HALVES).cast()) }, s.splat(0.0))
+        (unsafe { s.load_f16(unit.cast()) }, s.splat(0.0))
     }
-    unsafe fn scalar(aux: *const u8, b: usize, _sub: usize, lane: usize) -> (f32, f32) {
+    unsafe fn scalar(unit: *const u8, _b: usize, _su_b: usize, lane: usize) -> (f32, f32) {
         // SAFETY: the caller's promise.
-        (unsafe { half_at(aux.add(b * HALVES), lane) }, 0.0)
+        (unsafe { half_at(unit, lane) }, 0.0)
     }
 }
 
@@ -354,19 +356,13 @@ impl Scales for BlockMin {
     const UNIT: usize = 1;
     const BYTES: usize = 2 * HALVES;
     #[inline(always)]
-    unsafe fn vector<S: Simd>(s: S, aux: *const u8, b: usize, _sub: usize) -> (S::F, S::F) {
+    unsafe fn vector<S: Simd>(s: S, unit: *const u8, _b: usize, _su_b: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
-        unsafe {
-            let p = aux.add(b * 2 * HALVES);
-            (s.load_f16(p.cast()), s.load_f16(p.add(HALVES).cast()))
-        }
+        unsafe { (s.load_f16(unit.cast()), s.load_f16(unit.add(HALVES).cast())) }
     }
-    unsafe fn scalar(aux: *const u8, b: usize, _sub: usize, lane: usize) -> (f32, f32) {
+    unsafe fn scalar(unit: *const u8, _b: usize, _su_b: usize, lane: usize) -> (f32, f32) {
         // SAFETY: the caller's promise.
-        unsafe {
-            let p = aux.add(b * 2 * HALVES);
-            (half_at(p, lane), half_at(p.add(HALVES), lane))
-        }
+        unsafe { (half_at(unit, lane), half_at(unit.add(HALVES), lane)) }
     }
 }
 
@@ -376,22 +372,20 @@ impl Scales for SuperMin {
     const UNIT: usize = 8;
     const BYTES: usize = SUPER_MIN_SCALES + 16 * LANES;
     #[inline(always)]
-    unsafe fn vector<S: Simd>(s: S, aux: *const u8, b: usize, _sub: usize) -> (S::F, S::F) {
+    unsafe fn vector<S: Simd>(s: S, unit: *const u8, b: usize, _sub: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
         unsafe {
-            let unit = aux.add(b / 8 * Self::BYTES);
             let (d, m) = (s.load_f16(unit.cast()), s.load_f16(unit.add(HALVES).cast()));
-            let p = unit.add(SUPER_MIN_SCALES + b % 8 * 2 * LANES);
+            let p = unit.add(SUPER_MIN_SCALES + b * 2 * LANES);
             let scale = s.mul(d, s.to_f(s.load_u8(p)));
             let min = s.mul(m, s.to_f(s.load_u8(p.add(LANES))));
             (scale, s.sub(s.splat(0.0), min))
         }
     }
-    unsafe fn scalar(aux: *const u8, b: usize, _sub: usize, lane: usize) -> (f32, f32) {
+    unsafe fn scalar(unit: *const u8, b: usize, _sub: usize, lane: usize) -> (f32, f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            let unit = aux.add(b / 8 * Self::BYTES);
-            let p = unit.add(SUPER_MIN_SCALES + b % 8 * 2 * LANES + lane);
+            let p = unit.add(SUPER_MIN_SCALES + b * 2 * LANES + lane);
             let (sc, m) = (f32::from(p.read()), f32::from(p.add(LANES).read()));
             (half_at(unit, lane) * sc, -(half_at(unit.add(HALVES), lane) * m))
         }
@@ -404,19 +398,17 @@ impl Scales for SuperSigned {
     const UNIT: usize = 8;
     const BYTES: usize = SUPER_SIGNED_SCALES + 16 * LANES;
     #[inline(always)]
-    unsafe fn vector<S: Simd>(s: S, aux: *const u8, b: usize, sub: usize) -> (S::F, S::F) {
+    unsafe fn vector<S: Simd>(s: S, unit: *const u8, b: usize, sub: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
         unsafe {
-            let unit = aux.add(b / 8 * Self::BYTES);
-            let p = unit.add(SUPER_SIGNED_SCALES + (b % 8 * 2 + sub) * LANES);
+            let p = unit.add(SUPER_SIGNED_SCALES + (b * 2 + sub) * LANES);
             (s.mul(s.load_f16(unit.cast()), s.to_f(s.load_i8(p.cast()))), s.splat(0.0))
         }
     }
-    unsafe fn scalar(aux: *const u8, b: usize, sub: usize, lane: usize) -> (f32, f32) {
+    unsafe fn scalar(unit: *const u8, b: usize, sub: usize, lane: usize) -> (f32, f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            let unit = aux.add(b / 8 * Self::BYTES);
-            let p = unit.add(SUPER_SIGNED_SCALES + (b % 8 * 2 + sub) * LANES + lane);
+            let p = unit.add(SUPER_SIGNED_SCALES + (b * 2 + sub) * LANES + lane);
             (half_at(unit, lane) * f32::from(p.cast::<i8>().read()), 0.0)
         }
     }
@@ -428,23 +420,73 @@ impl Scales for SuperNibble {
     const UNIT: usize = 8;
     const BYTES: usize = SUPER_NIBBLE_SCALES + 16 * LANES;
     #[inline(always)]
-    unsafe fn vector<S: Simd>(s: S, aux: *const u8, b: usize, sub: usize) -> (S::F, S::F) {
+    unsafe fn vector<S: Simd>(s: S, unit: *const u8, b: usize, sub: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
         unsafe {
-            let unit = aux.add(b / 8 * Self::BYTES);
             let (d, m) = (s.load_f16(unit.cast()), s.load_f16(unit.add(HALVES).cast()));
-            let v = s.load_u8(unit.add(SUPER_NIBBLE_SCALES + (b % 8 * 2 + sub) * LANES));
+            let v = s.load_u8(unit.add(SUPER_NIBBLE_SCALES + (b * 2 + sub) * LANES));
             let scale = s.mul(d, s.to_f(s.iand(v, s.isplat(15))));
             (scale, s.sub(s.splat(0.0), s.mul(m, s.to_f(s.ishr::<4>(v)))))
         }
     }
-    unsafe fn scalar(aux: *const u8, b: usize, sub: usize, lane: usize) -> (f32, f32) {
+    unsafe fn scalar(unit: *const u8, b: usize, sub: usize, lane: usize) -> (f32, f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            let unit = aux.add(b / 8 * Self::BYTES);
-            let v = unit.add(SUPER_NIBBLE_SCALES + (b % 8 * 2 + sub) * LANES + lane).read();
+            let v = unit.add(SUPER_NIBBLE_SCALES + (b * 2 + sub) * LANES + lane).read();
             let (sc, m) = (f32::from(v & 15), f32::from(v >> 4));
             (half_at(unit, lane) * sc, -(half_at(unit.add(HALVES), lane) * m))
+        }
+    }
+}
+
+/// f32 scale of a group of columns.
+pub(crate) struct Group;
+
+/// f32 scale of a group of columns, and the code (a byte) that stands for zero. What that is off [`INT4_ZERO`] becomes the offset,
+/// which so is small.
+pub(crate) struct GroupZero;
+
+/// The middle code of 4 bits, and what stands for zero where a weight does not say.
+pub(crate) const INT4_ZERO: u8 = 8;
+
+/// Byte offset of the zero points within a unit of [`GroupZero`].
+pub(crate) const GROUP_ZEROS: usize = 4 * LANES;
+
+impl Scales for Group {
+    const SUBS: usize = 1;
+    const HAS_MIN: bool = false;
+    const UNIT: usize = 0;
+    const BYTES: usize = GROUP_ZEROS;
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(s: S, unit: *const u8, _b: usize, _sub: usize) -> (S::F, S::F) {
+        // SAFETY: the caller's promise.
+        (unsafe { s.load(unit.cast()) }, s.splat(0.0))
+    }
+    unsafe fn scalar(unit: *const u8, _b: usize, _sub: usize, lane: usize) -> (f32, f32) {
+        // SAFETY: the caller's promise.
+        (unsafe { unit.cast::<f32>().add(lane).read_unaligned() }, 0.0)
+    }
+}
+
+impl Scales for GroupZero {
+    const SUBS: usize = 1;
+    const HAS_MIN: bool = true;
+    const UNIT: usize = 0;
+    const BYTES: usize = GROUP_ZEROS + LANES;
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(s: S, unit: *const u8, _b: usize, _sub: usize) -> (S::F, S::F) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (scale, zero) = (s.load(unit.cast()), s.load_u8(unit.add(GROUP_ZEROS)));
+            (scale, s.mul(scale, s.to_f(s.isub(s.isplat(INT4_ZERO.into()), zero))))
+        }
+    }
+    unsafe fn scalar(unit: *const u8, _b: usize, _sub: usize, lane: usize) -> (f32, f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scale = unit.cast::<f32>().add(lane).read_unaligned();
+            let zero = f32::from(unit.add(GROUP_ZEROS + lane).read());
+            (scale, scale * (f32::from(INT4_ZERO) - zero))
         }
     }
 }

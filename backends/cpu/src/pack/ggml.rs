@@ -12,12 +12,15 @@ use crate::simd::LANES;
 /// Bytes of one vector of sixteen 32-bit lanes.
 const V: usize = 64;
 
-/// A destination panel.
+/// A row's places in a panel, at some block.
 #[derive(Clone, Copy)]
-struct Panel {
-    aux: *mut u8,
-    codes: *mut u8,
-    lane: usize,
+pub(super) struct Panel {
+    /// The block's unit of scales.
+    pub(super) aux: *mut u8,
+    /// The block's codes.
+    pub(super) codes: *mut u8,
+    /// The row's.
+    pub(super) lane: usize,
 }
 
 /// Packs one row given in the file format.
@@ -81,6 +84,7 @@ impl Panel {
                 Quant::Q3_K => self.put_q3_k(block),
                 Quant::Q4_K | Quant::Q5_K => self.put_q45_k(quant, block),
                 Quant::Q6_K => self.put_q6_k(block),
+                Quant::INT4 | Quant::INT8 => unreachable!("packed by `grouped`"),
             }
         }
     }
@@ -109,7 +113,11 @@ impl Panel {
         }
     }
 
-    unsafe fn words(self, src: &[u8], flip: u32) {
+    /// Writes the codes of a block, four bytes a vector, with some bits flipped.
+    ///
+    /// # Safety
+    /// `src` has four bytes a vector of the block's plane.
+    pub(super) unsafe fn words(self, src: &[u8], flip: u32) {
         for (i, w) in src.chunks_exact(4).enumerate() {
             // SAFETY: as many words as the plane has vectors.
             unsafe { self.word(i, u32::from_le_bytes([w[0], w[1], w[2], w[3]]) ^ flip) };
@@ -117,7 +125,10 @@ impl Panel {
     }
 
     /// Packs 32 codes of `4 + high` bits (`high` 0, 1 or 2) as a nibble plane and a plane above it.
-    unsafe fn put_nibble_codes(self, sub: usize, codes: &[u8], high: u32) {
+    ///
+    /// # Safety
+    /// The panel has these planes at `sub`.
+    pub(super) unsafe fn put_nibble_codes(self, sub: usize, codes: &[u8], high: u32) {
         let vectors = 4 + high as usize;
         let to = Self { codes: self.codes.wrapping_add(sub * vectors * V), ..self };
         for v in 0..4 {
@@ -280,6 +291,7 @@ pub(crate) mod tests {
             Quant::Q2_K => &[80, 82],
             Quant::Q3_K => &[108],
             Quant::Q6_K => &[208],
+            Quant::INT4 | Quant::INT8 => unreachable!("no file format"),
         };
         for block in out.chunks_exact_mut(bytes) {
             for &at in halves {
@@ -352,6 +364,7 @@ pub(crate) mod tests {
                     h(208) * f64::from(b[192 + e / 16].cast_signed()) * f64::from(q)
                 })
                 .collect(),
+            Quant::INT4 | Quant::INT8 => unreachable!("no file format"),
         }
     }
 
@@ -366,14 +379,14 @@ pub(crate) mod tests {
 
     #[test]
     fn unpacking_gives_the_exact_dequantisation() {
-        for quant in Quant::ALL {
+        for quant in Quant::GGUF {
             for (n, k) in [(1, 256), (16, 512), (37, 768)] {
                 let layout = QuantLayout::new(quant, n, k).unwrap();
                 let rows = random_rows(quant, n, k, 7 + n as u64);
                 let packed = pack(&layout, &rows);
                 let mut out = vec![0.0; k];
                 for (i, row) in rows.chunks_exact(layout.file_row_bytes()).enumerate() {
-                    for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+                    for (b, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
                         // SAFETY: `packed` has the layout's bytes; row and block exist.
                         unsafe { layout.unpack_block(packed.as_ptr(), i, b, out) };
                     }
@@ -387,7 +400,7 @@ pub(crate) mod tests {
 
     #[test]
     fn packed_size_stays_near_the_file_size() {
-        for quant in Quant::ALL {
+        for quant in Quant::GGUF {
             let layout = QuantLayout::new(quant, 4096, 4096).unwrap();
             let ratio = layout.bytes() as f64 / (4096 * layout.file_row_bytes()) as f64;
             let limit = match quant {

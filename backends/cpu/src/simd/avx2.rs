@@ -31,6 +31,26 @@ macro_rules! op {
     };
 }
 
+/// What [`e4m3_halves`] leaves out: f16's exponent bias is 15, that of f8e4m3 is 7.
+pub(super) const E4M3_HALVES: f32 = 256.0;
+
+/// Sixteen f8e4m3 as halves of the same bits, which stand for 2^-8 of their values; NaN stays NaN.
+///
+/// # Safety
+/// The processor has `avx2`.
+#[inline(always)]
+pub(super) unsafe fn e4m3_halves(v: __m128i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Sign at bit 15, exponent and mantissa from bit 7 on; the sign extension's copy at bit 14 goes.
+        let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(v));
+        let half = _mm256_and_si256(wide, _mm256_set1_epi16(0xbf80_u16.cast_signed()));
+        let top = _mm256_set1_epi16(0x3f80);
+        let nan = _mm256_cmpeq_epi16(_mm256_and_si256(half, top), top);
+        _mm256_or_si256(half, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)))
+    }
+}
+
 macro_rules! both {
     ($f:ident $(::<$n:block>)? ; $a:expr) => {{
         let a = $a;
@@ -136,6 +156,13 @@ impl Simd for Avx2 {
                 p.add(8).cast()
             ))))
         ])
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> [F8; 2] {
+        let h = op!(e4m3_halves(_mm_loadu_si128(p.cast())));
+        let low = op!(_mm256_cvtph_ps(_mm256_castsi256_si128(h)));
+        let high = op!(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(h)));
+        self.mul([low, high], self.splat(E4M3_HALVES))
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, a: [F8; 2]) {

@@ -1,5 +1,6 @@
 //! AVX-512 with VNNI: one register is one vector.
 
+use super::avx2::{E4M3_HALVES, e4m3_halves};
 use super::{LANES, Simd};
 use crate::isa::Op;
 use std::arch::x86_64::*;
@@ -108,6 +109,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         op!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
             _mm256_loadu_si256(p.cast())
         ))))
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> __m512 {
+        let h = op!(_mm512_cvtph_ps(e4m3_halves(_mm_loadu_si128(p.cast()))));
+        self.mul(h, self.splat(E4M3_HALVES))
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, a: __m512) {

@@ -97,6 +97,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for 32 bytes.
     unsafe fn load_bf16(self, p: *const u16) -> Self::F;
+    /// Sixteen f8e4m3, widened.
+    /// # Safety
+    /// `p` is readable for 16 bytes.
+    unsafe fn load_e4m3(self, p: *const u8) -> Self::F;
     /// Rounds to nearest even.
     /// # Safety
     /// `p` is writable for 32 bytes.

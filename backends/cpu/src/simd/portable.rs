@@ -1,6 +1,7 @@
 //! Plain Rust: arrays that the compiler vectorises as it can (NEON on aarch64).
 
 use super::{LANES, Simd, bf16_bits};
+use crate::fp8::E4M3;
 use crate::isa::Op;
 use half::f16;
 
@@ -137,6 +138,11 @@ impl Simd for Portable {
         // SAFETY: the caller promises 32 readable bytes.
         let h = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
         map(h, |x| f32::from_bits(u32::from(x) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> Self::F {
+        // SAFETY: the caller promises 16 readable bytes.
+        map(unsafe { p.cast::<[u8; LANES]>().read_unaligned() }, |x| E4M3[usize::from(x)])
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, a: Self::F) {

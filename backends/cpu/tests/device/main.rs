@@ -3,10 +3,13 @@
 #![expect(clippy::float_cmp, reason = "equal bits are what is promised")]
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use halyard_cpu::{Cpu, CpuDevice};
+mod harness;
+mod ops;
+mod schemes;
+
 use halyard_sdk::{
-    AllocReq, Backend, Buffer, Code, DType, Device, KvDesc, LaunchArgs, MemRef, OpDesc, Options,
-    Plan, PropKey, Scheme, Stream, Support, TensorSpec, TensorView, Weight, WeightDesc, WeightFill,
+    AllocReq, Code, DType, Device, KvDesc, PropKey, Scheme, Stream, Support, TensorSpec,
+    TensorView, Weight, WeightDesc,
     abi::{
         RSlice,
         ops::{OpBuf, attrs},
@@ -14,91 +17,7 @@ use halyard_sdk::{
     },
 };
 
-fn open(options: &[(&str, &str)]) -> halyard_sdk::Result<CpuDevice> {
-    let own = |&(k, v): &(&str, &str)| (k.to_owned(), v.to_owned());
-    Cpu::open(0, Options::new(options.iter().map(own).collect()))
-}
-
-fn device() -> CpuDevice {
-    open(&[("threads", "2")]).unwrap()
-}
-
-/// A weight with its memory.
-struct Owned {
-    weight: Weight,
-    buffer: Buffer,
-}
-
-fn create(device: &CpuDevice, desc: &WeightDesc<'_>) -> Owned {
-    let plan = device.weight_plan(desc).unwrap();
-    let request = AllocReq { bytes: plan.bytes, align: plan.align, kind: mem::DEVICE, flags: 0 };
-    let buffer = device.alloc(&request).unwrap();
-    let place = MemRef { base: buffer.base, offset: 0, kind: mem::DEVICE, device: 0 };
-    Owned { weight: device.weight_create(desc, &place).unwrap(), buffer }
-}
-
-fn fill<T>(
-    device: &CpuDevice,
-    w: Weight,
-    (group, row0): (u32, u64),
-    dtype: DType,
-    rows: &[T],
-    cols: usize,
-) -> halyard_sdk::Result<()> {
-    let n = (rows.len() / cols) as u64;
-    let spec = TensorSpec::new(dtype, &[n.cast_signed(), cols as i64]);
-    let parts = [TensorView::contiguous(rows.as_ptr() as u64, 0, &spec)];
-    let parts = RSlice::from_slice(&parts);
-    device.weight_fill(Stream::NONE, w, &WeightFill { group, flags: 0, row0, rows: n, parts })
-}
-
-fn linear(scheme: Scheme, dtype: DType, n: u64, k: u64) -> OpBuf {
-    let spec = |cols: u64| TensorSpec::new(DType::F32, &[-1, cols.cast_signed()]);
-    OpBuf::new(
-        &attrs::Linear::default(),
-        [spec(k), TensorSpec::NONE, spec(n)],
-        [WeightDesc::linear(scheme, dtype, n, k)],
-    )
-}
-
-/// Runs an op on f32 matrices; the last is written.
-fn launch(
-    device: &CpuDevice,
-    op: &OpDesc<'_>,
-    views: &[TensorView],
-    weight: Weight,
-) -> halyard_sdk::Result<()> {
-    let kernel = device.prepare(op)?;
-    let shapes: Vec<_> = views.iter().map(TensorView::spec).collect();
-    let bytes = kernel.workspace_bytes(&shapes);
-    let workspace = vec![0u64; bytes as usize / 8 + 16];
-    let start = (workspace.as_ptr() as u64).next_multiple_of(64);
-    let weights = [weight];
-    kernel.launch(
-        Stream::NONE,
-        &LaunchArgs {
-            plan: Plan::NONE,
-            workspace: start,
-            workspace_bytes: bytes,
-            tensors: RSlice::from_slice(views),
-            weights: RSlice::from_slice(&weights),
-            scalars: RSlice::EMPTY,
-            host: RSlice::EMPTY,
-        },
-    )
-}
-
-fn matrix(data: &[f32], cols: usize) -> TensorView {
-    let spec = TensorSpec::new(DType::F32, &[(data.len() / cols) as i64, cols as i64]);
-    TensorView::contiguous(data.as_ptr() as u64, 0, &spec)
-}
-
-fn product(device: &CpuDevice, op: &OpBuf, w: Weight, x: &[f32], n: usize, k: usize) -> Vec<f32> {
-    let y = vec![f32::NAN; x.len() / k * n];
-    let views = [matrix(x, k), TensorView::NONE, matrix(&y, n)];
-    launch(device, &op.desc(), &views, w).unwrap();
-    y
-}
+use harness::{create, device, fill, launch, linear, matrix, open, product};
 
 /// Rows of Q8_0 with scale 1/16 and codes that differ from row to row.
 fn q8_rows(n: usize, k: usize) -> Vec<u8> {
@@ -172,7 +91,7 @@ fn one_weight_serves_the_embedding_and_the_output_layer() {
     let table = vec![f32::NAN; v * h];
     let ids_spec = TensorSpec::new(DType::I32, &[v as i64]);
     let views = [TensorView::contiguous(ids.as_ptr() as u64, 0, &ids_spec), matrix(&table, h)];
-    launch(&device, &op.desc(), &views, owned.weight).unwrap();
+    launch(&device, &op.desc(), &views, &[owned.weight]).unwrap();
     // The output layer on unit vectors gives the same numbers back.
     let mut x = vec![0.0; h * h];
     (0..h).for_each(|i| x[i * h + i] = 1.0);
@@ -204,7 +123,7 @@ fn launches_refuse_what_they_were_not_prepared_for() {
     let (x, y) = (vec![1.0f32; 16], vec![0.0f32; 8]);
     let good = [matrix(&x, 8), TensorView::NONE, matrix(&y, 4)];
     let refused = |views: &[TensorView], w: Weight, why: &str| {
-        let error = launch(&device, &op.desc(), views, w).unwrap_err();
+        let error = launch(&device, &op.desc(), views, &[w]).unwrap_err();
         assert_eq!(error.code, Code::INVALID_ARGUMENT, "{}", error.message);
         assert!(error.message.contains(why), "{}", error.message);
     };
@@ -212,7 +131,7 @@ fn launches_refuse_what_they_were_not_prepared_for() {
     refused(&good, Weight(999), "no weight 999");
     fill(&device, owned.weight, (0, 0), DType::F32, &[1.0f32; 32], 8).unwrap();
     device.weight_seal(Stream::NONE, owned.weight).unwrap();
-    launch(&device, &op.desc(), &good, owned.weight).unwrap();
+    launch(&device, &op.desc(), &good, &[owned.weight]).unwrap();
     assert_eq!(y, [8.0; 8]);
     refused(&[matrix(&x, 4), good[1], good[2]], owned.weight, "differ");
     refused(&[good[0], good[1], matrix(&y, 2)], owned.weight, "differ");
@@ -225,7 +144,7 @@ fn launches_refuse_what_they_were_not_prepared_for() {
     refused(&good, other.weight, "another form");
     // No tokens: nothing to do.
     let none = [matrix(&[], 8), TensorView::NONE, matrix(&[], 4)];
-    launch(&device, &op.desc(), &none, owned.weight).unwrap();
+    launch(&device, &op.desc(), &none, &[owned.weight]).unwrap();
 }
 
 #[test]
@@ -234,7 +153,8 @@ fn support_says_what_prepare_does() {
     let cases = [
         (linear(Scheme::GGUF_Q4_K, DType::NONE, 8, 256), true),
         (linear(Scheme::GGUF_Q4_K, DType::NONE, 8, 128), false),
-        (linear(Scheme::FP8_BLOCK, DType::F32, 8, 128), false),
+        (linear(Scheme::FP8_BLOCK, DType::F32, 8, 128), true),
+        (linear(Scheme::FP8_BLOCK, DType::F16, 8, 128), false),
         (linear(Scheme::DENSE, DType::BF16, 8, 3), true),
         (linear(Scheme::DENSE, DType::I8, 8, 3), false),
     ];
@@ -246,11 +166,11 @@ fn support_says_what_prepare_does() {
             Err(error) => assert_eq!(support, Support::No(error.message.into())),
         }
     }
-    let quantised = attrs::Linear { act_quant: 1, ..Default::default() };
+    let quantised = attrs::Linear { act_quant: 3, ..Default::default() };
     let spec = TensorSpec::new(DType::F32, &[-1, 32]);
     let weight = WeightDesc::linear(Scheme::GGUF_Q8_0, DType::NONE, 32, 32);
     let op = OpBuf::new(&quantised, [spec, TensorSpec::NONE, spec], [weight]);
-    assert!(matches!(device.support(&op.desc()), Support::No(why) if why.contains("supported: 0")));
+    assert!(matches!(device.support(&op.desc()), Support::No(why) if why.contains("supported: 1")));
 }
 
 #[test]
