@@ -5,12 +5,10 @@ use std::sync::Arc;
 use halyard_sdk::{
     Backend, DType, Error, HostMemory, InfoKey, InlineDevice, Kernel, KvDesc, KvLayout, MemRef,
     OpDesc, Options, PropKey, Result, Support, Weight, WeightDesc, WeightFill, WeightPlan,
-    abi::types::KV_STANDARD,
 };
 
-use crate::elem::Elem;
 use crate::isa::Isa;
-use crate::kv::KvShape;
+use crate::kv::PlaneShape;
 use crate::ops;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::topology;
@@ -175,26 +173,8 @@ impl InlineDevice for CpuDevice {
     }
 
     fn kv_layout(&self, kv: &KvDesc<'_>) -> Result<KvLayout> {
-        if kv.kind != KV_STANDARD || !kv.attrs.is_empty() {
-            return Err(Error::unsupported(format!(
-                "a cache of kind {} with {} attributes; this backend has plain keys and values ({KV_STANDARD})",
-                kv.kind,
-                kv.attrs.len()
-            )));
-        }
-        let shape = KvShape {
-            elem: Elem::of(kv.dtype).map_err(|e| Error::unsupported(format!("a cache of {e}")))?,
-            block: kv.block_size as usize,
-            heads: kv.heads as usize,
-            dim_k: kv.dim_k as usize,
-            dim_v: kv.dim_v as usize,
-        };
-        ops::check_cache_shape(&shape)?;
-        match (shape.k_block_bytes(), shape.v_block_bytes()) {
-            (Some(k), Some(v)) => {
-                Ok(KvLayout { block_bytes: [k as u64, v as u64], align: 64, format: KV_FORMAT })
-            }
-            _ => Err(Error::invalid(format!("a cache with {} heads is too large", kv.heads))),
-        }
+        let shape = ops::shape_of(kv)?;
+        let bytes = |plane: PlaneShape| plane.block_bytes().unwrap_or(0) as u64;
+        Ok(KvLayout { block_bytes: [bytes(shape.k), bytes(shape.v)], align: 64, format: KV_FORMAT })
     }
 }

@@ -88,6 +88,12 @@ impl Rows {
         Self { base: base.cast(), elem: Elem::F32, row_stride: 4 * cols, col_stride: 4 }
     }
 
+    /// One row, as a view of its own.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> Self {
+        Self { base: self.base.wrapping_add(row * self.row_stride), ..*self }
+    }
+
     /// Whether the elements of a row follow each other.
     #[inline(always)]
     pub(crate) fn is_contiguous(&self) -> bool {

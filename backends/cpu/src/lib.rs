@@ -2,8 +2,8 @@
 //!
 //! - [`Cpu`]: the backend; [`module`] gives it to a host that links it, `plugin/` builds it as a library
 //! - `device`: what the host sees; `weights`: packing through the host's hook; `ops`: one op a file
-//! - `gemm`: matrix products; `attention`, `kv`: attention over the paged cache
-//! - `pack`: packed weights; `elem`: rows of floats in memory; `fp8`: 8-bit floats
+//! - `gemm`: matrix products; `attention`: attention; `kv`: the paged cache
+//! - `pack`: packed weights; `elem`: rows of floats in memory; `cell`: what a cache holds; `fp8`: 8-bit floats
 //! - `simd`, `isa`: sixteen-lane arithmetic, compiled once per instruction set and chosen at run time
 //! - `pool`: the worker threads; `topology`, `huge`: the machine
 //!
@@ -19,6 +19,7 @@
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exactness"))]
 
 mod attention;
+mod cell;
 mod device;
 mod elem;
 mod fp8;

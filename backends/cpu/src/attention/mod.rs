@@ -1,4 +1,4 @@
-//! Attention over the paged cache.
+//! Attention over the paged cache, over latents in it, and over rows of tensors.
 //!
 //! Keys are taken in *chunks* of [`CHUNK`], at fixed places in the sequence. Within a chunk: all scores,
 //! their largest, their exponentials, the weighted sum of values. Then the chunk is merged into the
@@ -9,17 +9,29 @@
 //! Queries that share a KV head are flattened into *rows* (token by token, head by head); a task takes
 //! up to [`ROWS`] rows of one sequence and KV head. If that gives too few tasks for the threads, each
 //! chunk is a task of its own, and the merge follows.
+//!
+//! Scores want sixteen keys side by side, floats all of them. Keys and values that do not lie so (of 8 bits,
+//! latents, rows of tensors) are *staged*: a task brings those of a chunk into that form once, for all its
+//! rows, in memory that stays in the processor's cache.
 
 mod kernel;
+mod merge;
+mod source;
+mod stage;
+mod sums;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use crate::elem::RowsMut;
 use crate::isa::{Isa, Op};
-use crate::kv::{Cache, Heads};
+use crate::kv::Heads;
 use crate::pool::Pool;
 use crate::simd::Simd;
 use kernel::Part;
+pub(crate) use merge::{MergeAttention, MergeTokens};
+pub(crate) use source::{Paged, Source};
+use stage::Stage;
 
 /// Keys that are scored before they are merged; a multiple of 64.
 pub(crate) const CHUNK: usize = 256;
@@ -27,8 +39,8 @@ pub(crate) const CHUNK: usize = 256;
 /// Rows of a task.
 pub(crate) const ROWS: usize = 24;
 
-/// Largest head dimension.
-pub(crate) const MAX_DIM: usize = 256;
+/// Largest head dimension; of latents, with the rotated part.
+pub(crate) const MAX_DIM: usize = 576;
 
 /// Scratch memory beyond which a call does without sharing chunks among threads.
 const MAX_SPLIT_BYTES: usize = 32 << 20;
@@ -48,16 +60,11 @@ pub(crate) struct Rules {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attention<'a> {
     pub(crate) rules: Rules,
-    pub(crate) cache: Cache,
+    pub(crate) source: Source<'a>,
     pub(crate) q: Heads,
     pub(crate) q_heads: usize,
     /// Tokens `cu_q[b] .. cu_q[b + 1]` are sequence `b`'s; rising from 0.
     pub(crate) cu_q: &'a [i32],
-    /// Cached tokens of each sequence, the new ones included; not negative.
-    pub(crate) kv_len: &'a [i32],
-    /// Blocks of sequence `b` from `b * table_stride` on; those within `kv_len` are inside the cache.
-    pub(crate) block_table: &'a [i32],
-    pub(crate) table_stride: usize,
     pub(crate) tokens: usize,
     pub(crate) o: Out,
     pub(crate) lse: Option<Lse>,
@@ -74,7 +81,7 @@ pub(crate) struct Out {
     pub(crate) head_stride: usize,
 }
 
-/// The `[tokens, heads]` log-sum-exp output; strides in bytes.
+/// A `[tokens, heads]` tensor of log-sum-exps, f32; strides in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lse {
     pub(crate) base: *mut u8,
@@ -108,14 +115,17 @@ impl Attention<'_> {
         let tasks = self.tasks();
         let chunks = self.max_chunks();
         let parts = tasks * chunks;
-        let part_bytes = 4 * part_floats(self.cache.shape.padded_v());
+        let part_bytes = 4 * part_floats(self.source.padded_v());
         let split = tasks < 2 * pool.threads()
             && pool.threads() > 1
             && chunks > 1
             && parts.checked_mul(part_bytes).is_some_and(|b| b <= self.scratch_bytes);
         if split {
             pool.run(parts, &|i| {
-                isa.dispatch(Run { call: self, task: i / chunks, chunk: Some(i % chunks), chunks });
+                let (task, chunk) = (i / chunks, Some(i % chunks));
+                stage::with(&self.source, |stage| {
+                    isa.dispatch(Run { call: self, task, chunk, chunks, stage });
+                });
             });
             // The merge is a small share of the work: a pass over the partial results.
             for task in 0..tasks {
@@ -124,14 +134,21 @@ impl Attention<'_> {
         } else {
             // Later queries see more keys: longest tasks first.
             pool.run(tasks, &|i| {
-                isa.dispatch(Run { call: self, task: tasks - 1 - i, chunk: None, chunks });
+                let task = tasks - 1 - i;
+                stage::with(&self.source, |stage| {
+                    isa.dispatch(Run { call: self, task, chunk: None, chunks, stage });
+                });
             });
         }
         self.pad();
     }
 
     fn group(&self) -> usize {
-        self.q_heads / self.cache.shape.heads
+        self.q_heads / self.source.heads()
+    }
+
+    fn sequences(&self) -> usize {
+        self.cu_q.len() - 1
     }
 
     fn q_len(&self, b: usize) -> usize {
@@ -144,19 +161,20 @@ impl Attention<'_> {
     }
 
     fn tasks(&self) -> usize {
-        let blocks: usize = (0..self.kv_len.len()).map(|b| self.row_blocks(b)).sum();
-        blocks * self.cache.shape.heads
+        let blocks: usize = (0..self.sequences()).map(|b| self.row_blocks(b)).sum();
+        blocks * self.source.heads()
     }
 
     fn max_chunks(&self) -> usize {
-        self.kv_len.iter().map(|&n| (n as usize).div_ceil(CHUNK)).max().unwrap_or(0)
+        let chunks = (0..self.sequences()).map(|b| self.source.kv_len(b).div_ceil(CHUNK));
+        chunks.max().unwrap_or(0)
     }
 
     /// The rows of a task.
     ///
     /// Walks the sequences: a call has at most some hundreds, and a task takes microseconds.
     fn part(&self, task: usize) -> Part {
-        let heads = self.cache.shape.heads;
+        let heads = self.source.heads();
         let (mut block, kv_head) = (task / heads, task % heads);
         let mut b = 0;
         while block >= self.row_blocks(b) {
@@ -170,7 +188,7 @@ impl Attention<'_> {
 
     /// Zeros for the tokens after the last sequence.
     fn pad(&self) {
-        let used = self.cu_q[self.kv_len.len()] as usize;
+        let used = self.cu_q[self.sequences()] as usize;
         for token in used..self.tokens {
             for head in 0..self.q_heads {
                 // SAFETY: promised to `run`.
@@ -185,7 +203,7 @@ impl Attention<'_> {
     /// The token and head exist; nobody else writes them.
     unsafe fn put_empty(&self, token: usize, head: usize) {
         let out = self.o.head(head);
-        for d in 0..self.cache.shape.dim_v {
+        for d in 0..self.source.dim_v() {
             // SAFETY: the caller's promise.
             unsafe { out.set(token, d, 0.0) };
         }
@@ -197,22 +215,33 @@ impl Attention<'_> {
 }
 
 impl Out {
+    /// The rows of one head.
     #[inline(always)]
-    fn head(&self, head: usize) -> RowsMut {
+    pub(crate) fn head(&self, head: usize) -> RowsMut {
         RowsMut { base: self.rows.base.wrapping_add(head * self.head_stride), ..self.rows }
     }
 }
 
 impl Lse {
     /// # Safety
+    /// The token and head exist.
+    #[inline(always)]
+    unsafe fn get(&self, token: usize, head: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.at(token, head).read_unaligned() }
+    }
+
+    /// # Safety
     /// The token and head exist; nobody else writes them.
     #[inline(always)]
     unsafe fn set(&self, token: usize, head: usize, x: f32) {
         // SAFETY: the caller's promise.
-        unsafe {
-            let p = self.base.add(token * self.token_stride + head * self.head_stride);
-            p.cast::<f32>().write_unaligned(x);
-        }
+        unsafe { self.at(token, head).write_unaligned(x) };
+    }
+
+    #[inline(always)]
+    fn at(&self, token: usize, head: usize) -> *mut f32 {
+        self.base.wrapping_add(token * self.token_stride + head * self.head_stride).cast()
     }
 }
 
@@ -222,6 +251,7 @@ struct Run<'a> {
     task: usize,
     chunk: Option<usize>,
     chunks: usize,
+    stage: Stage,
 }
 
 impl Op for Run<'_> {
@@ -232,17 +262,12 @@ impl Op for Run<'_> {
         // SAFETY: promised to `Attention::run`; tasks write disjoint rows or partial results.
         unsafe {
             match self.chunk {
-                None => kernel::attend(s, self.call, &part),
+                None => kernel::attend(s, self.call, &part, self.stage),
                 Some(chunk) => {
-                    let floats = part_floats(self.call.cache.shape.padded_v());
+                    let floats = part_floats(self.call.source.padded_v());
                     let at = (self.task * self.chunks + chunk) * floats;
-                    kernel::attend_chunk(
-                        s,
-                        self.call,
-                        &part,
-                        chunk,
-                        self.call.scratch.cast::<f32>().add(at),
-                    );
+                    let to = self.call.scratch.cast::<f32>().add(at);
+                    kernel::attend_chunk(s, self.call, &part, self.stage, (chunk, to));
                 }
             }
         }
@@ -261,7 +286,7 @@ impl Op for Merge<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let part = self.call.part(self.task);
-        let floats = part_floats(self.call.cache.shape.padded_v());
+        let floats = part_floats(self.call.source.padded_v());
         // SAFETY: promised to `Attention::run`; every chunk's partial result has been written.
         unsafe {
             let at = self.call.scratch.cast::<f32>().add(self.task * self.chunks * floats);

@@ -105,6 +105,12 @@ impl<'a> Args<'a> {
         Ok((heads, size(v, 0)?, size(v, 1)?, size(v, 2)?))
     }
 
+    /// A `[tokens, dim]` tensor as one of a single head: view, tokens, heads, dim.
+    pub(crate) fn one_head(&self, slot: usize) -> Result<(Heads, usize, usize, usize)> {
+        let (rows, tokens, dim) = self.rows(slot)?;
+        Ok((Heads { rows, head_stride: 0 }, tokens, 1, dim))
+    }
+
     /// A `[tokens, heads, dim]` tensor to write.
     pub(crate) fn heads_mut(&self, slot: usize) -> Result<(Out, usize, usize, usize)> {
         let (h, tokens, heads, dim) = self.heads(slot)?;
@@ -165,10 +171,17 @@ impl<'a> Args<'a> {
         self.optional(slot).map(|_| self.table(slot)).transpose()
     }
 
-    /// Address and dims of an opaque tensor.
-    pub(crate) fn opaque(&self, slot: usize) -> Result<(*mut u8, [usize; 4])> {
-        let v = self.view(slot, 4)?;
-        Ok((address(v), [size(v, 0)?, size(v, 1)?, size(v, 2)?, size(v, 3)?]))
+    /// Address and blocks of a cache whose blocks have these dims.
+    pub(crate) fn opaque(&self, slot: usize, block: &[usize]) -> Result<(*mut u8, usize)> {
+        let v = self.view(slot, 1 + block.len())?;
+        let dims = v.dims[1..=block.len()].iter().map(|&d| usize::try_from(d));
+        if !dims.eq(block.iter().map(|&d| Ok(d))) {
+            return Err(Error::invalid(format!(
+                "a cache of blocks of {:?}, expected {block:?}",
+                &v.dims[1..=block.len()]
+            )));
+        }
+        Ok((address(v), size(v, 0)?))
     }
 
     /// A sealed weight.

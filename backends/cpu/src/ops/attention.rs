@@ -1,163 +1,45 @@
-//! KV_WRITE, PAGED_ATTENTION and KV_COPY_BLOCKS.
+//! PAGED_ATTENTION, MLA_ATTENTION, VARLEN_ATTENTION and MERGE_ATTENTION.
 
 use halyard_sdk::{
     Error, Result, TensorSpec,
     abi::ops::{
         Sym,
-        attrs::{KvCopyBlocks, KvWrite, PagedAttention},
+        attrs::{MergeAttention, MlaAttention, PagedAttention, VarlenAttention},
     },
 };
 
 use super::args::Args;
-use super::{Launch, Op, Prepared, checked_row, same, spec_dim};
-use crate::attention::{Attention, Lse, MAX_DIM, Rules, scratch_bytes};
-use crate::device::{Context, MAX_BLOCK_BITS};
+use super::kv::{self, Named, cache_shape, check_blocks, check_rising, open};
+use super::{Launch, Op, Prepared, for_rows, same, spec_dim};
+use crate::attention::{self, Attention, Lse, MAX_DIM, Paged, Rules, Source, scratch_bytes};
+use crate::device::Context;
 use crate::elem::Elem;
-use crate::kv::{self, Cache, KvShape};
+use crate::kv::{Cache, Heads, KvShape, Scales};
 use crate::simd::LANES;
 
-/// Refuses a cache that the kernels are not made for.
-pub(crate) fn check_cache_shape(shape: &KvShape) -> Result<()> {
-    let dims = |d: usize| d > 0 && d <= MAX_DIM && d.is_multiple_of(8);
-    if shape.heads == 0 || !dims(shape.dim_k) || !dims(shape.dim_v) {
-        return Err(Error::unsupported(format!(
-            "a cache of {} heads of {} and {} dims; supported: multiples of 8 up to {MAX_DIM}",
-            shape.heads, shape.dim_k, shape.dim_v
-        )));
-    }
-    if !shape.block.is_power_of_two() || shape.block > 1 << MAX_BLOCK_BITS {
-        return Err(Error::unsupported(format!(
-            "blocks of {} tokens; supported: powers of two up to {}",
-            shape.block,
-            1 << MAX_BLOCK_BITS
-        )));
-    }
-    Ok(())
+fn rules(scale: f64, causal: bool, window: i64, softcap: f64) -> Rules {
+    let window = usize::try_from(window).ok();
+    Rules { scale: scale as f32, causal, window, softcap: softcap as f32 }
 }
 
-/// The cache's shape from an op's cache slots, and refusal of scales.
-fn cache_shape(op: &Op<'_>, caches: [usize; 2], scales: &[usize]) -> Result<KvShape> {
-    if !op.present(caches[1]) {
-        return Err(Error::unsupported("values fused into the key cache"));
-    }
-    let elem = op.elem(caches[0])?;
-    if scales.iter().any(|&slot| op.present(slot)) {
-        return Err(Error::unsupported("scales with a cache of floats"));
-    }
-    let fixed = |sym: Sym| {
-        usize::try_from(op.dim(sym)).map_err(|_| {
-            Error::unsupported(format!("{}: the cache's {sym:?} must be fixed", op.desc.kind))
-        })
-    };
-    let shape = KvShape {
-        elem,
-        block: fixed(Sym::Block)?,
-        heads: fixed(Sym::Hk)?,
-        dim_k: fixed(Sym::Dk)?,
-        dim_v: fixed(Sym::Dv)?,
-    };
-    check_cache_shape(&shape)?;
-    Ok(shape)
-}
-
-/// Opens the two caches of a launch.
-fn open(args: &Args<'_>, shape: KvShape, slots: [usize; 2]) -> Result<Cache> {
-    let (k, k_dims) = args.opaque(slots[0])?;
-    let (v, v_dims) = args.opaque(slots[1])?;
-    if k_dims[1..] != [shape.block, shape.heads, shape.dim_k]
-        || v_dims != [k_dims[0], shape.block, shape.heads, shape.dim_v]
-    {
-        return Err(Error::invalid(format!("caches of {k_dims:?} and {v_dims:?}")));
-    }
-    let bytes = shape.k_block_bytes().zip(shape.v_block_bytes());
-    let (k_block_bytes, v_block_bytes) =
-        bytes.ok_or_else(|| Error::invalid("a cache too large"))?;
-    Ok(Cache { shape, blocks: k_dims[0], k, v, k_block_bytes, v_block_bytes })
-}
-
-pub(super) fn kv_write(op: &Op<'_>) -> Result<Prepared> {
-    let KvWrite {} = op.attrs()?;
-    Ok(Prepared::tuned(Write(cache_shape(op, [3, 4], &[5, 6])?)))
-}
-
-struct Write(KvShape);
-
-impl Launch for Write {
-    fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let cache = open(args, self.0, [3, 4])?;
-        let (k, tokens, k_heads, dim_k) = args.heads(0)?;
-        let (v, v_tokens, v_heads, dim_v) = args.heads(1)?;
-        // SAFETY: the host has checked the view.
-        let slots: &[i64] = unsafe { args.slice(2)? };
-        for (what, a, b) in [
-            ("tokens", tokens, slots.len()),
-            ("tokens", v_tokens, slots.len()),
-            ("heads", k_heads, self.0.heads),
-            ("heads", v_heads, self.0.heads),
-            ("key dims", dim_k, self.0.dim_k),
-            ("value dims", dim_v, self.0.dim_v),
-        ] {
-            same(what, a, b)?;
-        }
-        for &slot in slots.iter().filter(|&&s| s >= 0) {
-            checked_row("slot", slot, cache.blocks * self.0.block)?;
-        }
-        // SAFETY: the host has checked the views; sizes and slots as just checked.
-        unsafe { kv::KvWrite { cache, k, v, slots }.run(args.context.isa, &args.context.pool) };
-        Ok(())
-    }
-}
-
-pub(super) fn kv_copy_blocks(op: &Op<'_>) -> Result<Prepared> {
-    let KvCopyBlocks { latent } = op.attrs()?;
-    if latent {
-        return Err(Error::unsupported("a cache of latents"));
-    }
-    Ok(Prepared::tuned(CopyBlocks(cache_shape(op, [0, 1], &[])?)))
-}
-
-struct CopyBlocks(KvShape);
-
-impl Launch for CopyBlocks {
-    fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let cache = open(args, self.0, [0, 1])?;
-        let pairs = args.table::<i32>(2)?;
-        same("columns of pairs", pairs.cols, 2)?;
-        for p in 0..pairs.rows {
-            // SAFETY: the host has checked the view.
-            let &[from, to] = (unsafe { pairs.row(p) }) else { continue };
-            if from < 0 || to < 0 {
-                continue;
-            }
-            let from = checked_row("source block", i64::from(from), cache.blocks)?;
-            let to = checked_row("destination block", i64::from(to), cache.blocks)?;
-            if from != to {
-                // SAFETY: both blocks exist and differ.
-                unsafe { cache.copy_block(from, to) };
-            }
-        }
-        Ok(())
-    }
-}
-
-pub(super) fn paged_attention(op: &Op<'_>) -> Result<Prepared> {
-    let attrs: PagedAttention = op.attrs()?;
-    let shape = cache_shape(op, [1, 2], &[8, 9])?;
+/// The query heads, a multiple of the KV heads.
+fn query_heads(op: &Op<'_>, kv_heads: usize) -> Result<usize> {
     let q_heads = usize::try_from(op.dim(Sym::Hq)).unwrap_or(0);
-    if q_heads == 0 || !q_heads.is_multiple_of(shape.heads) {
+    if q_heads == 0 || kv_heads == 0 || !q_heads.is_multiple_of(kv_heads) {
         return Err(Error::invalid(format!(
-            "paged_attention: {q_heads} query heads on {} KV heads, expected a multiple",
-            shape.heads
+            "{}: {q_heads} query heads on {kv_heads} KV heads, expected a multiple",
+            op.desc.kind
         )));
     }
-    let rules = Rules {
-        scale: attrs.scale as f32,
-        causal: attrs.causal,
-        window: usize::try_from(attrs.window).ok(),
-        softcap: attrs.softcap as f32,
-    };
-    let attend = Attend { rules, shape, q_heads };
-    if shape.block < LANES {
+    Ok(q_heads)
+}
+
+pub(super) fn paged(op: &Op<'_>) -> Result<Prepared> {
+    let PagedAttention { scale, causal, window, softcap } = op.attrs()?;
+    let shape = cache_shape(op, Named::Standard, [1, 2], &[8, 9])?;
+    let q_heads = query_heads(op, shape.k.heads)?;
+    let attend = AttendPaged { rules: rules(scale, causal, window, softcap), shape, q_heads };
+    if shape.k.block < LANES {
         return Ok(Prepared::slow(
             "blocks of fewer than 16 tokens are gathered key by key",
             attend,
@@ -166,114 +48,237 @@ pub(super) fn paged_attention(op: &Op<'_>) -> Result<Prepared> {
     Ok(Prepared::tuned(attend))
 }
 
-struct Attend {
+pub(super) fn mla(op: &Op<'_>) -> Result<Prepared> {
+    let MlaAttention { scale, causal, window, softcap } = op.attrs()?;
+    let shape = cache_shape(op, Named::Mla, [2, 3], &[])?;
+    let q_heads = query_heads(op, 1)?;
+    Ok(Prepared::tuned(AttendLatent {
+        rules: rules(scale, causal, window, softcap),
+        shape,
+        q_heads,
+    }))
+}
+
+pub(super) fn varlen(op: &Op<'_>) -> Result<Prepared> {
+    let VarlenAttention { scale, causal, window, softcap } = op.attrs()?;
+    let fixed = |sym: Sym| usize::try_from(op.dim(sym)).unwrap_or(0);
+    let (heads, dims) = (fixed(Sym::Hk), [fixed(Sym::Dk), fixed(Sym::Dv)]);
+    if dims.iter().any(|d| !(1..=MAX_DIM).contains(d)) {
+        return Err(Error::unsupported(format!(
+            "{}: heads of {dims:?} dims; supported: 1 to {MAX_DIM}",
+            op.desc.kind
+        )));
+    }
+    let q_heads = query_heads(op, heads)?;
+    let rules = rules(scale, causal, window, softcap);
+    Ok(Prepared::tuned(AttendRows { rules, heads, dims, q_heads }))
+}
+
+/// Where the slots are that all kinds of attention have.
+struct Slots {
+    q: usize,
+    cu_q: usize,
+    o: usize,
+    lse: usize,
+    sinks: Option<usize>,
+}
+
+/// Opens what all kinds of attention have.
+fn attend(
+    args: &Args<'_>,
+    rules: Rules,
+    source: Source<'_>,
+    q_heads: usize,
+    slots: &Slots,
+) -> Result<()> {
+    let (q, tokens, heads, dim) = args.heads(slots.q)?;
+    let (o, o_tokens, o_heads, o_dim) = args.heads_mut(slots.o)?;
+    // SAFETY: the host has checked the view.
+    let cu_q: &[i32] = unsafe { args.slice(slots.cu_q)? };
+    let dim_q = match &source {
+        Source::Latent(p, _) => p.cache.k.shape.dim,
+        other => other.dim_k(),
+    };
+    for (what, a, b) in [
+        ("tokens", o_tokens, tokens),
+        ("heads", heads, q_heads),
+        ("heads", o_heads, q_heads),
+        ("query dims", dim, dim_q),
+        ("output dims", o_dim, source.dim_v()),
+    ] {
+        same(what, a, b)?;
+    }
+    check_rising("cu_q", cu_q, tokens)?;
+    let lse = args.optional(slots.lse).map(|_| lse(args, slots.lse, tokens, heads)).transpose()?;
+    let call = Attention {
+        rules,
+        source,
+        q,
+        q_heads,
+        cu_q,
+        tokens,
+        o,
+        lse,
+        sinks: slots.sinks.map_or(Ok(None), |slot| sinks(args, slot, q_heads))?,
+        scratch: args.workspace(0)?,
+        scratch_bytes: args.args.workspace_bytes as usize,
+    };
+    // SAFETY: the host has checked the views; sizes as just checked, lengths and blocks by the caller; the
+    // workspace is this launch's own.
+    unsafe { call.run(args.context.isa, &args.context.pool) };
+    Ok(())
+}
+
+/// Lengths and blocks of a paged cache, checked: block table, `cu_q` and `kv_len` from a slot on.
+fn paged_source<'a>(
+    args: &Args<'a>,
+    cache: Cache,
+    scales: Scales<'a>,
+    slot: usize,
+) -> Result<Paged<'a>> {
+    let table = args.table::<i32>(slot)?;
+    // SAFETY: the host has checked the views.
+    let (cu_q, kv_len): (&[i32], &[i32]) =
+        unsafe { (args.slice(slot + 1)?, args.slice(slot + 2)?) };
+    same("sequences", table.rows, kv_len.len())?;
+    same("sequences", cu_q.len(), kv_len.len() + 1)?;
+    for (b, &len) in kv_len.iter().enumerate() {
+        let Ok(len) = usize::try_from(len) else {
+            return Err(Error::invalid(format!("a kv_len of {len}")));
+        };
+        if cu_q[b + 1] > cu_q[b] {
+            // SAFETY: the host has checked the view.
+            check_blocks(unsafe { table.row(b) }, len, &cache)?;
+        }
+    }
+    // SAFETY: the host has checked the view.
+    let block_table = unsafe { table.all() };
+    Ok(Paged { cache, scales, kv_len, block_table, table_stride: table.stride() })
+}
+
+struct AttendPaged {
     rules: Rules,
     shape: KvShape,
     q_heads: usize,
 }
 
-impl Launch for Attend {
+impl Launch for AttendPaged {
     fn workspace_bytes(&self, shapes: &[TensorSpec], context: &Context) -> usize {
-        let max_kv = spec_dim(shapes, 3, 1).saturating_mul(self.shape.block);
-        scratch_bytes(context.pool.threads(), max_kv, self.shape.padded_v())
+        let max_kv = spec_dim(shapes, 3, 1).saturating_mul(self.shape.k.block);
+        scratch_bytes(context.pool.threads(), max_kv, self.shape.v.padded())
     }
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let cache = open(args, self.shape, [1, 2])?;
-        let (q, tokens, heads, dim) = args.heads(0)?;
-        let (o, o_tokens, o_heads, o_dim) = args.heads_mut(6)?;
-        let table = args.table::<i32>(3)?;
+        let cache = open(args, self.shape, Named::Standard, [1, 2])?;
+        let scales = kv::scales(args, [8, 9], self.shape.k.heads)?;
+        let source = Source::Paged(paged_source(args, cache, scales, 3)?);
+        let slots = Slots { q: 0, cu_q: 4, o: 6, lse: 7, sinks: Some(10) };
+        attend(args, self.rules, source, self.q_heads, &slots)
+    }
+}
+
+struct AttendLatent {
+    rules: Rules,
+    shape: KvShape,
+    q_heads: usize,
+}
+
+impl Launch for AttendLatent {
+    fn workspace_bytes(&self, shapes: &[TensorSpec], context: &Context) -> usize {
+        let max_kv = spec_dim(shapes, 4, 1).saturating_mul(self.shape.k.block);
+        scratch_bytes(context.pool.threads(), max_kv, self.shape.k.padded())
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let cache = open(args, self.shape, Named::Mla, [2, 3])?;
+        let (rotated, tokens, heads, dim) = args.heads(1)?;
+        same("heads", heads, self.q_heads)?;
+        same("rotated query dims", dim, self.shape.v.dim)?;
+        same("tokens", tokens, args.heads(0)?.1)?;
+        let source = Source::Latent(paged_source(args, cache, Scales::default(), 4)?, rotated);
+        let slots = Slots { q: 0, cu_q: 5, o: 7, lse: 8, sinks: None };
+        attend(args, self.rules, source, self.q_heads, &slots)
+    }
+}
+
+struct AttendRows {
+    rules: Rules,
+    heads: usize,
+    dims: [usize; 2],
+    q_heads: usize,
+}
+
+impl Launch for AttendRows {
+    fn workspace_bytes(&self, shapes: &[TensorSpec], context: &Context) -> usize {
+        let padded = self.dims[1].next_multiple_of(LANES);
+        scratch_bytes(context.pool.threads(), spec_dim(shapes, 1, 0), padded)
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (k, rows, k_heads, dim_k) = args.heads(1)?;
+        let (v, v_rows, v_heads, dim_v) = args.heads(2)?;
         // SAFETY: the host has checked the views.
-        let (cu_q, kv_len): (&[i32], &[i32]) = unsafe { (args.slice(4)?, args.slice(5)?) };
+        let (cu_q, cu_k): (&[i32], &[i32]) = unsafe { (args.slice(3)?, args.slice(4)?) };
         for (what, a, b) in [
-            ("tokens", o_tokens, tokens),
-            ("heads", heads, self.q_heads),
-            ("heads", o_heads, self.q_heads),
-            ("query dims", dim, self.shape.dim_k),
-            ("output dims", o_dim, self.shape.dim_v),
-            ("sequences", table.rows, kv_len.len()),
-            ("sequences", cu_q.len(), kv_len.len() + 1),
+            ("rows", rows, v_rows),
+            ("heads", k_heads, self.heads),
+            ("heads", v_heads, self.heads),
+            ("key dims", dim_k, self.dims[0]),
+            ("value dims", dim_v, self.dims[1]),
+            ("sequences", cu_q.len(), cu_k.len()),
         ] {
             same(what, a, b)?;
         }
-        check_lengths(cu_q, kv_len, tokens)?;
-        for (b, &len) in kv_len.iter().enumerate() {
-            // SAFETY: the host has checked the view.
-            check_blocks(unsafe { table.row(b) }, len as usize, cu_q[b + 1] > cu_q[b], &cache)?;
-        }
-        let call = Attention {
-            rules: self.rules,
-            cache,
-            q,
-            q_heads: self.q_heads,
-            cu_q,
-            kv_len,
-            // SAFETY: the host has checked the view.
-            block_table: unsafe { table.all() },
-            table_stride: table.stride(),
-            tokens,
-            o,
-            lse: lse(args, tokens, self.q_heads)?,
-            sinks: sinks(args, self.q_heads)?,
-            scratch: args.workspace(0)?,
-            scratch_bytes: args.args.workspace_bytes as usize,
+        check_rising("cu_k", cu_k, rows)?;
+        let source = Source::Rows { k, v, heads: self.heads, dims: self.dims, cu_k };
+        let slots = Slots { q: 0, cu_q: 3, o: 5, lse: 6, sinks: Some(7) };
+        attend(args, self.rules, source, self.q_heads, &slots)
+    }
+}
+
+pub(super) fn merge(op: &Op<'_>) -> Result<Prepared> {
+    let MergeAttention {} = op.attrs()?;
+    Ok(Prepared::tuned(Merge))
+}
+
+struct Merge;
+
+impl Launch for Merge {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (o, tokens, heads, dim) = args.heads_mut(4)?;
+        let part = |slot: usize| -> Result<(Heads, Lse)> {
+            let (part, part_tokens, part_heads, part_dim) = args.heads(slot)?;
+            same("tokens", part_tokens, tokens)?;
+            same("heads", part_heads, heads)?;
+            same("dims", part_dim, dim)?;
+            Ok((part, lse(args, slot + 1, tokens, heads)?))
         };
-        // SAFETY: the host has checked the views; sizes, lengths and blocks as just checked; the workspace
-        // is this launch's own.
-        unsafe { call.run(args.context.isa, &args.context.pool) };
+        let (parts, lse) = ([part(0)?, part(2)?], lse(args, 5, tokens, heads)?);
+        let merge = attention::MergeAttention { parts, o, lse, heads, dim };
+        for_rows(&args.context.pool, tokens, heads * dim, |tokens| {
+            args.context.isa.dispatch(attention::MergeTokens { merge: &merge, tokens });
+        });
         Ok(())
     }
 }
 
-fn lse(args: &Args<'_>, tokens: usize, heads: usize) -> Result<Option<Lse>> {
-    if args.optional(7).is_none() {
-        return Ok(None);
-    }
-    let (rows, lse_tokens, lse_heads) = args.rows_mut(7)?;
+/// A `[tokens, heads]` tensor of log-sum-exps.
+fn lse(args: &Args<'_>, slot: usize, tokens: usize, heads: usize) -> Result<Lse> {
+    let (rows, lse_tokens, lse_heads) = args.rows_mut(slot)?;
     same("tokens", lse_tokens, tokens)?;
     same("heads", lse_heads, heads)?;
     if rows.elem != Elem::F32 {
         return Err(Error::invalid("an lse that is not f32"));
     }
-    Ok(Some(Lse { base: rows.base, token_stride: rows.row_stride, head_stride: rows.col_stride }))
+    Ok(Lse { base: rows.base, token_stride: rows.row_stride, head_stride: rows.col_stride })
 }
 
-fn sinks(args: &Args<'_>, heads: usize) -> Result<Option<*const f32>> {
-    if args.optional(10).is_none() {
+fn sinks(args: &Args<'_>, slot: usize, heads: usize) -> Result<Option<*const f32>> {
+    if args.optional(slot).is_none() {
         return Ok(None);
     }
     // SAFETY: the host has checked the view.
-    let sinks: &[f32] = unsafe { args.slice(10)? };
+    let sinks: &[f32] = unsafe { args.slice(slot)? };
     same("sinks", sinks.len(), heads)?;
     Ok(Some(sinks.as_ptr()))
-}
-
-fn check_lengths(cu_q: &[i32], kv_len: &[i32], tokens: usize) -> Result<()> {
-    let rising = cu_q.windows(2).all(|w| w[0] <= w[1]);
-    let last = cu_q.last().and_then(|&n| usize::try_from(n).ok());
-    if cu_q.first() != Some(&0) || !rising || last.is_none_or(|n| n > tokens) {
-        return Err(Error::invalid(format!("cu_q {cu_q:?} for {tokens} tokens")));
-    }
-    if let Some(bad) = kv_len.iter().find(|&&n| n < 0) {
-        return Err(Error::invalid(format!("a kv_len of {bad}")));
-    }
-    Ok(())
-}
-
-/// Every block that holds a cached token of a sequence with queries must exist.
-fn check_blocks(row: &[i32], len: usize, has_queries: bool, cache: &Cache) -> Result<()> {
-    if !has_queries {
-        return Ok(());
-    }
-    let needed = len.div_ceil(cache.shape.block);
-    let Some(blocks) = row.get(..needed) else {
-        return Err(Error::invalid(format!(
-            "{len} cached tokens need {needed} blocks, the table has {}",
-            row.len()
-        )));
-    };
-    for &block in blocks {
-        checked_row("a block", i64::from(block), cache.blocks)?;
-    }
-    Ok(())
 }

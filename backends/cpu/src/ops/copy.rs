@@ -1,12 +1,15 @@
 //! COPY.
 
-use halyard_sdk::{DType, Error, Result, TensorView, abi::ops::attrs::Copy};
+use halyard_sdk::{
+    DType, Error, Result, TensorView,
+    abi::{fp8, ops::attrs::Copy},
+};
 
 use super::args::Args;
 use super::{Launch, Op, Prepared, for_rows, same};
 use crate::elem::Elem;
 
-const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const FLOATS: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2];
 const INTS: [DType; 4] = [DType::I8, DType::U8, DType::I32, DType::U32];
 const WIDE: [DType; 2] = [DType::I64, DType::U64];
 
@@ -18,7 +21,7 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let known = |t: DType| FLOATS.contains(&t) || INTS.contains(&t) || WIDE.contains(&t);
     if !known(x) || !known(y) {
         return Err(Error::unsupported(format!(
-            "copy from {x} to {y}; supported: f32, f16, bf16, i8, u8, i32, u32, i64, u64"
+            "copy from {x} to {y}; supported: f32, f16, bf16, f8e4m3, f8e5m2, i8, u8, i32, u32, i64, u64"
         )));
     }
     if WIDE.contains(&x) && x != y {
@@ -123,6 +126,8 @@ unsafe fn read(dtype: DType, p: *const u8) -> f64 {
             DType::U8 => f64::from(p.read()),
             DType::I32 => f64::from(p.cast::<i32>().read_unaligned()),
             DType::U32 => f64::from(p.cast::<u32>().read_unaligned()),
+            DType::F8E4M3 => f64::from(fp8::e4m3_to_f32(p.read())),
+            DType::F8E5M2 => f64::from(fp8::e5m2_to_f32(p.read())),
             DType::F16 => f64::from(Elem::F16.read(p)),
             DType::BF16 => f64::from(Elem::Bf16.read(p)),
             _ => f64::from(Elem::F32.read(p)),
@@ -130,7 +135,7 @@ unsafe fn read(dtype: DType, p: *const u8) -> f64 {
     }
 }
 
-/// Rounds half to even and saturates; NaN becomes 0 in an integer.
+/// Rounds half to even; what has 8 bits and integers saturate; NaN becomes 0 in an integer.
 ///
 /// # Safety
 /// `p` is writable for an element.
@@ -145,6 +150,8 @@ unsafe fn write(dtype: DType, p: *mut u8, x: f64) {
             DType::U32 => p.cast::<u32>().write_unaligned(whole as u32),
             DType::I64 => p.cast::<i64>().write_unaligned(whole as i64),
             DType::U64 => p.cast::<u64>().write_unaligned(whole as u64),
+            DType::F8E4M3 => p.write(fp8::e4m3_from_f64(x)),
+            DType::F8E5M2 => p.write(fp8::e5m2_from_f64(x)),
             DType::F16 => Elem::F16.write(p, to_odd(x)),
             DType::BF16 => Elem::Bf16.write(p, to_odd(x)),
             _ => p.cast::<f32>().write_unaligned(x as f32),

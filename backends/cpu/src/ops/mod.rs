@@ -7,11 +7,13 @@ mod copy;
 mod elementwise;
 mod gather;
 mod grouped;
+mod kv;
 mod linear;
 mod logits;
 mod moe;
 mod norm;
 mod product;
+mod qkv_post;
 mod quant;
 mod rope;
 mod router;
@@ -37,7 +39,7 @@ use crate::gemm::Layout;
 use crate::pool::Pool;
 use crate::weights;
 use args::Args;
-pub(crate) use attention::check_cache_shape;
+pub(crate) use kv::shape_of;
 
 /// An op, ready to launch.
 pub(crate) trait Launch: Send + Sync + 'static {
@@ -117,9 +119,14 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, context: &Context) -> Result<Prepared> 
         OpKind::LINEAR => linear::prepare(&op),
         OpKind::BATCHED_LINEAR => batched::prepare(&op),
         OpKind::QUANT_ACT => quant::quant_act(&op),
-        OpKind::KV_WRITE => attention::kv_write(&op),
-        OpKind::PAGED_ATTENTION => attention::paged_attention(&op),
-        OpKind::KV_COPY_BLOCKS => attention::kv_copy_blocks(&op),
+        OpKind::KV_WRITE => kv::write(&op),
+        OpKind::PAGED_ATTENTION => attention::paged(&op),
+        OpKind::MLA_WRITE => kv::mla_write(&op),
+        OpKind::MLA_ATTENTION => attention::mla(&op),
+        OpKind::VARLEN_ATTENTION => attention::varlen(&op),
+        OpKind::MERGE_ATTENTION => attention::merge(&op),
+        OpKind::KV_GATHER => kv::gather(&op),
+        OpKind::KV_COPY_BLOCKS => kv::copy_blocks(&op),
         OpKind::MOE_ROUTER => router::prepare(&op),
         OpKind::MOE_EXPERTS => moe::prepare(&op),
         OpKind::MOE_PERMUTE => grouped::permute(&op),
@@ -132,6 +139,7 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, context: &Context) -> Result<Prepared> 
         OpKind::SAMPLE => sample::prepare(&op),
         OpKind::LINEAR_ACT_MUL => linear::act_mul(&op),
         OpKind::RMS_NORM_QUANT => quant::rms_norm_quant(&op),
+        OpKind::QKV_POST => qkv_post::prepare(&op),
         other => Err(Error::unsupported(format!("the CPU backend has no op {other}"))),
     }
 }

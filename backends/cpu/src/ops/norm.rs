@@ -6,7 +6,7 @@ use halyard_sdk::{Result, abi::ops::attrs::RmsNorm};
 
 use super::args::{Args, LeadRows};
 use super::{Launch, Op, Prepared, for_rows, same};
-use crate::elem::Rows;
+use crate::elem::{Rows, RowsMut};
 use crate::isa;
 use crate::simd::{LANES, Simd};
 
@@ -25,6 +25,43 @@ pub(super) struct Norm {
 impl Norm {
     pub(super) fn new(eps: f64, plus_one: bool) -> Self {
         Self { eps: eps as f32, plus: if plus_one { 1.0 } else { 0.0 } }
+    }
+
+    /// Row 0 of `x` to row 0 of `y`, `n` numbers.
+    ///
+    /// # Safety
+    /// `x`, `gamma` and `y` have them.
+    #[inline(always)]
+    pub(super) unsafe fn row<S: Simd>(&self, s: S, x: &Rows, gamma: &Rows, y: &RowsMut, n: usize) {
+        let mut squares = s.splat(0.0);
+        for col in (0..n).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            let v = unsafe { x.load_upto(s, 0, col, n) };
+            squares = s.fma(v, v, squares);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.scale(s, squares, (x, gamma, y), n) };
+    }
+
+    /// The second half of [`Self::row`]: lanes of `squares` add up to those of the row.
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(
+        &self,
+        s: S,
+        squares: S::F,
+        (x, gamma, y): (&Rows, &Rows, &RowsMut),
+        n: usize,
+    ) {
+        let mean = f64::from(s.sum(squares)) / n as f64;
+        let scale = s.splat((1.0 / (mean + f64::from(self.eps)).sqrt()) as f32);
+        for col in (0..n).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let gamma = s.add(gamma.load_upto(s, 0, col, n), s.splat(self.plus));
+                let v = s.mul(s.mul(x.load_upto(s, 0, col, n), scale), gamma);
+                y.store_upto(s, 0, col, n, v);
+            }
+        }
     }
 }
 
@@ -87,16 +124,8 @@ impl isa::Op for NormRows {
                     }
                     squares = s.fma(v, v, squares);
                 }
-                let mean = f64::from(s.sum(squares)) / n as f64;
-                let scale = s.splat((1.0 / (mean + f64::from(self.norm.eps)).sqrt()) as f32);
                 let from = r.map_or(x, |r| r.as_rows());
-                let y = self.y.row(row);
-                for col in (0..n).step_by(LANES) {
-                    let gamma = self.gamma.load_upto(s, 0, col, n);
-                    let gamma = s.add(gamma, s.splat(self.norm.plus));
-                    let v = s.mul(s.mul(from.load_upto(s, 0, col, n), scale), gamma);
-                    y.store_upto(s, 0, col, n, v);
-                }
+                self.norm.scale(s, squares, (&from, &self.gamma, &self.y.row(row)), n);
             }
         }
     }

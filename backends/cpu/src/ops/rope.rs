@@ -16,37 +16,50 @@ use crate::simd::{LANES, Simd};
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let Rope { interleaved, offset } = op.attrs()?;
-    let (d, r) = (op.dim(Sym::Dk), op.dim(Sym::R));
-    if d < 0 || r < 0 {
-        return Err(Error::unsupported("rope: head and table widths must be fixed"));
-    }
-    let inside = offset >= 0 && offset.checked_add(r).is_some_and(|end| end <= d);
-    if r % 2 != 0 || !inside {
-        return Err(Error::invalid(format!(
-            "rope: {r} dims from {offset} of a head of {d}, expected an even number inside the head"
-        )));
-    }
-    Ok(Prepared::tuned(Rotate { interleaved, offset: offset as usize, half: r as usize / 2 }))
+    Ok(Prepared::tuned(Rotate::new(op, interleaved, offset)?))
 }
 
 /// The pair `(a, b)` becomes `(a cos - b sin, b cos + a sin)`.
 #[derive(Clone, Copy)]
-struct Rotate {
+pub(super) struct Rotate {
     interleaved: bool,
     offset: usize,
     /// Pairs a head.
     half: usize,
 }
 
-impl Launch for Rotate {
-    fn launch(&self, args: &Args<'_>) -> Result<()> {
-        // SAFETY: the host has checked the view.
-        let pos: &[i32] = unsafe { args.slice(2)? };
-        let table = args.table::<f32>(3)?;
+impl Rotate {
+    /// The rotation of an op with heads of `Dk` and a table of `R` columns.
+    pub(super) fn new(op: &Op<'_>, interleaved: bool, offset: i64) -> Result<Self> {
+        let (kind, d, r) = (op.desc.kind, op.dim(Sym::Dk), op.dim(Sym::R));
+        if d < 0 || r < 0 {
+            return Err(Error::unsupported(format!("{kind}: head and table widths must be fixed")));
+        }
+        let inside = offset >= 0 && offset.checked_add(r).is_some_and(|end| end <= d);
+        if r % 2 != 0 || !inside {
+            return Err(Error::invalid(format!(
+                "{kind}: {r} dims from {offset} of a head of {d}, expected an even number inside the head"
+            )));
+        }
+        Ok(Self { interleaved, offset: offset as usize, half: r as usize / 2 })
+    }
+
+    /// The table in a slot, in which every position that is not negative has a row.
+    pub(super) fn table(&self, args: &Args<'_>, slot: usize, pos: &[i32]) -> Result<Table<f32>> {
+        let table = args.table::<f32>(slot)?;
         same("table columns", table.cols, 2 * self.half)?;
         for &p in pos.iter().filter(|&&p| p >= 0) {
             checked_row("pos", i64::from(p), table.rows)?;
         }
+        Ok(table)
+    }
+}
+
+impl Launch for Rotate {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        // SAFETY: the host has checked the view.
+        let pos: &[i32] = unsafe { args.slice(2)? };
+        let table = self.table(args, 3, pos)?;
         for slot in [0, 1] {
             if args.optional(slot).is_none() {
                 continue;
@@ -96,7 +109,7 @@ impl Rotate {
     /// # Safety
     /// Row `t` of `x` is a head with the rotated dims.
     #[inline(always)]
-    unsafe fn head<S: Simd>(&self, s: S, x: &RowsMut, t: usize, angles: &[f32]) {
+    pub(super) unsafe fn head<S: Simd>(&self, s: S, x: &RowsMut, t: usize, angles: &[f32]) {
         let half = self.half;
         let mut i = 0;
         // SAFETY: the caller's promise; `angles` has `2 half` numbers.

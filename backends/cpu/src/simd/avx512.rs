@@ -230,6 +230,35 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             super::bf16_dot_widened(self, acc, w, x)
         }
     }
+    /// Pairs, then fours within 128-bit parts, then the parts.
+    #[inline(always)]
+    fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] {
+        let (mut pairs, mut fours, mut columns) = (rows, rows, rows);
+        op!({
+            for i in (0..LANES).step_by(2) {
+                pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+                pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+            }
+            for i in (0..LANES).step_by(4) {
+                let p: [__m512d; 4] = std::array::from_fn(|k| _mm512_castps_pd(pairs[i + k]));
+                fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(p[0], p[2]));
+                fours[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(p[0], p[2]));
+                fours[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(p[1], p[3]));
+                fours[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(p[1], p[3]));
+            }
+            for k in 0..4 {
+                let even_low = _mm512_shuffle_f32x4::<0x88>(fours[k], fours[4 + k]);
+                let even_high = _mm512_shuffle_f32x4::<0x88>(fours[8 + k], fours[12 + k]);
+                let odd_low = _mm512_shuffle_f32x4::<0xdd>(fours[k], fours[4 + k]);
+                let odd_high = _mm512_shuffle_f32x4::<0xdd>(fours[8 + k], fours[12 + k]);
+                columns[k] = _mm512_shuffle_f32x4::<0x88>(even_low, even_high);
+                columns[4 + k] = _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high);
+                columns[8 + k] = _mm512_shuffle_f32x4::<0xdd>(even_low, even_high);
+                columns[12 + k] = _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high);
+            }
+        });
+        columns
+    }
     #[inline(always)]
     fn umax_lane(self, a: __m512i) -> u32 {
         op!(_mm512_reduce_max_epu32(a))

@@ -189,6 +189,22 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         (q[0] + q[2]) + (q[1] + q[3])
     }
 
+    /// Lane `j` of vector `i` becomes lane `i` of vector `j`.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::F; LANES]) -> [Self::F; LANES] {
+        let mut flat = [[0.0; LANES]; LANES];
+        for (i, row) in rows.into_iter().enumerate() {
+            for (column, x) in flat.iter_mut().zip(self.to_array(row)) {
+                column[i] = x;
+            }
+        }
+        let mut columns = rows;
+        for (column, flat) in columns.iter_mut().zip(flat) {
+            *column = self.from_array(flat);
+        }
+        columns
+    }
+
     /// Largest lane.
     #[inline(always)]
     fn max_lane(self, a: Self::F) -> f32 {
@@ -214,4 +230,29 @@ pub(crate) fn bf16_bits(x: f32) -> u16 {
         return ((b >> 16) | 0x40) as u16;
     }
     ((b + 0x7fff + ((b >> 16) & 1)) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    struct Transpose;
+    impl Op for Transpose {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let number = |i: usize, j: usize| (LANES * i + j) as f32;
+            let row = |i: usize| s.from_array(std::array::from_fn(|j| number(i, j)));
+            let columns = s.transpose(std::array::from_fn(row));
+            for (j, column) in columns.into_iter().enumerate() {
+                assert_eq!(s.to_array(column), std::array::from_fn(|i| number(i, j)));
+            }
+        }
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        Isa::all_available().into_iter().for_each(|isa| isa.dispatch(Transpose));
+    }
 }

@@ -13,7 +13,7 @@ use halyard_sdk::{
     abi::{
         RSlice,
         ops::{OpBuf, attrs},
-        types::{KV_STANDARD, mem},
+        types::{KV_MLA, KV_STANDARD, mem},
     },
 };
 
@@ -189,11 +189,19 @@ fn caches_of_known_shapes_only() {
     assert_eq!(layout.block_bytes, [4096, 4096]);
     // Values are padded to whole vectors.
     assert_eq!(device.kv_layout(&kv(DType::F32, 40, 16)).unwrap().block_bytes, [5120, 6144]);
+    assert_eq!(device.kv_layout(&kv(DType::I8, 60, 16)).unwrap().block_bytes, [1920, 2048]);
+    assert_eq!(device.kv_layout(&kv(DType::F8E4M3, 576, 1)).unwrap().block_bytes, [1152, 1152]);
+    // A latent is kept once.
+    let mla = KvDesc { kind: KV_MLA, heads: 1, dim_v: 64, ..kv(DType::BF16, 512, 16) };
+    assert_eq!(device.kv_layout(&mla).unwrap().block_bytes, [16384, 2048]);
     for bad in [
-        kv(DType::I8, 64, 16),
-        kv(DType::F32, 60, 16),
-        kv(DType::F32, 512, 16),
+        kv(DType::I32, 64, 16),
+        kv(DType::F32, 0, 16),
+        kv(DType::F32, 577, 16),
         kv(DType::F32, 64, 24),
+        KvDesc { dtype: DType::I8, ..mla },
+        KvDesc { dim_v: 65, ..mla },
+        KvDesc { kind: 3, ..mla },
     ] {
         assert_eq!(device.kv_layout(&bad).unwrap_err().code, Code::UNSUPPORTED, "{bad:?}");
     }
