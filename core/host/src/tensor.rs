@@ -1,6 +1,9 @@
 //! Tensors: views that own a share of their buffer and stay inside it.
 
-use halyard_abi::{DType, KvDesc, TensorSpec, TensorView, types::FLAG_OPAQUE};
+use halyard_abi::{
+    DType, KvDesc, TensorSpec, TensorView,
+    types::{FLAG_OPAQUE, KV_MLA},
+};
 
 use crate::{Device, DeviceBuffer, Element, Result, Stream, error::DeviceError};
 
@@ -14,10 +17,28 @@ pub struct Tensor {
 /// A paged cache in the backend's own arrangement.
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    /// Keys `[blocks, block, heads, dim_k]`, opaque.
+    /// Keys `[blocks, block, heads, dim_k]`, opaque; latents `[blocks, block, dim_k]` of a [`KV_MLA`] cache.
     pub k: Tensor,
-    /// Values `[blocks, block, heads, dim_v]`, opaque; `None` if the backend fuses them into `k`.
+    /// Values `[blocks, block, heads, dim_v]`, opaque; rotated parts `[blocks, block, dim_v]` of a [`KV_MLA`] cache; `None` if the
+    /// backend fuses them into `k`.
     pub v: Option<Tensor>,
+}
+
+impl KvCache {
+    /// A [`KV_MLA`] cache as one of a single head, `[blocks, block, 1, dim]`: what the ops that move whole caches take.
+    #[must_use]
+    pub fn with_head(&self) -> Self {
+        let one_head = |tensor: &Tensor| {
+            let mut dims = tensor.view.dims().to_vec();
+            if dims.len() == 3 {
+                dims.insert(2, 1);
+            }
+            let spec = TensorSpec::new(tensor.view.dtype, &dims).opaque();
+            let view = TensorView::contiguous(tensor.view.data, tensor.view.byte_offset, &spec);
+            Tensor { buffer: tensor.buffer.clone(), view }
+        };
+        Self { k: one_head(&self.k), v: self.v.as_ref().map(one_head) }
+    }
 }
 
 fn bad(message: String) -> DeviceError {
@@ -74,7 +95,9 @@ impl Device {
             let bytes = bytes.ok_or_else(|| bad(format!("{blocks} blocks of {block_bytes}")))?;
             let buffer = self.alloc_aligned(bytes, layout.align)?;
             let dims = [blocks, desc.block_size as usize, desc.heads as usize, dim as usize];
-            let spec = spec(desc.dtype, &dims)?.opaque();
+            let latent = [dims[0], dims[1], dims[3]];
+            let dims = if desc.kind == KV_MLA { &latent[..] } else { &dims[..] };
+            let spec = spec(desc.dtype, dims)?.opaque();
             let view = TensorView::contiguous(buffer.base(), 0, &spec);
             Ok(Some(Tensor { buffer, view }))
         };
