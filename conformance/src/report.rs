@@ -1,10 +1,15 @@
 //! What a verification found: as JSON and as a table.
 
+mod html;
+mod junit;
+
 use std::{collections::BTreeMap, fmt::Write};
 
 use serde::{Deserialize, Serialize};
 
 use crate::compare::Comparison;
+pub use html::html;
+pub use junit::junit;
 
 /// What became of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -227,6 +232,12 @@ mod tests {
         let table = report.table();
         assert!(table.contains("1 passed, 1 failed"), "{table}");
         assert!(table.contains("replay: halyard verify toy --case a/c --seed 7"), "{table}");
+        let page = html(std::slice::from_ref(&report));
+        assert!(page.contains("<td class=failed>1 of 2</td>"), "{page}");
+        assert!(page.contains("halyard verify toy --case a/c --seed 7"), "{page}");
+        let xml = junit(std::slice::from_ref(&report));
+        assert!(xml.contains("tests=\"2\" failures=\"1\" skipped=\"0\""), "{xml}");
+        assert!(xml.contains("<failure message=\"y[0, 1] is 3, expected 4\">replay: "), "{xml}");
         let json = serde_json::to_string(&report).unwrap();
         let back: Report = serde_json::from_str(&json).unwrap();
         assert_eq!(back.counts, report.counts);

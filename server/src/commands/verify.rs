@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
-use halyard_conformance::{Options, Progress, Report, oracle, verify};
+use halyard_conformance::{Options, Progress, Report, html, junit, oracle, verify};
 use halyard_core::{Backend, InfoKey};
 
 use super::backends::{Search, open_ordinal};
@@ -21,9 +21,14 @@ pub(super) fn run(command: &VerifyCommand) -> anyhow::Result<()> {
     let to_terminal = command.json.as_deref() == Some(Path::new("-"));
     match &command.json {
         Some(_) if to_terminal => ui::json(&reports)?,
-        Some(path) => fs::write(path, serde_json::to_string_pretty(&reports)?)
-            .with_context(|| format!("cannot write {}", path.display()))?,
+        Some(path) => write(path, &serde_json::to_string_pretty(&reports)?)?,
         None => {}
+    }
+    if let Some(path) = &command.junit {
+        write(path, &junit(&reports))?;
+    }
+    if let Some(path) = &command.html {
+        write(path, &html(&reports))?;
     }
     if !to_terminal {
         for report in &reports {
@@ -36,6 +41,10 @@ pub(super) fn run(command: &VerifyCommand) -> anyhow::Result<()> {
         bail!("{} did not pass", failed.join(", "));
     }
     Ok(())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Those that are named, or all that can run here.
