@@ -1,6 +1,7 @@
 //! Tensors on the host, row-major.
 
 use half::{bf16, f16};
+use halyard_abi::fp8::{e4m3_from_f64, e4m3_to_f32};
 use halyard_core::DType;
 
 /// A row-major tensor in host memory.
@@ -95,6 +96,7 @@ impl Array {
             DType::F32 => f64::from(f32::from_le_bytes(self.word(i))),
             DType::F16 => f64::from(f16::from_le_bytes(self.word(i))),
             DType::BF16 => f64::from(bf16::from_le_bytes(self.word(i))),
+            DType::F8E4M3 => f64::from(e4m3_to_f32(self.bytes[i])),
             _ => self.int(i) as f64,
         }
     }
@@ -121,6 +123,7 @@ impl Array {
             DType::F32 => self.put(i, (value as f32).to_le_bytes()),
             DType::F16 => self.put(i, f16::from_f64(value).to_le_bytes()),
             DType::BF16 => self.put(i, bf16::from_f64(value).to_le_bytes()),
+            DType::F8E4M3 => self.bytes[i] = e4m3_from_f64(value),
             _ => self.set_int(i, value as i64),
         }
     }

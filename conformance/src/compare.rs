@@ -1,5 +1,6 @@
 //! The comparator: one for every op.
 
+use halyard_core::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -146,7 +147,7 @@ fn element(got: &Array, want: &Array, i: usize, bounds: Bounds, scale: f64) -> f
 
 fn show(array: &Array, i: usize) -> String {
     // Every float dtype fits an f32, whose text is the shortest that tells it from its neighbours.
-    if is_float(array.dtype()) {
+    if is_float(array.dtype()) || array.dtype() == DType::F8E4M3 {
         (array.get(i) as f32).to_string()
     } else {
         array.int(i).to_string()
@@ -213,7 +214,6 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use halyard_core::DType;
 
     const LOOSE: Bounds = Bounds { rtol: 0.01, atol: 0.0, tiny: 0.0, nmse: 1e-4 };
 

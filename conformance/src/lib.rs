@@ -32,7 +32,7 @@ mod weight;
 pub use catalog::CatalogError;
 pub use compare::{Comparison, Worst};
 pub use gate::gate;
-pub use report::{CaseResult, Counts, Outcome, Report};
+pub use report::{CaseResult, Counts, Outcome, Report, html, junit};
 pub use verify::{Options, Progress, verify};
 
 /// The oracle's device.

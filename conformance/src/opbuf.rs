@@ -1,8 +1,11 @@
 //! Edits of op descriptors, which the catalogue's types do not offer: other slots, other weights, attributes by name.
 
-use halyard_abi::{Attr, OpDesc, RSlice};
+use halyard_abi::{
+    Attr, OpDesc, RSlice,
+    ops::schema::{Layout, OpSchema, Slot},
+};
 use halyard_core::{
-    OpBuf, OpKind, TensorSpec, WeightDesc,
+    DType, OpBuf, OpKind, TensorSpec, WeightDesc,
     attrs::{
         ActMul, Add, Argmax, BatchedLinear, Copy, Embedding, GatherRows, GroupedLinear,
         KvCopyBlocks, KvGather, KvWrite, Linear, LinearActMul, LinearAllReduce, LogitsProcess,
@@ -111,6 +114,20 @@ pub(crate) fn without_act_quant(op: &OpBuf) -> Result<OpBuf, String> {
     };
     let attrs: Vec<Attr> = op.attrs().iter().map(plain).collect();
     build(op.kind(), &attrs, op.tensors().to_vec(), op.weights().to_vec())
+}
+
+/// The same op over a cache of f32, without scales.
+pub(crate) fn with_float_cache(op: &OpBuf) -> Result<OpBuf, String> {
+    let slots = OpSchema::of(op.kind()).map_or(&[][..], |s| s.slots);
+    let change = |(slot, spec): (&Slot, &TensorSpec)| match slot.name {
+        "k_scale" | "v_scale" => TensorSpec::NONE,
+        _ if slot.layout == Layout::Opaque && !spec.is_none() => {
+            TensorSpec { dtype: DType::F32, ..*spec }
+        }
+        _ => *spec,
+    };
+    let tensors = slots.iter().zip(op.tensors()).map(change).collect();
+    build(op.kind(), op.attrs(), tensors, op.weights().to_vec())
 }
 
 /// An op with one attribute more, which no backend knows.

@@ -26,6 +26,15 @@ pub(crate) struct Bounds {
 /// Same bits (NaN of any payload).
 pub(crate) const EXACT: Bounds = Bounds { rtol: 0.0, atol: 0.0, tiny: 0.0, nmse: 0.0 };
 
+/// Half a unit in the last place of 1: what one rounding to nearest loses at most, relative to the value.
+pub(crate) fn unit_roundoff(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 2f64.powi(-8),
+        DType::F16 => 2f64.powi(-11),
+        _ => 2f64.powi(-24),
+    }
+}
+
 /// `Σ |w|` is about 0.8 √K where weights have a deviation of 1/√K: so much can be lost if each input is flushed to zero.
 const FLUSHED: f64 = 64.0 * f32::MIN_POSITIVE as f64;
 
@@ -51,15 +60,26 @@ fn class(op: &OpBuf) -> Class {
         return Class::QuantisedActivations;
     }
     match op.kind() {
-        OpKind::COPY | OpKind::GATHER_ROWS | OpKind::ARGMAX | OpKind::TOPK => Class::Moves,
+        OpKind::COPY
+        | OpKind::GATHER_ROWS
+        | OpKind::ARGMAX
+        | OpKind::TOPK
+        | OpKind::MOE_PERMUTE => Class::Moves,
         OpKind::EMBEDDING if op.weights().iter().all(|w| w.scheme == Scheme::DENSE) => {
             let plain = opbuf::attrs_of::<halyard_core::attrs::Embedding>(op).scale.to_bits()
                 == 1f64.to_bits();
             if plain { Class::Moves } else { Class::Arithmetic }
         }
         OpKind::ADD | OpKind::MUL | OpKind::EMBEDDING => Class::Arithmetic,
-        OpKind::LINEAR => Class::Reduction,
+        OpKind::LINEAR | OpKind::BATCHED_LINEAR | OpKind::GROUPED_LINEAR => Class::Reduction,
         OpKind::PAGED_ATTENTION
+        | OpKind::MLA_ATTENTION
+        | OpKind::VARLEN_ATTENTION
+        | OpKind::MERGE_ATTENTION
+        | OpKind::MLA_WRITE
+        | OpKind::KV_GATHER
+        | OpKind::QKV_POST
+        | OpKind::LINEAR_ACT_MUL
         | OpKind::KV_WRITE
         | OpKind::KV_COPY_BLOCKS
         | OpKind::MOE_EXPERTS => Class::Chain,

@@ -9,8 +9,8 @@ use crate::{
     comm::{self, CommCase},
     compare::Comparison,
     execute::{Layout, Outputs, Prepared, Setting, Trouble},
-    generate::{Inputs, inputs, parts},
-    judge::{first_difference, judge},
+    generate::{Inputs, Slot, inputs, parts},
+    judge::{Reference, first_difference, judge},
     opbuf,
     report::{CaseResult, Counts, Outcome, Report},
     rng::Rng,
@@ -206,6 +206,7 @@ fn run_case(
     case: &Case,
     seed: u64,
 ) -> Result<Vec<Comparison>, Trouble> {
+    check_support(device, &case.op)?;
     let mut rng = Rng::new(seed, &case.name);
     let weights: Vec<WeightSource> = case
         .weights
@@ -215,7 +216,6 @@ fn run_case(
         .map_err(Trouble::Case)?;
     let inputs = inputs(&case.op, &case.symbols, &case.recipe, &mut rng).map_err(Trouble::Case)?;
 
-    check_support(device, &case.op)?;
     let under_test = Prepared::new(device, &case.op, &weights)?;
     let setting = Setting { layout: case.layout, scratch: SCRATCH[0] };
     let got = under_test.launch(&inputs, setting)?;
@@ -236,7 +236,7 @@ fn check_concurrency(
     device: &Device,
     case: &Case,
     (weights, inputs): (&[WeightSource], &Inputs),
-    reference: &Outputs,
+    reference: &Reference,
 ) -> Result<(), Trouble> {
     let alone = || -> Result<(), Trouble> {
         let prepared = Prepared::new(device, &case.op, weights)?;
@@ -266,14 +266,30 @@ pub(crate) fn expected(
     weights: &[WeightSource],
     inputs: &Inputs,
     layout: Layout,
-) -> Result<Outputs, Trouble> {
+) -> Result<Reference, Trouble> {
     let op = opbuf::without_act_quant(op).map_err(Trouble::Case)?;
     // In packed memory of its own, unless the arrangement changes what is read.
     let layout = if layout == Layout::Broadcast { layout } else { Layout::Packed };
     let setting = Setting { layout, scratch: SCRATCH[0] };
-    let run = Prepared::new(oracle, &op, weights).and_then(|p| p.launch(inputs, setting));
-    // What the oracle cannot do is no excuse of the device's: not "unsupported", but a fault of the case.
-    run.map_err(|e| Trouble::Case(format!("the reference cannot check this: {e}")))
+    let run = |op: &OpBuf, inputs: &Inputs| {
+        let run = Prepared::new(oracle, op, weights).and_then(|p| p.launch(inputs, setting));
+        run.map_err(|e| Trouble::Reference(Box::new(e)))
+    };
+    let outputs = run(&op, inputs)?;
+    let unrounded = match &inputs.cache {
+        Some(cache) if cache.read_back => {
+            let op = opbuf::with_float_cache(&op).map_err(Trouble::Case)?;
+            let mut inputs = Inputs { cache: Some(cache.unrounded()), ..inputs.clone() };
+            for (slot, spec) in inputs.slots.iter_mut().zip(op.tensors()) {
+                if spec.is_none() {
+                    *slot = Slot::Absent;
+                }
+            }
+            run(&op, &inputs)?.probe
+        }
+        _ => Vec::new(),
+    };
+    Ok(Reference { outputs, unrounded })
 }
 
 /// `supports` and `prepare` must agree, and what nobody knows must be refused.
@@ -324,7 +340,7 @@ pub(crate) fn check_promises(
         let rows =
             |a: &Option<crate::array::Array>| a.as_ref().map(|a| a.narrow(part.start, part.len));
         let slots = got.slots.iter().map(rows).collect();
-        let whole = Outputs { slots, probe: None };
+        let whole = Outputs { slots, probe: Vec::new() };
         if let Some(difference) = first_difference(op, &alone, &whole) {
             return Err(Trouble::Violation(format!(
                 "declared batch-invariant, but rows {}..{} alone differ: {difference}",

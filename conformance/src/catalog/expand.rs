@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use halyard_abi::{
     Attr,
-    ops::schema::{Dim, Layout as SlotLayout, Shape, Types, WeightSlot},
+    ops::schema::{Dim, Layout as SlotLayout, Shape, Types},
 };
-use halyard_core::{DType, OpKind, Scheme, Sym, TensorSpec, WeightDesc, ops::OpSchema};
+use halyard_core::{DType, OpBuf, OpKind, Scheme, Sym, TensorSpec, ops::OpSchema};
 
 use super::{
     Case,
     entry::{Any, Entry},
+    profiles, weights,
 };
 use crate::{
     execute::Layout,
@@ -82,7 +83,7 @@ fn choices(entry: &Entry) -> Result<Vec<Choice>, String> {
     );
     vary(&mut all, &dtypes, ToString::to_string, |c, &d| c.dtype = d);
     vary(&mut all, &entry.types, pairs, |c, t| c.types.clone_from(t));
-    let weights = weights(entry);
+    let weights = weights::names(entry.weights.as_ref().map_or(&[][..], Any::as_slice));
     vary(&mut all, &weights, Clone::clone, |c, w| c.weights.clone_from(w));
     let set = |w: &Vec<String>| if w.is_empty() { "plain".into() } else { w.join("+") };
     vary(&mut all, &entry.with, set, |c, w| c.with.clone_from(w));
@@ -126,19 +127,6 @@ fn vary<T>(
         .collect();
 }
 
-fn weights(entry: &Entry) -> Vec<String> {
-    let mut all = Vec::new();
-    for w in entry.weights.as_ref().map_or(&[][..], Any::as_slice) {
-        if w == "gguf" {
-            let gguf = Scheme::ALL.iter().filter(|s| s.gguf_block().is_some());
-            all.extend(gguf.map(ToString::to_string));
-        } else {
-            all.push(w.clone());
-        }
-    }
-    all
-}
-
 fn case(entry: &Entry, schema: &'static OpSchema, choice: &Choice) -> Result<Case, String> {
     let mut symbols = Symbols::default();
     for &(sym, value) in &choice.symbols {
@@ -150,13 +138,15 @@ fn case(entry: &Entry, schema: &'static OpSchema, choice: &Choice) -> Result<Cas
     }
     let mut recipe = choice.recipe.clone();
     recipe.padding = entry.padding;
-    complete(schema.kind, &mut symbols, &recipe);
+    let attrs = attrs(schema.kind, &choice.attrs)?;
+    complete(schema.kind, &attrs, &mut symbols, &recipe);
 
     let mut tensors = Vec::new();
     for slot in schema.slots {
         // A cache of values is optional for backends; a case has it always.
-        let there =
-            !slot.optional || choice.with.iter().any(|w| w == slot.name) || slot.name == "v_cache";
+        let there = !slot.optional
+            || choice.with.iter().any(|w| w == slot.name)
+            || matches!(slot.name, "v_cache" | "r_cache");
         tensors.push(if there {
             slot_spec(schema.kind, slot, choice, &symbols)?
         } else {
@@ -164,19 +154,21 @@ fn case(entry: &Entry, schema: &'static OpSchema, choice: &Choice) -> Result<Cas
         });
     }
     for name in choice.with.iter().chain(choice.types.keys()).chain(recipe.fills.keys()) {
-        if schema.slot(name).is_none() {
+        if schema.slot(name).is_none() && name != "cache" {
             return Err(format!("{} has no slot {name}", schema.kind));
         }
     }
     let weights = schema
         .weights
         .iter()
-        .map(|slot| weight(slot, choice, &symbols, entry.tied || schema.kind == OpKind::EMBEDDING))
+        .map(|slot| {
+            let role = (schema.kind, entry.tied, choice.dtype);
+            weights::desc(slot, &choice.weights, role, &symbols)
+        })
         .collect::<Result<Vec<_>, _>>()?;
-    let op =
-        opbuf::build(schema.kind, &attrs(schema.kind, &choice.attrs)?, tensors, weights.clone())?;
+    let op = opbuf::build(schema.kind, &attrs, tensors, weights.clone())?;
     let name = [std::slice::from_ref(&entry.name), &choice.label].concat().join("/");
-    let profile = profile(entry, schema.kind, &weights);
+    let profile = profile(entry, &op);
     let Entry { optional, concurrent, .. } = *entry;
     let layout = choice.layout;
     let why = entry.why.clone();
@@ -186,11 +178,17 @@ fn case(entry: &Entry, schema: &'static OpSchema, choice: &Choice) -> Result<Cas
 /// Symbols whose values change from launch to launch in a server.
 fn is_dynamic(kind: OpKind, sym: Sym) -> bool {
     match sym {
-        Sym::T | Sym::B | Sym::Blocks | Sym::Mb => true,
-        Sym::M => matches!(kind, OpKind::PAGED_ATTENTION | OpKind::LOGITS_PROCESS),
-        Sym::P => kind == OpKind::KV_COPY_BLOCKS,
+        Sym::T | Sym::B | Sym::Blocks | Sym::Mb | Sym::Tk => true,
+        Sym::M => kind != OpKind::LOGPROBS,
+        // Positions of a table are the model's; pairs of blocks and sorted tokens are the batch's.
+        Sym::P => !matches!(kind, OpKind::ROPE | OpKind::QKV_POST),
         _ => false,
     }
+}
+
+/// Whether a choice sets an attribute to this.
+fn attr_is(choice: &Choice, name: &str, value: i64) -> bool {
+    choice.attrs.get(name).and_then(toml::Value::as_integer) == Some(value)
 }
 
 fn slot_spec(
@@ -202,6 +200,11 @@ fn slot_spec(
     let dtype = match (choice.types.get(slot.name), slot.types) {
         (Some(name), _) => dtype(name)?,
         (None, Types::Is(fixed)) => fixed,
+        (None, Types::Quantised) if attr_is(choice, "mode", 2) => DType::F8E4M3,
+        (None, Types::Quantised) => DType::I8,
+        (None, Types::Cache) if choice.types.contains_key("cache") => {
+            dtype(&choice.types["cache"])?
+        }
         (None, _) => choice.dtype,
     };
     let dims: Vec<i64> = match slot.shape {
@@ -233,35 +236,6 @@ fn slot_spec(
     Ok(if slot.layout == SlotLayout::Opaque { spec.opaque() } else { spec })
 }
 
-fn weight(
-    slot: &WeightSlot,
-    choice: &Choice,
-    symbols: &Symbols,
-    is_table: bool,
-) -> Result<WeightDesc<'static>, String> {
-    let value = |d: Dim| -> Result<u64, String> {
-        let sym = d.sym().ok_or("a weight of fixed size")?;
-        let value = symbols.known(sym).ok_or_else(|| format!("{sym:?} has no value"))?;
-        u64::try_from(d.of(value as i64)).map_err(|_| format!("{sym:?} is too large"))
-    };
-    let (scheme, dtype) = match choice.weights.as_str() {
-        "same" => (Scheme::DENSE, choice.dtype),
-        name => match Scheme::from_name(name).filter(|s| s.gguf_block().is_some()) {
-            Some(scheme) => (scheme, DType::NONE),
-            None => (Scheme::DENSE, dtype(name)?),
-        },
-    };
-    let (n, k) = (value(slot.n)?, value(slot.k)?);
-    Ok(match slot.groups {
-        Some(groups) => {
-            let groups = u32::try_from(value(groups)?).map_err(|e| e.to_string())?;
-            WeightDesc::experts(scheme, dtype, groups, n, k)
-        }
-        None if is_table => WeightDesc::embedding(scheme, dtype, n, k),
-        None => WeightDesc::linear(scheme, dtype, n, k),
-    })
-}
-
 /// An op's attributes: defaults, and what is set by name.
 fn attrs(kind: OpKind, set: &BTreeMap<String, toml::Value>) -> Result<Vec<Attr>, String> {
     let mut attrs = opbuf::default_attrs(kind)?;
@@ -284,16 +258,13 @@ fn attrs(kind: OpKind, set: &BTreeMap<String, toml::Value>) -> Result<Vec<Attr>,
     Ok(attrs)
 }
 
-fn profile(entry: &Entry, kind: OpKind, weights: &[WeightDesc<'static>]) -> String {
-    if let Some(w) = weights.iter().find(|w| w.scheme != Scheme::DENSE) {
+/// The entry's own profile, or the op's. Weights that are not dense make it `quant:<scheme>`.
+fn profile(entry: &Entry, op: &OpBuf) -> String {
+    if let Some(w) = op.weights().iter().find(|w| w.scheme != Scheme::DENSE) {
         return format!("quant:{}", w.scheme);
     }
-    let own = match kind {
-        OpKind::MOE_ROUTER | OpKind::MOE_EXPERTS => "moe",
-        OpKind::TOPK | OpKind::LOGPROBS | OpKind::LOGITS_PROCESS | OpKind::SAMPLE => "sample",
-        _ => "dense",
-    };
-    entry.profile.clone().unwrap_or_else(|| own.to_owned())
+    let of_kind = || profiles::of(op).to_owned();
+    entry.profile.clone().unwrap_or_else(of_kind)
 }
 
 fn dtype(name: &str) -> Result<DType, String> {

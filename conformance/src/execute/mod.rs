@@ -5,7 +5,7 @@ mod layout;
 
 use halyard_abi::ops::schema::Layout as Allowed;
 use halyard_core::{
-    Code, Device, DeviceError, Kernel, Launch, OpBuf, Stream, Tensor, Weight, Workspace,
+    Code, Device, DeviceError, Kernel, KvCache, Launch, OpBuf, Stream, Tensor, Weight, Workspace,
     ops::{Access, OpSchema},
 };
 
@@ -27,6 +27,8 @@ pub(crate) enum Trouble {
     Violation(String),
     /// The case cannot be put to this device.
     Case(String),
+    /// The oracle gave nothing to compare with.
+    Reference(Box<Trouble>),
 }
 
 impl From<DeviceError> for Trouble {
@@ -40,6 +42,7 @@ impl std::fmt::Display for Trouble {
         match self {
             Self::Device(error) => error.fmt(f),
             Self::Violation(text) | Self::Case(text) => f.write_str(text),
+            Self::Reference(why) => write!(f, "the reference cannot check this: {why}"),
         }
     }
 }
@@ -57,7 +60,12 @@ impl Trouble {
 
     /// This machine has no room for it.
     pub(crate) fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Device(error) if error.code == Code::OUT_OF_MEMORY)
+        match self {
+            Self::Device(error) => error.code == Code::OUT_OF_MEMORY,
+            // What the oracle cannot do is no excuse of the device's, nor a fault.
+            Self::Reference(why) => why.is_unsupported() || why.is_unavailable(),
+            _ => false,
+        }
     }
 }
 
@@ -66,8 +74,8 @@ impl Trouble {
 pub(crate) struct Outputs {
     /// Written slots by position.
     pub(crate) slots: Vec<Option<Array>>,
-    /// For ops that change a cache: attention over every block of it.
-    pub(crate) probe: Option<Array>,
+    /// For ops that change a cache: what it holds afterwards, seen by attention over every block, or its keys and values.
+    pub(crate) probe: Vec<Array>,
 }
 
 /// An op prepared on a device, with its weights.
@@ -113,7 +121,9 @@ impl<'a> Prepared<'a> {
             None => None,
         };
         let placed = self.place(inputs, setting.layout)?;
-        let tensors = self.tensors(inputs, &placed, cache.as_ref());
+        let kind = self.kernel.op().kind();
+        let caches = cache.as_ref().map(|c| c.seen_by(kind));
+        let tensors = self.tensors(inputs, &placed, caches.as_ref());
         let weights: Vec<&Weight> = self.weights.iter().collect();
         let mut launch = Launch::new(&self.kernel, &tensors, &weights)?;
         for (i, &scalar) in inputs.scalars.iter().enumerate() {
@@ -138,7 +148,7 @@ impl<'a> Prepared<'a> {
         }
         let probe = match (&cache, &inputs.cache) {
             (Some(cache), Some(contents)) => cache.probe(contents)?,
-            _ => None,
+            _ => Vec::new(),
         };
         Ok(Outputs { slots, probe })
     }
@@ -175,7 +185,7 @@ impl<'a> Prepared<'a> {
         &self,
         inputs: &Inputs,
         placed: &'t [Option<Guarded>],
-        cache: Option<&'t Cache<'_>>,
+        cache: Option<&'t KvCache>,
     ) -> Vec<Option<&'t Tensor>> {
         let mut tensors: Vec<Option<&Tensor>> = inputs
             .slots
@@ -184,8 +194,8 @@ impl<'a> Prepared<'a> {
             .map(|(slot, placed)| match slot {
                 Slot::Absent => None,
                 Slot::Array(_) => placed.as_ref().map(Guarded::tensor),
-                Slot::Keys => cache.map(Cache::keys),
-                Slot::Values => cache.and_then(Cache::values),
+                Slot::Keys => cache.map(|c| &c.k),
+                Slot::Values => cache.and_then(|c| c.v.as_ref()),
             })
             .collect();
         for &(output, input) in self.schema().may_alias {

@@ -1,11 +1,11 @@
 //! Which launches a kernel is tried with: one row, a few, and as many as the oracle's time allows.
 
-use halyard_core::{OpBuf, OpKind, Sym, attrs::PagedAttention};
+use halyard_abi::AttrKey;
+use halyard_core::{OpBuf, OpKind, Sym};
 
 use crate::{
     execute::Layout,
     generate::{Recipe, Routing, complete},
-    opbuf::attrs_of,
     symbols::{Symbols, row_symbol},
 };
 
@@ -37,7 +37,10 @@ const ORACLE_BUDGET: u64 = 600_000_000;
 /// The launches of a kernel.
 pub(super) fn trials(op: &OpBuf, kernel_set: &[OpBuf]) -> Vec<Trial> {
     match op.kind() {
-        OpKind::PAGED_ATTENTION => attention(op),
+        OpKind::PAGED_ATTENTION
+        | OpKind::MLA_ATTENTION
+        | OpKind::VARLEN_ATTENTION
+        | OpKind::KV_GATHER => attention(op),
         _ => rows(op, kernel_set),
     }
 }
@@ -64,6 +67,12 @@ fn affordable_rows(op: &OpBuf) -> usize {
     let products = |w: &halyard_core::WeightDesc<'_>| w.n.saturating_mul(w.k).max(1);
     let limit = match op.kind() {
         OpKind::LINEAR => op.weights().first().map(|w| DEVICE_BUDGET / products(w)),
+        OpKind::LINEAR_ACT_MUL | OpKind::GROUPED_LINEAR => {
+            op.weights().first().map(|w| ORACLE_BUDGET / products(w))
+        }
+        OpKind::BATCHED_LINEAR => {
+            op.weights().first().map(|w| ORACLE_BUDGET / products(w) / u64::from(w.groups.max(1)))
+        }
         OpKind::MOE_EXPERTS => {
             let top = Symbols::of(op).get(Sym::Top).max(1) as u64;
             let each: u64 = op.weights().iter().map(products).sum();
@@ -92,13 +101,13 @@ fn shape(op: &OpBuf, kernel_set: &[OpBuf], rows: usize) -> (Symbols, Recipe) {
         }
         _ => {}
     }
-    if matches!(op.kind(), OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS) {
+    if matches!(op.kind(), OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS | OpKind::QKV_POST) {
         recipe.probe_group = heads_per_cache(op, kernel_set);
     }
     if let Some(sym) = row_symbol(op) {
         symbols.or(sym, rows);
     }
-    complete(op.kind(), &mut symbols, &recipe);
+    complete(op.kind(), op.attrs(), &mut symbols, &recipe);
     for (sym, value) in [(Sym::P, 64), (Sym::M, 9), (Sym::Mb, 5), (Sym::Top, 5)] {
         symbols.or(sym, value);
     }
@@ -136,7 +145,8 @@ fn attention(op: &OpBuf) -> Vec<Trial> {
         ("a long decode", vec![[1, 777], [1, 3]], Layout::Packed),
     ];
     // Longer windows than this would cost more than they tell: the arithmetic of the mask is the same.
-    let window = usize::try_from(attrs_of::<PagedAttention>(op).window).unwrap_or(0);
+    let window = op.attrs().iter().find(|a| a.key == AttrKey::WINDOW);
+    let window = window.map_or(0, |a| usize::try_from(a.bits.cast_signed()).unwrap_or(0));
     if (1..=16_384).contains(&window) {
         batches.push((
             "beyond the window",
@@ -158,7 +168,7 @@ fn attention(op: &OpBuf) -> Vec<Trial> {
                 padding: usize::from(layout == Layout::Pitched),
                 ..Recipe::default()
             };
-            complete(op.kind(), &mut symbols, &recipe);
+            complete(op.kind(), op.attrs(), &mut symbols, &recipe);
             Trial { symbols, recipe, layout, label: label.into() }
         })
         .collect()

@@ -33,6 +33,8 @@ pub(crate) enum Fill {
     Ties,
     /// Numbers between integers, halves included, some beyond every integer type.
     Integers,
+    /// Multiples of a half up to 127, the largest among them: a scale of 1 or a power of two, and many ties.
+    Halves,
     /// All -inf.
     NegInf,
     /// -inf, NaN and a few finite values.
@@ -75,6 +77,8 @@ impl Fill {
             Self::Ties => rng.below(4) as f64 - 1.0,
             Self::Integers if one_in(rng, 8) => 1e10 * rng.normal(),
             Self::Integers => rng.below(41) as f64 / 2.0 - 10.0,
+            Self::Halves if one_in(rng, 8) => 127.0,
+            Self::Halves => rng.below(509) as f64 / 2.0 - 127.0,
             Self::NegInf => f64::NEG_INFINITY,
             Self::Masked => match rng.below(8) {
                 0 => rng.normal(),

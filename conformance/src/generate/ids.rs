@@ -1,12 +1,8 @@
 //! Integer inputs: indices, positions, slots, ids, counts, masks.
 
-use halyard_core::{
-    DType, OpBuf, OpKind, Sym,
-    attrs::{Embedding, MoeExperts},
-    ops::OpSchema,
-};
+use halyard_core::{DType, OpBuf, OpKind, Sym, attrs::Embedding, ops::OpSchema};
 
-use super::{Inputs, Recipe, Routing, Slot};
+use super::{Inputs, Recipe, Slot, moe};
 use crate::{array::Array, opbuf::attrs_of, rng::Rng, symbols::Symbols};
 
 /// The values of an integer slot.
@@ -30,8 +26,8 @@ pub(super) fn array(
             let start = attrs_of::<Embedding>(op).vocab_start;
             each(&mut |i, rng| token(i, start, n(Sym::V), rng))
         }
-        (OpKind::ROPE, "pos") => each(&mut |i, rng| index(i, n(Sym::P), rng)),
-        (OpKind::KV_WRITE, "slots") => {
+        (OpKind::ROPE | OpKind::QKV_POST, "pos") => each(&mut |i, rng| index(i, n(Sym::P), rng)),
+        (OpKind::KV_WRITE | OpKind::MLA_WRITE | OpKind::QKV_POST, "slots") => {
             let slots = rng.distinct(count, n(Sym::Blocks) * n(Sym::Block));
             // The third token, and one in eight, is padding.
             let keep = |i: usize, rng: &mut Rng| i != 2 && rng.below(8) > 0;
@@ -39,7 +35,13 @@ pub(super) fn array(
             (0..count).map(|i| skip(i, rng)).collect()
         }
         (OpKind::KV_COPY_BLOCKS, "pairs") => pairs(n(Sym::P), n(Sym::Blocks), rng),
-        (OpKind::MOE_EXPERTS, "ids") => route(op, recipe.routing, dims, n(Sym::E), rng),
+        (OpKind::MOE_EXPERTS | OpKind::MOE_PERMUTE, "ids") => {
+            moe::route(op, recipe.routing, dims, n(Sym::E), rng)
+        }
+        (OpKind::GROUPED_LINEAR, "offsets") => {
+            moe::offsets(recipe.routing, n(Sym::E), n(Sym::P), rng)
+        }
+        (OpKind::MOE_UNPERMUTE, "inverse") => moe::inverse(count, n(Sym::P), rng),
         (OpKind::LOGPROBS, "ids") => each(&mut |i, rng| index(i, n(Sym::V), rng)),
         (OpKind::LOGITS_PROCESS, "mask") => {
             each(&mut |_, rng| (rng.next() | rng.next()).cast_signed())
@@ -109,34 +111,6 @@ fn listed(width: usize, vocab: usize, rng: &mut Rng) -> Vec<i64> {
         _ => -1,
     };
     (0..width).map(|i| one(i, rng)).collect()
-}
-
-/// Experts by token and choice.
-fn route(op: &OpBuf, routing: Routing, dims: &[usize], experts: usize, rng: &mut Rng) -> Vec<i64> {
-    let start = attrs_of::<MoeExperts>(op).expert_start;
-    let (tokens, top) = (dims[0], dims[1]);
-    let mut pool = rng.distinct(experts, experts);
-    if routing == Routing::Few {
-        let last = pool.iter().position(|&e| e + 1 == experts).unwrap_or(0);
-        pool.swap(0, last);
-        pool.truncate(top + 1);
-    }
-    let mut ids = Vec::with_capacity(tokens * top);
-    for _ in 0..tokens {
-        let chosen: Vec<usize> = rng.distinct(top, pool.len()).iter().map(|&i| pool[i]).collect();
-        for j in 0..top {
-            let expert = chosen.get(j).map_or(-1, |&e| e as i64 + start);
-            let outside = [-1, start - 1, start + experts as i64, i64::from(i32::MAX)];
-            ids.push(match routing {
-                Routing::Random | Routing::Few => expert,
-                Routing::AllToOne if j == 0 => start + experts as i64 - 1,
-                Routing::AllToOne | Routing::None => -1,
-                Routing::Outside if rng.below(2) == 0 => outside[rng.below(outside.len())],
-                Routing::Outside => expert,
-            });
-        }
-    }
-    ids
 }
 
 /// Makes slots agree that were filled on their own: an output never occurred more often than altogether.

@@ -1,13 +1,15 @@
 //! Inputs of a launch: random, seeded, and chosen so that mistakes show.
 
 mod attention;
+mod cache;
 mod fill;
 mod ids;
+mod moe;
 mod part;
 
 use std::collections::BTreeMap;
 
-use halyard_abi::ops::schema::Layout;
+use halyard_abi::{Attr, AttrKey, ops::schema::Layout};
 use halyard_core::{
     DType, OpBuf, OpKind, Sym,
     ops::{Access, OpSchema},
@@ -19,7 +21,8 @@ use crate::{
     rng::Rng,
     symbols::Symbols,
 };
-pub(crate) use attention::{CacheContents, KvWriteBatch, lengths};
+pub(crate) use attention::lengths;
+pub(crate) use cache::{CacheContents, KvWriteBatch, is_latent};
 pub(crate) use fill::Fill;
 pub(crate) use part::parts;
 
@@ -94,15 +97,29 @@ impl Inputs {
 }
 
 /// Gives values to symbols that follow from others.
-pub(crate) fn complete(op: OpKind, symbols: &mut Symbols, recipe: &Recipe) {
+pub(crate) fn complete(op: OpKind, attrs: &[Attr], symbols: &mut Symbols, recipe: &Recipe) {
+    let n = |symbols: &Symbols, sym: Sym| symbols.get(sym);
     match op {
-        OpKind::PAGED_ATTENTION => attention::complete(symbols, recipe),
+        OpKind::PAGED_ATTENTION
+        | OpKind::MLA_ATTENTION
+        | OpKind::VARLEN_ATTENTION
+        | OpKind::KV_GATHER => attention::complete(symbols, recipe),
         OpKind::LOGITS_PROCESS => symbols.or(Sym::Words, symbols.get(Sym::V).div_ceil(32)),
-        OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS => {
+        OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS | OpKind::MLA_WRITE | OpKind::QKV_POST => {
             let tokens = symbols.get(Sym::T).max(1);
             symbols.or(Sym::Blocks, tokens.div_ceil(symbols.get(Sym::Block).max(1)) + 3);
             // A backend that keeps values with the keys has no slot to tell their width.
             symbols.or(Sym::Dv, symbols.get(Sym::Dk));
+            let keys = (n(symbols, Sym::Hq) + n(symbols, Sym::Hk)) * n(symbols, Sym::Dk);
+            symbols.or(Sym::Qkv, keys + n(symbols, Sym::Hk) * n(symbols, Sym::Dv));
+        }
+        OpKind::MOE_PERMUTE | OpKind::MOE_UNPERMUTE => {
+            symbols.or(Sym::P, n(symbols, Sym::T) * n(symbols, Sym::Top));
+        }
+        OpKind::QUANT_ACT | OpKind::RMS_NORM_QUANT => {
+            let grouped = attrs.iter().any(|a| a.key == AttrKey::MODE && a.bits == 2);
+            let groups = if grouped { n(symbols, Sym::K).div_ceil(128) } else { 1 };
+            symbols.or(Sym::Scales, groups);
         }
         _ => {}
     }
@@ -124,9 +141,12 @@ pub(crate) fn inputs(
         batch: recipe.batch.clone(),
     };
     let planned = match op.kind() {
-        OpKind::PAGED_ATTENTION => attention::plan(op, symbols, recipe, rng, &mut inputs)?,
-        OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS => {
-            attention::background(op, symbols, recipe, rng, &mut inputs)
+        OpKind::PAGED_ATTENTION | OpKind::MLA_ATTENTION | OpKind::KV_GATHER => {
+            attention::paged(op, symbols, recipe, rng, &mut inputs)?
+        }
+        OpKind::VARLEN_ATTENTION => attention::contiguous(op, symbols, recipe, rng, &mut inputs),
+        OpKind::KV_WRITE | OpKind::KV_COPY_BLOCKS | OpKind::MLA_WRITE | OpKind::QKV_POST => {
+            cache::background(op, symbols, recipe, rng, &mut inputs)
         }
         _ => BTreeMap::new(),
     };
@@ -136,7 +156,11 @@ pub(crate) fn inputs(
             continue;
         }
         if slot.layout == Layout::Opaque {
-            inputs.slots.push(if slot.name.starts_with('k') { Slot::Keys } else { Slot::Values });
+            inputs.slots.push(if slot.name.starts_with(['k', 'c']) {
+                Slot::Keys
+            } else {
+                Slot::Values
+            });
             continue;
         }
         let dims = symbols.dims(schema, i, spec);
@@ -161,7 +185,9 @@ pub(crate) fn inputs(
 fn floats(op: &OpBuf, name: &str, dtype: DType, dims: &[usize], rng: &mut Rng) -> Array {
     let pick = |rng: &mut Rng, of: &[f64]| of[rng.below(of.len())];
     match (op.kind(), name) {
-        (_, "gamma") => Array::floats(dtype, dims, |_| 1.0 + 0.2 * rng.normal()),
+        (_, "gamma" | "q_gamma" | "k_gamma") => {
+            Array::floats(dtype, dims, |_| 1.0 + 0.2 * rng.normal())
+        }
         // Any angle at any place, so that a wrong entry is seen: cosines, then sines.
         (_, "table") => {
             let width = dims.last().copied().unwrap_or(0);
@@ -174,12 +200,19 @@ fn floats(op: &OpBuf, name: &str, dtype: DType, dims: &[usize], rng: &mut Rng) -
             })
         }
         // Sharp enough that each key counts.
-        (OpKind::PAGED_ATTENTION, "q") => Array::floats(dtype, dims, |_| 2.0 * rng.normal()),
-        (OpKind::MOE_EXPERTS, "weight") => Array::floats(dtype, dims, |_| rng.between(0.05, 1.0)),
+        (_, "q" | "qc" | "qr") => Array::floats(dtype, dims, |_| 2.0 * rng.normal()),
+        (OpKind::MOE_EXPERTS | OpKind::MOE_UNPERMUTE, "weight") => {
+            Array::floats(dtype, dims, |_| rng.between(0.05, 1.0))
+        }
         (OpKind::MOE_ROUTER, "bias") => Array::floats(dtype, dims, |_| 0.3 * rng.normal()),
         (OpKind::LOGITS_PROCESS, "params") => Array::floats(dtype, dims, |i| match i % 3 {
             0 => rng.between(0.8, 2.0),
             _ => rng.between(-1.0, 1.0),
+        }),
+        // Parts that saw nothing among the others.
+        (_, "lse1" | "lse2") => Array::floats(dtype, dims, |_| match rng.below(5) {
+            0 => f64::NEG_INFINITY,
+            _ => 3.0 * rng.normal(),
         }),
         (_, "temperature") => Array::floats(dtype, dims, |i| match i {
             0 => 0.8,

@@ -152,13 +152,14 @@ impl<B: Bug> InlineDevice for PlantedDevice<B> {
         Ok(weight)
     }
     fn weight_fill(&self, w: Weight, f: &WeightFill<'_>) -> Result<()> {
-        let part = f.parts[0];
+        let mut parts = f.parts.to_vec();
+        let part = parts[0];
         let mut data = vec![0u8; part.extent_bytes().unwrap() as usize];
         let from = part.data + part.byte_offset;
         copy(&self.inner, data.as_mut_ptr() as u64, from, data.len());
         B::weight(self.schemes.lock().unwrap()[&w.0], &mut data);
-        let part = [TensorView { data: data.as_ptr() as u64, byte_offset: 0, ..part }];
-        let fill = WeightFill { parts: RSlice::from_slice(&part), ..*f };
+        parts[0] = TensorView { data: data.as_ptr() as u64, byte_offset: 0, ..part };
+        let fill = WeightFill { parts: RSlice::from_slice(&parts), ..*f };
         InlineDevice::weight_fill(&*self.inner, w, &fill)
     }
     fn weight_seal(&self, w: Weight) -> Result<()> {

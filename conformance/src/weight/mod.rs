@@ -1,0 +1,180 @@
+//! Random weights whose every row can be made on its own, in its scheme's bytes.
+//!
+//! Each part of a scheme has a pool of random units, made once; a row is a run of it that starts at a place of the row's own. So a
+//! weight of any size costs a copy, never exists as floats, and an oracle can have just the rows it needs.
+
+mod gguf;
+mod pool;
+
+use halyard_abi::scheme::{self, FP8_BLOCK, Rows};
+use halyard_core::{Device, DeviceError, Scheme, Stream, Weight, WeightDesc};
+
+use crate::rng::{Rng, mix};
+use pool::Pool;
+
+/// Most bytes handed over in one fill.
+const CHUNK: u64 = 4 << 20;
+
+/// Where a weight's rows come from.
+#[derive(Clone, Debug)]
+pub(crate) struct WeightSource {
+    desc: WeightDesc<'static>,
+    seed: u64,
+    parts: Vec<Pool>,
+    /// Which `(group, row)` of the whole weight each row is, if this is a part of one.
+    picked: Option<Vec<(u32, u64)>>,
+}
+
+impl WeightSource {
+    /// A weight whose product with inputs of variance 1 has a variance of about 1.
+    ///
+    /// `Err` says why there are no such weights.
+    pub(crate) fn new(desc: WeightDesc<'static>, rng: &mut Rng) -> Result<Self, String> {
+        let parts = scheme::parts(&desc).map_err(|e| e.message.to_string())?;
+        let parts = parts.iter().map(|part| Pool::new(&desc, part, rng)).collect();
+        Ok(Self { desc, seed: rng.next(), parts, picked: None })
+    }
+
+    pub(crate) fn desc(&self) -> &WeightDesc<'static> {
+        &self.desc
+    }
+
+    /// A smaller weight of some rows, the same number in each of `groups` groups. Rows that share a scale must stay together: blocks of
+    /// [`Scheme::FP8_BLOCK`] begin at multiples of 128 rows here as there.
+    pub(crate) fn pick(&self, groups: u32, rows: Vec<(u32, u64)>) -> Self {
+        let n = rows.len() as u64 / u64::from(groups.max(1));
+        let desc = WeightDesc { groups, n, ..self.desc };
+        Self { desc, picked: Some(rows), ..self.clone() }
+    }
+
+    /// The row of the whole weight that a row of this one is.
+    fn origin(&self, group: u32, row: u64) -> (u32, u64) {
+        match &self.picked {
+            Some(rows) => rows[(u64::from(group) * self.desc.n + row) as usize],
+            None => (group, row),
+        }
+    }
+
+    /// Appends what one part has for rows `start..end`.
+    fn fill(&self, part: usize, group: u32, (start, end): (u64, u64), out: &mut Vec<u8>) {
+        let pool = &self.parts[part];
+        let seed = mix(self.seed ^ part as u64);
+        let mut append = |(group, row): (u32, u64)| {
+            pool.row(mix(seed ^ mix(u64::from(group) << 40 ^ row)), out);
+        };
+        match pool.rows {
+            Rows::Each | Rows::Scalar => {
+                (start..end).for_each(|row| append(self.origin(group, row)));
+            }
+            Rows::Blocks => {
+                for row in (start..end).step_by(FP8_BLOCK as usize) {
+                    let (group, row) = self.origin(group, row);
+                    append((group, row / FP8_BLOCK));
+                }
+            }
+            Rows::Shared => append((self.origin(group, start).0, 0)),
+        }
+    }
+
+    /// Packs the weight on a device: in pieces of uneven size, last rows first, since any order is allowed.
+    pub(crate) fn load(&self, device: &Device, stream: &Stream) -> Result<Weight, DeviceError> {
+        let mut builder = device.weight(self.desc)?;
+        let row_bytes: usize = self.parts.iter().map(Pool::row_bytes).sum();
+        let most = (CHUNK / (row_bytes as u64).max(1)).max(1);
+        let piece = if self.desc.n > 4 { most.min(self.desc.n / 2 + 1) } else { most };
+        let step = if self.desc.scheme == Scheme::FP8_BLOCK { FP8_BLOCK } else { 1 };
+        let mut bytes = vec![Vec::new(); self.parts.len()];
+        for group in (0..self.desc.groups).rev() {
+            let mut end = self.desc.n;
+            while end > 0 {
+                let start = end.saturating_sub(piece) / step * step;
+                for (part, bytes) in bytes.iter_mut().enumerate() {
+                    bytes.clear();
+                    self.fill(part, group, (start, end), bytes);
+                }
+                let parts: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+                builder.fill(stream, group, start, end - start, &parts)?;
+                end = start;
+            }
+        }
+        builder.seal(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{pool::POOL, *};
+    use halyard_abi::types::{WEIGHT_PERM, WEIGHT_ZERO};
+    use halyard_core::DType;
+
+    fn part(source: &WeightSource, part: usize, group: u32, rows: (u64, u64)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        source.fill(part, group, rows, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_part_has_the_same_rows_as_the_whole() {
+        let mut rng = Rng::new(1, "weights");
+        let desc = WeightDesc::experts(Scheme::GGUF_Q4_K, DType::NONE, 3, 5, 512);
+        let whole = WeightSource::new(desc, &mut rng).unwrap();
+        let some = whole.pick(2, vec![(2, 4), (0, 1), (1, 1), (1, 0)]);
+        assert_eq!((some.desc().groups, some.desc().n), (2, 2));
+        let row = |source: &WeightSource, group, row| part(source, 0, group, (row, row + 1));
+        assert_eq!(row(&some, 0, 0), row(&whole, 2, 4));
+        assert_eq!(row(&some, 1, 0), row(&whole, 1, 1));
+        assert_ne!(row(&whole, 0, 1), row(&whole, 0, 2));
+        assert_eq!(row(&whole, 0, 0).len(), 288);
+    }
+
+    #[test]
+    fn rows_longer_than_the_pool_wrap_around() {
+        let mut rng = Rng::new(1, "weights");
+        let desc = WeightDesc::linear(Scheme::DENSE, DType::F32, 1, 20_000);
+        let source = WeightSource::new(desc, &mut rng).unwrap();
+        let bytes = part(&source, 0, 0, (0, 1));
+        assert_eq!(bytes.len(), 80_000);
+        assert_eq!(bytes[..4], bytes[POOL * 4..POOL * 4 + 4]);
+    }
+
+    #[test]
+    fn every_part_has_the_bytes_that_its_rows_need() {
+        let linear = |scheme, dtype| WeightDesc::linear(scheme, dtype, 300, 256);
+        let int4 = WeightDesc { group_size: 64, ..linear(Scheme::INT4_GROUP, DType::F16) };
+        for desc in [
+            linear(Scheme::FP8_BLOCK, DType::F32),
+            linear(Scheme::FP8_CHANNEL, DType::F32),
+            linear(Scheme::INT8_CHANNEL, DType::F32),
+            int4,
+            WeightDesc { flags: WEIGHT_ZERO | WEIGHT_PERM, ..int4 },
+        ] {
+            let source = WeightSource::new(desc, &mut Rng::new(1, "parts")).unwrap();
+            for (at, described) in scheme::parts(&desc).unwrap().iter().enumerate() {
+                let bytes = part(&source, at, 0, (128, 300)).len();
+                assert_eq!(Some(bytes as u64), described.bytes(172), "{described:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_permutation_has_every_column_once_and_rows_of_a_block_share_a_scale() {
+        let int4 = WeightDesc::experts(Scheme::INT4_GROUP, DType::F32, 2, 4, 32);
+        let int4 = WeightDesc { group_size: 32, flags: WEIGHT_PERM, ..int4 };
+        let source = WeightSource::new(int4, &mut Rng::new(1, "perm")).unwrap();
+        let order = |group| -> Vec<u8> {
+            part(&source, 2, group, (0, 4)).chunks(4).map(|word| word[0]).collect()
+        };
+        let mut sorted = order(0);
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..32).collect::<Vec<u8>>());
+        assert_ne!(order(0), order(1));
+        assert_eq!(part(&source, 2, 0, (0, 1)), part(&source, 2, 0, (3, 4)));
+
+        let fp8 = WeightDesc::linear(Scheme::FP8_BLOCK, DType::F32, 300, 256);
+        let source = WeightSource::new(fp8, &mut Rng::new(1, "blocks")).unwrap();
+        let scales = part(&source, 1, 0, (0, 300));
+        assert_eq!(scales[8..16], part(&source, 1, 0, (128, 129)));
+        let last = source.pick(1, (256..300).map(|row| (0, row)).collect());
+        assert_eq!(scales[16..], part(&last, 1, 0, (0, 44)));
+    }
+}
