@@ -1,31 +1,59 @@
 //! A kernel that launches others.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use halyard_abi::{
-    AbiError, KernelBox, LaunchArgs, R, RResult, RSlice, Stream, TensorSpec, TensorView, Weight,
+    AbiError, CopyReq, KernelBox, LaunchArgs, MemRef, R, RSlice, Stream, TensorSpec, TensorView,
+    Weight,
     exporting::TD_Opaque,
-    traits::{self, Kernel_TO},
+    traits::{self, CAPTURABLE, HOST_LENGTHS, Kernel_TO},
+    types::mem,
 };
 
-use super::recipe::{Arg, Recipe, Step, view};
+use super::recipe::{Arg, Mirror, Recipe, Shapes, Starts, Step, view};
+use crate::device::DeviceInner;
 
 /// Most slots and weights of a step.
 const SLOTS: usize = 12;
 const WEIGHTS: usize = 2;
+/// Most scalars and host arrays of a step.
+const SCALARS: usize = 4;
 /// Most temporary tensors.
 const TEMPS: usize = 8;
 /// Where temporary tensors start.
 const ALIGN: u64 = 256;
 
 /// The kernel of a recipe; `kernels` are those of its steps.
-pub(super) fn built(recipe: Recipe, kernels: Vec<KernelBox>) -> KernelBox {
+pub(super) fn built(
+    device: &Arc<DeviceInner>,
+    recipe: Recipe,
+    kernels: Vec<KernelBox>,
+) -> KernelBox {
     assert!(recipe.temps.len() <= TEMPS, "{} temporary tensors", recipe.temps.len());
-    assert!(recipe.steps.iter().all(|s| s.args.len() <= SLOTS && s.weights.len() <= WEIGHTS));
-    Kernel_TO::from_value(Built { recipe, kernels }, TD_Opaque)
+    for step in &recipe.steps {
+        assert!(step.args.len() <= SLOTS && step.weights.len() <= WEIGHTS);
+        assert!(step.scalars.len() <= SCALARS && step.host.len() <= SCALARS);
+    }
+    let (device, starts) = (Arc::clone(device), Mutex::default());
+    Kernel_TO::from_value(Built { recipe, kernels, starts, device }, TD_Opaque)
 }
 
 struct Built {
     recipe: Recipe,
     kernels: Vec<KernelBox>,
+    /// Where each sequence's keys begin, of the launch that goes on.
+    starts: Mutex<Vec<i32>>,
+    device: Arc<DeviceInner>,
+}
+
+/// What the steps of a launch share.
+struct Running<'a> {
+    stream: Stream,
+    args: &'a LaunchArgs<'a>,
+    temps: [TensorView; TEMPS],
+    /// Where in the workspace the steps' own scratch begins.
+    scratch: u64,
+    starts: &'a [i32],
 }
 
 impl Built {
@@ -33,8 +61,8 @@ impl Built {
         self.recipe.steps.iter().zip(&self.kernels)
     }
 
-    /// Where each temporary tensor lies in the workspace, and where the steps' own scratch begins.
-    fn temps(&self, shapes: &[TensorSpec], base: u64) -> ([TensorView; TEMPS], u64) {
+    /// Where each temporary tensor lies in the workspace, and where they end.
+    fn temps(&self, shapes: Shapes<'_>, base: u64) -> ([TensorView; TEMPS], u64) {
         let mut temps = [TensorView::NONE; TEMPS];
         let mut end = 0u64;
         for (at, temp) in temps.iter_mut().enumerate().take(self.recipe.temps.len()) {
@@ -46,81 +74,128 @@ impl Built {
         (temps, end)
     }
 
-    fn launch_step(
-        &self,
-        (step, kernel): (&Step, &KernelBox),
-        stream: Stream,
-        args: &LaunchArgs<'_>,
-        (temps, scratch): (&[TensorView], u64),
-    ) -> R<()> {
-        let mut views = [TensorView::NONE; SLOTS];
-        for (place, arg) in views.iter_mut().zip(&step.args) {
-            *place = match *arg {
-                Arg::Temp(at) => temps[at],
-                _ => view(arg, &args.tensors),
-            };
+    /// Sums of the lengths: where each sequence's keys begin, and at the end how many there are.
+    fn sum(starts: &mut Vec<i32>, lengths: &[i32]) -> Result<(), AbiError> {
+        starts.clear();
+        starts.push(0);
+        let mut end = 0i32;
+        for &length in lengths {
+            let sum = end.checked_add(length).filter(|_| length >= 0);
+            end = sum.ok_or_else(|| AbiError::invalid(format!("a sequence of {length} keys")))?;
+            starts.push(end);
         }
-        let mut weights = [Weight::NONE; WEIGHTS];
-        for (place, &at) in weights.iter_mut().zip(&step.weights) {
-            *place = args.weights[at];
+        Ok(())
+    }
+
+    /// Copies the sums to their temporary tensor.
+    fn send(&self, starts: Starts, run: &Running<'_>) -> Result<(), AbiError> {
+        let bytes = size_of_val(run.starts) as u64;
+        let (base, offset) = (run.args.workspace, run.temps[starts.temp].byte_offset);
+        let host = run.starts.as_ptr() as u64;
+        let request = CopyReq {
+            dst: MemRef { base, offset, kind: mem::DEVICE, device: 0 },
+            src: MemRef { base: host, offset: 0, kind: mem::HOST, device: 0 },
+            row_bytes: bytes,
+            rows: 1,
+            dst_pitch: bytes,
+            src_pitch: bytes,
+        };
+        self.device.raw.copy(run.stream, &request).into_result()?;
+        if self.device.inline {
+            return Ok(());
         }
-        let trailing = step.args.len() - absent_at_end(&views[..step.args.len()]);
-        kernel.launch(
-            stream,
-            &LaunchArgs {
-                plan: halyard_abi::Plan::NONE,
-                workspace: args.workspace + scratch,
-                workspace_bytes: args.workspace_bytes - scratch,
-                tensors: RSlice::from_slice(&views[..trailing]),
-                weights: RSlice::from_slice(&weights[..step.weights.len()]),
-                scalars: RSlice::EMPTY,
-                host: RSlice::EMPTY,
-            },
-        )
+        // The numbers have to stay until they are copied, and the next launch writes others.
+        self.device.raw.stream_sync(run.stream, u64::MAX).into_result()
+    }
+
+    fn run(&self, stream: Stream, args: &LaunchArgs<'_>) -> Result<(), AbiError> {
+        let mut specs = [TensorSpec::NONE; SLOTS];
+        for (spec, view) in specs.iter_mut().zip(args.tensors.iter()) {
+            *spec = view.spec();
+        }
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of) = self.recipe.starts {
+            let lengths = args.host.get(of.lengths).map_or(&[][..], |h| h.as_slice());
+            Self::sum(&mut starts, lengths)?;
+        }
+        let keys = starts.last().copied().map_or(0, i64::from);
+        let (temps, scratch) = self.temps(Shapes { specs: &specs, keys }, args.workspace);
+        if scratch > args.workspace_bytes {
+            let have = args.workspace_bytes;
+            let message = format!("a workspace of {have} bytes, {scratch} and more are needed");
+            return Err(AbiError::invalid(message));
+        }
+        let run = Running { stream, args, temps, scratch, starts: &starts };
+        if let Some(starts) = self.recipe.starts {
+            self.send(starts, &run)?;
+        }
+        self.steps().try_for_each(|(step, kernel)| launch(step, kernel, &run))
     }
 }
 
-/// Descriptors drop trailing absent slots, and launches follow them.
-fn absent_at_end(views: &[TensorView]) -> usize {
-    views.iter().rev().take_while(|v| v.is_none()).count()
+fn launch(step: &Step, kernel: &KernelBox, run: &Running<'_>) -> Result<(), AbiError> {
+    let args = run.args;
+    let mut views = [TensorView::NONE; SLOTS];
+    for (place, arg) in views.iter_mut().zip(&step.args) {
+        *place = view(arg, &args.tensors, &run.temps);
+    }
+    let mut weights = [Weight::NONE; WEIGHTS];
+    for (place, &at) in weights.iter_mut().zip(&step.weights) {
+        *place = args.weights[at];
+    }
+    let mut scalars = [0; SCALARS];
+    for (place, &at) in scalars.iter_mut().zip(&step.scalars) {
+        *place = args.scalars[at];
+    }
+    let mut host = [RSlice::EMPTY; SCALARS];
+    for (place, mirror) in host.iter_mut().zip(&step.host) {
+        *place = match *mirror {
+            Mirror::Own(at) => args.host[at],
+            Mirror::Starts => RSlice::from_slice(run.starts),
+        };
+    }
+    // Descriptors drop trailing absent slots, and launches follow them.
+    let views = &views[..step.args.len()];
+    let absent = views.iter().rev().take_while(|v| v.is_none()).count();
+    let step_args = LaunchArgs {
+        plan: halyard_abi::Plan::NONE,
+        workspace: args.workspace + run.scratch,
+        workspace_bytes: args.workspace_bytes - run.scratch,
+        tensors: RSlice::from_slice(&views[..views.len() - absent]),
+        weights: RSlice::from_slice(&weights[..step.weights.len()]),
+        scalars: RSlice::from_slice(&scalars[..step.scalars.len()]),
+        host: RSlice::from_slice(&host[..step.host.len()]),
+    };
+    kernel.launch(run.stream, &step_args).into_result()
 }
 
 impl traits::Kernel for Built {
-    /// What all steps promise.
+    /// What all steps promise. Lengths come from the host, which a capture would freeze.
     fn flags(&self) -> u64 {
-        self.kernels.iter().fold(u64::MAX, |all, k| all & k.flags())
+        let all = self.kernels.iter().fold(u64::MAX, |all, k| all & k.flags());
+        match self.recipe.starts {
+            Some(_) => (all & !CAPTURABLE) | HOST_LENGTHS,
+            None => all,
+        }
     }
 
     /// The temporary tensors, and the most that a step needs.
     fn workspace_bytes(&self, shape: RSlice<'_, TensorSpec>) -> u64 {
-        let own = self.temps(&shape, 0).1;
+        let keys = self.recipe.starts.map_or(0, |starts| starts.most(&shape));
+        let shapes = Shapes { specs: &shape, keys };
         let scratch = |(step, kernel): (&Step, &KernelBox)| {
             let mut specs: Vec<TensorSpec> =
-                step.args.iter().map(|arg| self.recipe.spec(arg, &shape)).collect();
+                step.args.iter().map(|arg| self.recipe.spec(arg, shapes)).collect();
             while specs.last().is_some_and(TensorSpec::is_none) {
                 specs.pop();
             }
             kernel.workspace_bytes(RSlice::from_slice(&specs))
         };
+        let own = self.temps(shapes, 0).1;
         own.saturating_add(self.steps().map(scratch).max().unwrap_or(0))
     }
 
     fn launch(&self, stream: Stream, args: &LaunchArgs<'_>) -> R<()> {
-        let mut shapes = [TensorSpec::NONE; SLOTS];
-        for (shape, view) in shapes.iter_mut().zip(args.tensors.iter()) {
-            *shape = view.spec();
-        }
-        let (temps, scratch) = self.temps(&shapes, args.workspace);
-        if scratch > args.workspace_bytes {
-            let have = args.workspace_bytes;
-            let message = format!("a workspace of {have} bytes, {scratch} and more are needed");
-            return RResult::RErr(AbiError::invalid(message));
-        }
-        for step in self.steps() {
-            if let RResult::RErr(error) = self.launch_step(step, stream, args, (&temps, scratch)) {
-                return RResult::RErr(error);
-            }
-        }
-        RResult::ROk(())
+        self.run(stream, args).into()
     }
 }

@@ -4,11 +4,14 @@
 //! [`Kernel`](halyard_abi::traits::Kernel) like any other, so that nobody who launches it knows. Which ops are built so is decided when they are
 //! prepared; [`Device::support`](crate::Device::support) tells.
 
+mod attention;
 mod experts;
 mod kernel;
 mod qkv;
 mod recipe;
 mod rows;
+
+use std::sync::Arc;
 
 use halyard_abi::{
     AbiError, KernelBox, OpBuf, OpKind,
@@ -69,7 +72,7 @@ pub(crate) fn support(device: &DeviceInner, when: Decompose, op: &OpBuf) -> Supp
 }
 
 /// Prepares a kernel, native or built.
-pub(crate) fn prepare(device: &DeviceInner, when: Decompose, op: &OpBuf) -> Result<KernelBox> {
+pub(crate) fn prepare(device: &Arc<DeviceInner>, when: Decompose, op: &OpBuf) -> Result<KernelBox> {
     match choose(device, when, op) {
         Choice::Native => device.raw.prepare(&op.desc()).named("prepare"),
         Choice::Refused(error) => Err(error).named("prepare"),
@@ -77,7 +80,7 @@ pub(crate) fn prepare(device: &DeviceInner, when: Decompose, op: &OpBuf) -> Resu
             tracing::debug!(%op, %recipe, "an op is built from others");
             let prepare = |part: &OpBuf| prepare(device, when, part);
             let kernels = recipe.ops().map(prepare).collect::<Result<_>>()?;
-            Ok(kernel::built(recipe, kernels))
+            Ok(kernel::built(device, recipe, kernels))
         }
     }
 }
@@ -98,6 +101,8 @@ fn recipe_of(op: &OpBuf) -> std::result::Result<Option<Recipe>, AbiError> {
         OpKind::LINEAR_ACT_MUL => rows::linear_act_mul(op).map(Some),
         OpKind::ARGMAX => rows::argmax(op).map(Some),
         OpKind::MOE_EXPERTS => experts::moe_experts(op).map(Some),
+        OpKind::PAGED_ATTENTION => attention::paged(op).map(Some),
+        OpKind::MLA_ATTENTION => attention::latent(op).map(Some),
         OpKind::QKV_POST => qkv::qkv_post(op).map(Some),
         _ => Ok(None),
     }

@@ -7,6 +7,34 @@ use halyard_abi::{DType, OpBuf, TensorSpec, TensorView, ops::OpAttrs, types::MAX
 pub(super) struct Recipe {
     pub(super) temps: Vec<Temp>,
     pub(super) steps: Vec<Step>,
+    /// Where the rows of [`Rows::Keys`] begin, if there are such.
+    pub(super) starts: Option<Starts>,
+}
+
+/// The temporary tensor `[B + 1]` of sums of the lengths that the op's host array tells: it is written before the first step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Starts {
+    pub(super) temp: usize,
+    /// Which of the op's host arrays has the lengths.
+    pub(super) lengths: usize,
+    /// The slot of the block table `[B, M]`, and tokens a block: what bounds the sum.
+    table: usize,
+    block: i64,
+}
+
+impl Starts {
+    /// Most rows that sequences of these shapes can have.
+    pub(super) fn most(self, specs: &[TensorSpec]) -> i64 {
+        let table = specs.get(self.table).copied().unwrap_or(TensorSpec::NONE);
+        table.dims[0].saturating_mul(table.dims[1]).saturating_mul(self.block)
+    }
+}
+
+/// What the op's slots hold, and how many rows all sequences have together: -1 is known only at launch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shapes<'a> {
+    pub(super) specs: &'a [TensorSpec],
+    pub(super) keys: i64,
 }
 
 /// A launch of another op.
@@ -14,8 +42,19 @@ pub(super) struct Recipe {
 pub(super) struct Step {
     op: OpBuf,
     pub(super) args: Vec<Arg>,
-    /// Weights of the op that is built, by position.
+    /// Weights of the op that is built, by position; its scalars; host arrays.
     pub(super) weights: Vec<usize>,
+    pub(super) scalars: Vec<usize>,
+    pub(super) host: Vec<Mirror>,
+}
+
+/// A host array of a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mirror {
+    /// The op's own.
+    Own(usize),
+    /// That of [`Starts`].
+    Starts,
 }
 
 /// A tensor that lives during a launch only, row-major in the workspace.
@@ -34,6 +73,10 @@ pub(super) enum Rows {
     Fixed(i64),
     /// So many for each row of a slot.
     Each { slot: usize, times: i64 },
+    /// One more than a slot has.
+    OneMore { slot: usize },
+    /// Those of all sequences' keys.
+    Keys,
 }
 
 /// What stands in a slot of a step.
@@ -45,8 +88,12 @@ pub(super) enum Arg {
     Column(usize),
     /// Columns of it, from `first` on, seen as heads: `[T, _]` as `[T, heads, dim]`.
     Heads { slot: usize, first: i64, heads: i64, dim: i64 },
+    /// The same, a cache `[blocks, block, dim]` seen as one of a single head.
+    OneHead(usize),
     /// A temporary tensor.
     Temp(usize),
+    /// Columns of it, from `first` on: `[rows, heads, _]` as `[rows, heads, dim]`.
+    Columns { temp: usize, first: i64, dim: i64 },
 }
 
 /// Makes a recipe for an op.
@@ -58,7 +105,8 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(op: &'a OpBuf) -> Self {
-        Self { op, recipe: Recipe { temps: Vec::new(), steps: Vec::new() } }
+        let recipe = Recipe { temps: Vec::new(), steps: Vec::new(), starts: None };
+        Self { op, recipe }
     }
 
     /// What a slot of the op holds.
@@ -74,11 +122,34 @@ impl<'a> Builder<'a> {
 
     /// Another step.
     pub(super) fn step<A: OpAttrs>(&mut self, attrs: &A, args: &[Arg], weights: &[usize]) {
-        let specs: Vec<TensorSpec> =
-            args.iter().map(|a| self.recipe.spec(a, self.op.tensors())).collect();
+        let shapes = Shapes { specs: self.op.tensors(), keys: -1 };
+        let specs: Vec<TensorSpec> = args.iter().map(|a| self.recipe.spec(a, shapes)).collect();
         let descs: Vec<_> = weights.iter().map(|&w| self.op.weights()[w]).collect();
         let op = OpBuf::new(attrs, specs, descs);
-        self.recipe.steps.push(Step { op, args: args.to_vec(), weights: weights.to_vec() });
+        let (args, weights) = (args.to_vec(), weights.to_vec());
+        self.recipe.steps.push(Step { op, args, weights, scalars: Vec::new(), host: Vec::new() });
+    }
+
+    /// A step over sequences, with scalars of the op's and host arrays.
+    pub(super) fn sequences<A: OpAttrs>(
+        &mut self,
+        attrs: &A,
+        args: &[Arg],
+        scalars: &[usize],
+        host: &[Mirror],
+    ) {
+        self.step(attrs, args, &[]);
+        if let Some(step) = self.recipe.steps.last_mut() {
+            (step.scalars, step.host) = (scalars.to_vec(), host.to_vec());
+        }
+    }
+
+    /// The temporary tensor of where each sequence's keys begin; `lengths` is a slot `[B]` and the host array that mirrors it.
+    pub(super) fn starts(&mut self, lengths: (usize, usize), table: usize, block: i64) -> Arg {
+        let arg = self.temp(DType::I32, Rows::OneMore { slot: lengths.0 }, &[]);
+        let temp = self.recipe.temps.len() - 1;
+        self.recipe.starts = Some(Starts { temp, lengths: lengths.1, table, block });
+        arg
     }
 
     pub(super) fn finish(self) -> Recipe {
@@ -92,20 +163,32 @@ impl Recipe {
         self.steps.iter().map(|step| &step.op)
     }
 
-    /// What an argument holds, where the op's slots hold `specs`.
-    pub(super) fn spec(&self, arg: &Arg, specs: &[TensorSpec]) -> TensorSpec {
-        let slot = |slot: usize| specs.get(slot).copied().unwrap_or(TensorSpec::NONE);
+    /// What an argument holds, where the op's slots hold `shapes`.
+    pub(super) fn spec(&self, arg: &Arg, shapes: Shapes<'_>) -> TensorSpec {
+        let slot = |slot: usize| shapes.specs.get(slot).copied().unwrap_or(TensorSpec::NONE);
         match *arg {
             Arg::Slot(at) => slot(at),
             Arg::Column(at) => TensorSpec::new(slot(at).dtype, &[slot(at).dims[0], 1]),
             Arg::Heads { slot: at, heads, dim, .. } => {
                 TensorSpec::new(slot(at).dtype, &[slot(at).dims[0], heads, dim])
             }
+            Arg::OneHead(at) => one_head(slot(at)),
+            Arg::Columns { temp, dim, .. } => {
+                let mut part = self.spec(&Arg::Temp(temp), shapes);
+                part.dims[usize::from(part.rank) - 1] = dim;
+                part
+            }
             Arg::Temp(at) => {
                 let Temp { dtype, rows, rest } = &self.temps[at];
                 let rows = match *rows {
                     Rows::Fixed(rows) => rows,
-                    Rows::Each { slot: at, .. } if slot(at).dims[0] < 0 => -1,
+                    Rows::Keys => shapes.keys,
+                    Rows::Each { slot: at, .. } | Rows::OneMore { slot: at }
+                        if slot(at).dims[0] < 0 =>
+                    {
+                        -1
+                    }
+                    Rows::OneMore { slot: at } => slot(at).dims[0].saturating_add(1),
                     Rows::Each { slot: at, times } => slot(at).dims[0].saturating_mul(times),
                 };
                 let mut dims = [rows; MAX_RANK];
@@ -116,24 +199,48 @@ impl Recipe {
     }
 }
 
-/// An argument that is part of the op's own tensor.
-pub(super) fn view(arg: &Arg, views: &[TensorView]) -> TensorView {
+/// `[blocks, block, dim]` as `[blocks, block, 1, dim]`; an absent one stays so.
+fn one_head(mut cache: TensorSpec) -> TensorSpec {
+    if !cache.is_none() {
+        (cache.rank, cache.dims[3], cache.dims[2]) = (4, cache.dims[2], 1);
+    }
+    cache
+}
+
+/// The view of an argument: of the op's own tensors, or of a temporary one.
+pub(super) fn view(arg: &Arg, views: &[TensorView], temps: &[TensorView]) -> TensorView {
     let slot = |slot: usize| views.get(slot).copied().unwrap_or(TensorView::NONE);
-    let (mut seen, dims, strides) = match *arg {
-        Arg::Slot(at) => return slot(at),
-        Arg::Column(at) => (slot(at), [slot(at).dims[0], 1, 0], [slot(at).strides[0], 1, 0]),
-        Arg::Heads { slot: at, first, heads, dim } => {
-            let mut whole = slot(at);
-            let skipped = whole.dtype.bytes(first.cast_unsigned());
-            whole.byte_offset += skipped.expect("columns of a tensor that exists");
-            (whole, [whole.dims[0], heads, dim], [whole.strides[0], dim, 1])
+    match *arg {
+        Arg::Slot(at) => slot(at),
+        Arg::Temp(at) => temps[at],
+        Arg::Column(at) => {
+            let mut column = slot(at);
+            (column.rank, column.dims[1], column.strides[1]) = (2, 1, 1);
+            column
         }
-        Arg::Temp(_) => unreachable!("temporary tensors lie in the workspace"),
-    };
-    seen.rank = if matches!(arg, Arg::Column(_)) { 2 } else { 3 };
-    seen.dims[..3].copy_from_slice(&dims);
-    seen.strides[..3].copy_from_slice(&strides);
-    seen
+        Arg::Heads { slot: at, first, heads, dim } => {
+            let mut part = skip(slot(at), first);
+            (part.rank, part.dims[1], part.dims[2]) = (3, heads, dim);
+            (part.strides[1], part.strides[2]) = (dim, 1);
+            part
+        }
+        Arg::OneHead(at) => {
+            let cache = slot(at);
+            TensorView::contiguous(cache.data, cache.byte_offset, &one_head(cache.spec()))
+        }
+        Arg::Columns { temp, first, dim } => {
+            let mut part = skip(temps[temp], first);
+            part.dims[usize::from(part.rank) - 1] = dim;
+            part
+        }
+    }
+}
+
+/// The same view, some elements on.
+fn skip(mut view: TensorView, elements: i64) -> TensorView {
+    let bytes = view.dtype.bytes(elements.cast_unsigned());
+    view.byte_offset += bytes.expect("elements of a tensor that exists");
+    view
 }
 
 /// The names of its steps: `add, rms_norm`.
