@@ -2,9 +2,9 @@
 
 use halyard_conformance::{Options, Outcome, oracle, verify};
 use halyard_core::{
-    Backend, DType, Decompose, Device, Element, KvDesc, Launch, OpBuf, OpKind, Scheme, Stream,
-    Support, Tensor, TensorSpec, Weight, WeightDesc, Workspace,
-    attrs::{KvGather, LinearActMul, QkvPost, RmsNorm, RmsNormQuant},
+    Backend, CommSpec, DType, Decompose, Device, Element, KvDesc, Launch, OpBuf, OpKind, Scheme,
+    Stream, Support, Tensor, TensorSpec, Weight, WeightDesc, Workspace,
+    attrs::{KvGather, LinearActMul, LinearAllReduce, QkvPost, RmsNorm, RmsNormQuant},
 };
 
 /// What the reference can be built of.
@@ -78,6 +78,17 @@ impl Bench {
         data
     }
 
+    /// A dense weight `[n, k]`.
+    fn weight(&self, n: usize, k: usize, of: impl Fn(usize) -> f32) -> (Weight, Vec<f64>) {
+        let data: Vec<f32> = (0..n * k).map(of).collect();
+        let desc = WeightDesc::linear(Scheme::DENSE, DType::F32, n as u64, k as u64);
+        let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut builder = self.device.weight(desc).expect("it is dense");
+        builder.fill(&self.stream, 0, 0, n as u64, &[&bytes]).expect("all rows");
+        let weight = builder.seal(&self.stream).expect("all rows");
+        (weight, data.iter().map(|&x| f64::from(x)).collect())
+    }
+
     /// Launches an op on scratch memory full of NaN.
     fn run(&self, op: OpBuf, tensors: &[Option<&Tensor>], weights: &[&Weight], host: &[&[i32]]) {
         let kernel = self.device.prepare(op).expect("it can be built");
@@ -87,7 +98,8 @@ impl Bench {
             let most = u64::try_from(longest(lengths)).expect("no length is negative");
             launch.set_scalar(at, most).expect("the op has it");
         }
-        let workspace = Workspace::new(&self.device, launch.workspace_bytes()).expect("it is small");
+        let workspace =
+            Workspace::new(&self.device, launch.workspace_bytes()).expect("it is small");
         if let Some(scratch) = workspace.buffer() {
             let bytes = scratch.bytes() / 4 * 4;
             scratch.fill(&self.stream, 0, bytes, u32::MAX).expect("it is inside");
@@ -122,25 +134,23 @@ fn a_gated_layer() {
     let (tokens, k, inner) = (3, 4, 2);
     let (x, xs) = bench.numbers(&[tokens, k], |i| (i as f32 * 0.7).sin());
     let (bias, bs) = bench.numbers(&[2 * inner], |i| i as f32 * 0.25);
-    let rows: Vec<f32> = (0..2 * inner * k).map(|i| (i as f32 * 1.3).cos()).collect();
-    let desc = WeightDesc::linear(Scheme::DENSE, DType::F32, 2 * inner as u64, k as u64);
-    let bytes: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let mut builder = bench.device.weight(desc).expect("it is dense");
-    builder.fill(&bench.stream, 0, 0, 2 * inner as u64, &[&bytes]).expect("all rows");
-    let w = builder.seal(&bench.stream).expect("all rows");
+    let (w, rows) = bench.weight(2 * inner, k, |i| (i as f32 * 1.3).cos());
     let (y, _) = bench.numbers(&[tokens, inner], |_| f32::NAN);
     let slots = [Some(&x), Some(&bias), Some(&y)];
-    bench.run(OpBuf::new(&LinearActMul::default(), specs(slots), [desc]), &slots, &[&w], &[]);
+    let op = OpBuf::new(&LinearActMul::default(), specs(slots), [*w.desc()]);
+    bench.run(op, &slots, &[&w], &[]);
 
     let linear = |t: usize, n: usize| -> f64 {
-        bs[n] + (0..k).map(|j| xs[t * k + j] * f64::from(rows[n * k + j])).sum::<f64>()
+        bs[n] + (0..k).map(|j| xs[t * k + j] * rows[n * k + j]).sum::<f64>()
     };
     let gated = |t, i| {
         let gate = linear(t, i);
         gate / (1.0 + (-gate).exp()) * linear(t, inner + i)
     };
-    let want: Vec<f64> =
-        (0..tokens).flat_map(|t| (0..inner).map(move |i| (t, i))).map(|(t, i)| gated(t, i)).collect();
+    let want: Vec<f64> = (0..tokens)
+        .flat_map(|t| (0..inner).map(move |i| (t, i)))
+        .map(|(t, i)| gated(t, i))
+        .collect();
     close(&bench.read(&y), &want);
 }
 
@@ -187,9 +197,9 @@ fn what_follows_a_projection() {
     let kv = KvDesc {
         kind: 1,
         dtype: DType::F32,
-        heads: hk as u32,
-        dim_k: dim as u32,
-        dim_v: dim as u32,
+        heads: 1,
+        dim_k: 4,
+        dim_v: 4,
         block_size: 4,
         attrs: WeightDesc::linear(Scheme::DENSE, DType::F32, 1, 1).attrs,
     };
@@ -231,4 +241,53 @@ fn what_follows_a_projection() {
     close(&bench.read(&k), &want.collect::<Vec<_>>());
     let want = pairs(hk).flat_map(|(t, h)| part(t, hq + hk + h).to_vec());
     close(&bench.read(&v), &want.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_layer_summed_over_ranks() {
+    const WORLD: u32 = 2;
+    const NUMBER: i64 = 7;
+    let (tokens, n, k) = (3, 5, 4);
+    let x_of = |rank: u32| move |i: usize| (i as f32 * 0.7 + rank as f32).sin();
+    let w_of = |rank: u32| move |i: usize| (i as f32 * 1.3 - rank as f32).cos();
+    let id = Bench::new().device.comm_id().expect("it has collectives");
+    let play = |rank: u32| {
+        let bench = Bench::new();
+        let (x, _) = bench.numbers(&[tokens, k], x_of(rank));
+        let (w, _) = bench.weight(n, k, w_of(rank));
+        let (y, _) = bench.numbers(&[tokens, n], |_| f32::NAN);
+        let slots = [Some(&x), None, Some(&y)];
+        let attrs = LinearAllReduce { comm: NUMBER, act_quant: 0 };
+        let op = OpBuf::new(&attrs, specs(slots), [*w.desc()]);
+        let alone = bench.device.support(&op);
+        assert!(matches!(&alone, Support::No(why) if why.contains("number 7")), "{alone:?}");
+        let spec = CommSpec {
+            id: &id,
+            rank,
+            world: WORLD,
+            timeout: std::time::Duration::from_secs(30),
+            name: "layers",
+            number: Some(NUMBER),
+        };
+        let comm = bench.device.join(&spec).expect("all come");
+        let together = Support::Slow("built from linear, all_reduce, copy".into());
+        assert_eq!(bench.device.support(&op), together);
+        bench.run(op, &slots, &[&w], &[]);
+        drop(comm);
+        bench.read::<f32>(&y)
+    };
+    let results = std::thread::scope(|scope| {
+        let play = &play;
+        let threads = [0, 1].map(|rank| scope.spawn(move || play(rank)));
+        threads.map(|t| t.join().expect("no rank panics"))
+    });
+    let element = |t: usize, n: usize| -> f64 {
+        let product = |rank, j| f64::from(x_of(rank)(t * k + j)) * f64::from(w_of(rank)(n * k + j));
+        (0..WORLD).flat_map(|rank| (0..k).map(move |j| (rank, j))).map(|(r, j)| product(r, j)).sum()
+    };
+    let want: Vec<f64> =
+        (0..tokens).flat_map(|t| (0..n).map(move |n| (t, n))).map(|(t, n)| element(t, n)).collect();
+    for got in results {
+        close(&got, &want);
+    }
 }

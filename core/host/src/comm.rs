@@ -1,9 +1,13 @@
 //! Communicators.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use halyard_abi::{
-    A2av, Attr, AttrKey, CollectiveBox, CommDesc, RSlice, RSliceMut, ReduceOp, collective,
+    A2av, AbiError, Attr, AttrKey, CollectiveBox, CommDesc, RSlice, RSliceMut, ReduceOp,
+    TensorView, collective,
 };
 
 use crate::{
@@ -52,7 +56,8 @@ pub struct CommSpec<'a> {
     pub timeout: Duration,
     /// For messages.
     pub name: &'a str,
-    /// The number by which [`LinearAllReduce`](crate::attrs::LinearAllReduce) names it.
+    /// The number by which [`LinearAllReduce`](crate::attrs::LinearAllReduce) names it on this device. A later communicator with the
+    /// same number takes its place.
     pub number: Option<i64>,
 }
 
@@ -76,7 +81,7 @@ pub struct CommHandle {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     raw: CollectiveBox,
     device: Arc<DeviceInner>,
 }
@@ -143,7 +148,48 @@ impl Device {
             attrs: RSlice::from_slice(attr.as_slice()),
         };
         let raw = self.inner.raw.comm_create(&desc).named("comm_create")?;
-        Ok(Communicator::new(raw, Arc::clone(&self.inner), rank, world))
+        let comm = Communicator::new(raw, Arc::clone(&self.inner), rank, world);
+        if let Some(number) = number {
+            self.inner.number(number, &comm.shared);
+        }
+        Ok(comm)
+    }
+}
+
+impl Shared {
+    /// Sums a tensor over the ranks, in place.
+    pub(crate) fn sum(
+        &self,
+        stream: halyard_abi::Stream,
+        view: &TensorView,
+    ) -> std::result::Result<(), AbiError> {
+        self.raw.all_reduce(stream, view, view, ReduceOp::SUM).into_result()
+    }
+}
+
+/// The communicators that ops can name: those that live.
+#[derive(Debug, Default)]
+pub(crate) struct Numbered(Mutex<Vec<(i64, Weak<Shared>)>>);
+
+impl DeviceInner {
+    fn number(&self, number: i64, shared: &Arc<Shared>) {
+        let mut numbered = self.comms.0.lock().unwrap_or_else(PoisonError::into_inner);
+        numbered.retain(|(n, comm)| *n != number && comm.strong_count() > 0);
+        numbered.push((number, Arc::downgrade(shared)));
+    }
+
+    /// The communicator with this number.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if none lives.
+    pub(crate) fn communicator(&self, number: i64) -> std::result::Result<Arc<Shared>, AbiError> {
+        let numbered = self.comms.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = numbered.iter().find(|(n, _)| *n == number);
+        found.and_then(|(_, comm)| comm.upgrade()).ok_or_else(|| {
+            AbiError::invalid(format!(
+                "this device has joined no communicator with number {number}"
+            ))
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use halyard_abi::{
     Stream as RawStream, ops::check::check_desc,
 };
 
-use crate::{Backend, Decompose, Kernel, Result, decompose, error::Named};
+use crate::{Backend, Decompose, Kernel, Result, comm::Numbered, decompose, error::Named};
 
 /// An opened device. Cheap to clone; closes when the last clone, buffer, stream, weight and kernel of it is gone.
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ pub(crate) struct DeviceInner {
     pub(crate) streams: Mutex<Vec<RawStream>>,
     /// Buffers whose owners are gone, with the events after which no work uses them.
     retired: Mutex<Vec<Retired>>,
+    pub(crate) comms: Numbered,
 }
 
 struct Retired {
@@ -55,8 +56,8 @@ impl std::fmt::Debug for DeviceInner {
 impl Device {
     pub(crate) fn new(raw: DeviceBox, backend: Backend, ordinal: u32) -> Self {
         let inline = raw.property(PropKey::INLINE).into_option() == Some(1);
-        let (streams, retired) = Default::default();
-        let inner = DeviceInner { raw, backend, ordinal, inline, streams, retired };
+        let (streams, retired, comms) = Default::default();
+        let inner = DeviceInner { raw, backend, ordinal, inline, streams, retired, comms };
         Self { inner: Arc::new(inner), decompose: Decompose::Never }
     }
 

@@ -10,7 +10,7 @@ use halyard_abi::{
     types::mem,
 };
 
-use super::recipe::{Arg, Mirror, Recipe, Shapes, Starts, Step, view};
+use super::recipe::{Arg, Mirror, Part, Recipe, Shapes, Starts, Step, view};
 use crate::device::DeviceInner;
 
 /// Most slots and weights of a step.
@@ -23,7 +23,7 @@ const TEMPS: usize = 8;
 /// Where temporary tensors start.
 const ALIGN: u64 = 256;
 
-/// The kernel of a recipe; `kernels` are those of its steps.
+/// The kernel of a recipe; `kernels` are those that it launches, in their order.
 pub(super) fn built(
     device: &Arc<DeviceInner>,
     recipe: Recipe,
@@ -31,8 +31,10 @@ pub(super) fn built(
 ) -> KernelBox {
     assert!(recipe.temps.len() <= TEMPS, "{} temporary tensors", recipe.temps.len());
     for step in &recipe.steps {
-        assert!(step.args.len() <= SLOTS && step.weights.len() <= WEIGHTS);
-        assert!(step.scalars.len() <= SCALARS && step.host.len() <= SCALARS);
+        if let Step::Launch(part) = step {
+            assert!(part.args.len() <= SLOTS && part.weights.len() <= WEIGHTS);
+            assert!(part.scalars.len() <= SCALARS && part.host.len() <= SCALARS);
+        }
     }
     let (device, starts) = (Arc::clone(device), Mutex::default());
     Kernel_TO::from_value(Built { recipe, kernels, starts, device }, TD_Opaque)
@@ -40,6 +42,7 @@ pub(super) fn built(
 
 struct Built {
     recipe: Recipe,
+    /// Of the steps that launch.
     kernels: Vec<KernelBox>,
     /// Where each sequence's keys begin, of the launch that goes on.
     starts: Mutex<Vec<i32>>,
@@ -57,8 +60,12 @@ struct Running<'a> {
 }
 
 impl Built {
-    fn steps(&self) -> impl Iterator<Item = (&Step, &KernelBox)> {
-        self.recipe.steps.iter().zip(&self.kernels)
+    fn parts(&self) -> impl Iterator<Item = (&Part, &KernelBox)> {
+        let steps = self.recipe.steps.iter().filter_map(|step| match step {
+            Step::Launch(part) => Some(part),
+            Step::AllReduce { .. } => None,
+        });
+        steps.zip(&self.kernels)
     }
 
     /// Where each temporary tensor lies in the workspace, and where they end.
@@ -129,11 +136,23 @@ impl Built {
         if let Some(starts) = self.recipe.starts {
             self.send(starts, &run)?;
         }
-        self.steps().try_for_each(|(step, kernel)| launch(step, kernel, &run))
+        let mut kernels = self.kernels.iter();
+        for step in &self.recipe.steps {
+            match step {
+                Step::Launch(part) => {
+                    let kernel = kernels.next().expect("each launch has one");
+                    launch(part, kernel, &run)?;
+                }
+                Step::AllReduce { temp, number } => {
+                    self.device.communicator(*number)?.sum(run.stream, &run.temps[*temp])?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-fn launch(step: &Step, kernel: &KernelBox, run: &Running<'_>) -> Result<(), AbiError> {
+fn launch(step: &Part, kernel: &KernelBox, run: &Running<'_>) -> Result<(), AbiError> {
     let args = run.args;
     let mut views = [TensorView::NONE; SLOTS];
     for (place, arg) in views.iter_mut().zip(&step.args) {
@@ -170,8 +189,11 @@ fn launch(step: &Step, kernel: &KernelBox, run: &Running<'_>) -> Result<(), AbiE
 }
 
 impl traits::Kernel for Built {
-    /// What all steps promise. Lengths come from the host, which a capture would freeze.
+    /// What all steps promise: sums over ranks nothing. Lengths come from the host, which a capture would freeze.
     fn flags(&self) -> u64 {
+        if self.recipe.communicators().next().is_some() {
+            return 0;
+        }
         let all = self.kernels.iter().fold(u64::MAX, |all, k| all & k.flags());
         match self.recipe.starts {
             Some(_) => (all & !CAPTURABLE) | HOST_LENGTHS,
@@ -183,7 +205,7 @@ impl traits::Kernel for Built {
     fn workspace_bytes(&self, shape: RSlice<'_, TensorSpec>) -> u64 {
         let keys = self.recipe.starts.map_or(0, |starts| starts.most(&shape));
         let shapes = Shapes { specs: &shape, keys };
-        let scratch = |(step, kernel): (&Step, &KernelBox)| {
+        let scratch = |(step, kernel): (&Part, &KernelBox)| {
             let mut specs: Vec<TensorSpec> =
                 step.args.iter().map(|arg| self.recipe.spec(arg, shapes)).collect();
             while specs.last().is_some_and(TensorSpec::is_none) {
@@ -192,7 +214,7 @@ impl traits::Kernel for Built {
             kernel.workspace_bytes(RSlice::from_slice(&specs))
         };
         let own = self.temps(shapes, 0).1;
-        own.saturating_add(self.steps().map(scratch).max().unwrap_or(0))
+        own.saturating_add(self.parts().map(scratch).max().unwrap_or(0))
     }
 
     fn launch(&self, stream: Stream, args: &LaunchArgs<'_>) -> R<()> {

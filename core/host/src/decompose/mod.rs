@@ -85,11 +85,15 @@ pub(crate) fn prepare(device: &Arc<DeviceInner>, when: Decompose, op: &OpBuf) ->
     }
 }
 
-/// The first step that a device cannot do.
+/// The first step that a device cannot do, or communicator that it has not joined.
 fn missing(device: &DeviceInner, when: Decompose, recipe: &Recipe) -> Option<String> {
-    recipe.ops().find_map(|part| match support(device, when, part) {
+    let op = recipe.ops().find_map(|part| match support(device, when, part) {
         Support::No(why) => Some(format!("built from {recipe} it needs {part}: {why}")),
         _ => None,
+    });
+    op.or_else(|| {
+        let unknown = |number| device.communicator(number).err();
+        recipe.communicators().find_map(unknown).map(|error| error.message.into())
     })
 }
 
@@ -99,6 +103,7 @@ fn recipe_of(op: &OpBuf) -> std::result::Result<Option<Recipe>, AbiError> {
         OpKind::RMS_NORM => rows::rms_norm(op),
         OpKind::RMS_NORM_QUANT => rows::rms_norm_quant(op).map(Some),
         OpKind::LINEAR_ACT_MUL => rows::linear_act_mul(op).map(Some),
+        OpKind::LINEAR_ALL_REDUCE => rows::linear_all_reduce(op).map(Some),
         OpKind::ARGMAX => rows::argmax(op).map(Some),
         OpKind::MOE_EXPERTS => experts::moe_experts(op).map(Some),
         OpKind::PAGED_ATTENTION => attention::paged(op).map(Some),

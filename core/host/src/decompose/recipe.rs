@@ -37,9 +37,18 @@ pub(super) struct Shapes<'a> {
     pub(super) keys: i64,
 }
 
+/// What is done next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A launch of another op.
+    Launch(Part),
+    /// The sum of a temporary tensor over the ranks of the communicator with this number, in its place.
+    AllReduce { temp: usize, number: i64 },
+}
+
 /// A launch of another op.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct Part {
     op: OpBuf,
     pub(super) args: Vec<Arg>,
     /// Weights of the op that is built, by position; its scalars; host arrays.
@@ -127,7 +136,8 @@ impl<'a> Builder<'a> {
         let descs: Vec<_> = weights.iter().map(|&w| self.op.weights()[w]).collect();
         let op = OpBuf::new(attrs, specs, descs);
         let (args, weights) = (args.to_vec(), weights.to_vec());
-        self.recipe.steps.push(Step { op, args, weights, scalars: Vec::new(), host: Vec::new() });
+        let part = Part { op, args, weights, scalars: Vec::new(), host: Vec::new() };
+        self.recipe.steps.push(Step::Launch(part));
     }
 
     /// A step over sequences, with scalars of the op's and host arrays.
@@ -139,9 +149,15 @@ impl<'a> Builder<'a> {
         host: &[Mirror],
     ) {
         self.step(attrs, args, &[]);
-        if let Some(step) = self.recipe.steps.last_mut() {
+        if let Some(Step::Launch(step)) = self.recipe.steps.last_mut() {
             (step.scalars, step.host) = (scalars.to_vec(), host.to_vec());
         }
+    }
+
+    /// A sum over ranks, in place.
+    pub(super) fn all_reduce(&mut self, arg: Arg, number: i64) {
+        let Arg::Temp(temp) = arg else { unreachable!("only temporary tensors are summed") };
+        self.recipe.steps.push(Step::AllReduce { temp, number });
     }
 
     /// The temporary tensor of where each sequence's keys begin; `lengths` is a slot `[B]` and the host array that mirrors it.
@@ -158,9 +174,20 @@ impl<'a> Builder<'a> {
 }
 
 impl Recipe {
-    /// The ops of its steps.
+    /// The ops that it launches.
     pub(super) fn ops(&self) -> impl Iterator<Item = &OpBuf> {
-        self.steps.iter().map(|step| &step.op)
+        self.steps.iter().filter_map(|step| match step {
+            Step::Launch(part) => Some(&part.op),
+            Step::AllReduce { .. } => None,
+        })
+    }
+
+    /// The numbers of the communicators that it uses.
+    pub(super) fn communicators(&self) -> impl Iterator<Item = i64> {
+        self.steps.iter().filter_map(|step| match *step {
+            Step::AllReduce { number, .. } => Some(number),
+            Step::Launch(_) => None,
+        })
     }
 
     /// What an argument holds, where the op's slots hold `shapes`.
@@ -246,8 +273,12 @@ fn skip(mut view: TensorView, elements: i64) -> TensorView {
 /// The names of its steps: `add, rms_norm`.
 impl std::fmt::Display for Recipe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, op) in self.ops().enumerate() {
-            write!(f, "{}{}", if i == 0 { "" } else { ", " }, op.kind())?;
+        for (i, step) in self.steps.iter().enumerate() {
+            f.write_str(if i == 0 { "" } else { ", " })?;
+            match step {
+                Step::Launch(part) => write!(f, "{}", part.op.kind())?,
+                Step::AllReduce { .. } => f.write_str("all_reduce")?,
+            }
         }
         Ok(())
     }

@@ -4,7 +4,8 @@ use halyard_abi::{
     AbiError, DType, OpBuf,
     ops::OpAttrs,
     ops::attrs::{
-        ActMul, Add, Argmax, Linear, LinearActMul, QuantAct, RmsNorm, RmsNormQuant, Topk,
+        ActMul, Add, Argmax, Copy, Linear, LinearActMul, LinearAllReduce, QuantAct, RmsNorm,
+        RmsNormQuant, Topk,
     },
 };
 
@@ -46,6 +47,19 @@ pub(super) fn linear_act_mul(op: &OpBuf) -> Made {
     let both = recipe.temp(recipe.spec(0).dtype, Rows::Each { slot: 0, times: 1 }, &[columns]);
     recipe.step(&Linear { accumulate: false, act_quant }, &[x, bias, both], &[0]);
     recipe.step(&ActMul { act, limit }, &[both, y], &[]);
+    Ok(recipe.finish())
+}
+
+/// This rank's share in f32, summed over the ranks, then rounded once.
+pub(super) fn linear_all_reduce(op: &OpBuf) -> Made {
+    let [x, bias, y] = [0, 1, 2].map(Arg::Slot);
+    let LinearAllReduce { comm, act_quant } = LinearAllReduce::from_desc(&op.desc())?;
+    let mut recipe = Builder::new(op);
+    let columns = columns(op, 0)?;
+    let share = recipe.temp(DType::F32, Rows::Each { slot: 0, times: 1 }, &[columns]);
+    recipe.step(&Linear { accumulate: false, act_quant }, &[x, bias, share], &[0]);
+    recipe.all_reduce(share, comm);
+    recipe.step(&Copy {}, &[share, y], &[]);
     Ok(recipe.finish())
 }
 
