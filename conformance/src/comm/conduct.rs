@@ -15,7 +15,7 @@ use super::{
 use crate::execute::Trouble;
 
 /// The time given where it is meant to run out.
-const SHORT: Duration = Duration::from_millis(500);
+const SHORT: Duration = Duration::from_secs(1);
 /// The time that others get to come to a call before something happens to it.
 const A_MOMENT: Duration = Duration::from_millis(20);
 
