@@ -3,7 +3,7 @@
 //! The gathered rows may be as many as block tables can name, and the workspace is as large.
 
 use halyard_abi::{
-    AbiError, OpBuf,
+    AbiError, DType, OpBuf,
     ops::{
         OpAttrs,
         attrs::{Copy, KvGather, MlaAttention, PagedAttention, VarlenAttention},
@@ -26,6 +26,11 @@ pub(super) fn paged(op: &OpBuf) -> Result<Recipe, AbiError> {
     let mut recipe = Builder::new(op);
     let (dtype, cache, out) = (recipe.spec(0).dtype, recipe.spec(1), recipe.spec(6));
     let [_, block, heads, dim, ..] = cache.dims;
+    if cache.dtype.bits() == Some(8) && dtype != DType::F32 {
+        // Code times scale fits an f32 only: gathered in a short type it would be rounded once more than the op says.
+        let message = format!("a cache of {} cannot be gathered as {dtype}", cache.dtype);
+        return Err(AbiError::unsupported(message));
+    }
 
     let starts = recipe.starts((5, KV_LEN), 3, block);
     let keys = recipe.temp(dtype, Rows::Keys, &[heads, dim]);
