@@ -33,7 +33,7 @@ pub use catalog::CatalogError;
 pub use compare::{Comparison, Worst};
 pub use gate::gate;
 pub use report::{CaseResult, Counts, Outcome, Report, html, junit};
-pub use verify::{Options, Progress, verify};
+pub use verify::{Options, Progress, verify, verify_while};
 
 /// The oracle's device.
 ///

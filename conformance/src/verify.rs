@@ -70,6 +70,20 @@ pub fn verify(
     options: &Options,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, CatalogError> {
+    verify_while(device, oracle, options, progress, &mut |_| true)
+}
+
+/// As [`verify`], as long as `more` says so of each result.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_while(
+    device: &Device,
+    oracle: &Device,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress<'_>),
+    more: &mut dyn FnMut(&CaseResult) -> bool,
+) -> Result<Report, CatalogError> {
     let mut cases = catalog::cases()?;
     cases.retain(|c| options.wants_case(c));
     let mut collectives = comm::cases()?;
@@ -94,13 +108,23 @@ pub fn verify(
         {
             device = fresh;
         }
-        report.add(case_result(case, verdict, &report.declared, start));
+        let result = case_result(case, verdict, &report.declared, start);
+        let go_on = more(&result);
+        report.add(result);
+        if !go_on {
+            return Ok(report);
+        }
     }
     for (done, case) in collectives.iter().enumerate() {
         progress(Progress { done: cases.len() + done, total, name: &case.name });
         let start = Instant::now();
         let verdict = comm::run(&device, case, options.seed).map(|comparison| vec![comparison]);
-        report.add(comm_result(case, verdict, &report.declared, start));
+        let result = comm_result(case, verdict, &report.declared, start);
+        let go_on = more(&result);
+        report.add(result);
+        if !go_on {
+            return Ok(report);
+        }
     }
     Ok(report)
 }

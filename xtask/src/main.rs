@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod example;
 mod model;
+mod mutants;
 mod test;
 mod tool;
 
@@ -24,6 +25,8 @@ enum Task {
     Demo(demo::Args),
     /// Run everything CI runs
     Test(test::Args),
+    /// Plant bugs in the reference backend and count those that the conformance suite catches
+    Mutants(mutants::Args),
     /// Measure the demo model beside llama.cpp's llama-bench
     Bench(bench::Args),
 }
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Demo(args) => demo::demo(&args),
         Task::Test(args) => test::test(&args),
+        Task::Mutants(args) => mutants::mutants(&args),
         Task::Bench(args) => bench::bench(&args),
     }
 }
