@@ -106,16 +106,6 @@ pub(crate) fn with_shapes(
     build(op.kind(), op.attrs(), tensors, weights)
 }
 
-/// The same op with activations as they are: what the oracle computes in place of quantised ones.
-pub(crate) fn without_act_quant(op: &OpBuf) -> Result<OpBuf, String> {
-    let plain = |a: &Attr| match a.key {
-        halyard_abi::AttrKey::ACT_QUANT => Attr { bits: 0, ..*a },
-        _ => *a,
-    };
-    let attrs: Vec<Attr> = op.attrs().iter().map(plain).collect();
-    build(op.kind(), &attrs, op.tensors().to_vec(), op.weights().to_vec())
-}
-
 /// The same op over a cache of f32, without scales.
 pub(crate) fn with_float_cache(op: &OpBuf) -> Result<OpBuf, String> {
     let slots = OpSchema::of(op.kind()).map_or(&[][..], |s| s.slots);

@@ -9,7 +9,7 @@ use crate::{
     comm::{self, CommCase},
     compare::Comparison,
     execute::{Layout, Outputs, Prepared, Setting, Trouble},
-    generate::{Inputs, Slot, inputs, parts},
+    generate::{self, Inputs, Slot, inputs, parts},
     judge::{Reference, first_difference, judge},
     opbuf,
     report::{CaseResult, Counts, Outcome, Report},
@@ -239,6 +239,7 @@ fn run_case(
         .collect::<Result<_, _>>()
         .map_err(Trouble::Case)?;
     let inputs = inputs(&case.op, &case.symbols, &case.recipe, &mut rng).map_err(Trouble::Case)?;
+    let inputs = inputs.shown(&case.op, case.layout);
 
     let under_test = Prepared::new(device, &case.op, &weights)?;
     let setting = Setting { layout: case.layout, scratch: SCRATCH[0] };
@@ -249,7 +250,14 @@ fn run_case(
     if comparisons.iter().all(|c| c.passed) {
         check_promises(&under_test, &case.op, &inputs, (case.layout, &got))?;
         if case.concurrent {
-            check_concurrency(device, case, (&weights, &inputs), &reference)?;
+            // The other thread's inputs are its own, or memory that both use would not show.
+            let mut rng = Rng::new(seed.wrapping_add(1), &case.name);
+            let others = generate::inputs(&case.op, &case.symbols, &case.recipe, &mut rng)
+                .map_err(Trouble::Case)?
+                .shown(&case.op, case.layout);
+            let theirs = expected(oracle, &case.op, &weights, &others, case.layout)?;
+            let both = [(&inputs, &reference), (&others, &theirs)];
+            check_concurrency(device, case, &weights, both)?;
         }
     }
     Ok(comparisons)
@@ -259,10 +267,10 @@ fn run_case(
 fn check_concurrency(
     device: &Device,
     case: &Case,
-    (weights, inputs): (&[WeightSource], &Inputs),
-    reference: &Reference,
+    weights: &[WeightSource],
+    [mine, theirs]: [(&Inputs, &Reference); 2],
 ) -> Result<(), Trouble> {
-    let alone = || -> Result<(), Trouble> {
+    let alone = |(inputs, reference): (&Inputs, &Reference)| -> Result<(), Trouble> {
         let prepared = Prepared::new(device, &case.op, weights)?;
         for scratch in SCRATCH.into_iter().cycle().take(8) {
             let got = prepared.launch(inputs, Setting { layout: case.layout, scratch })?;
@@ -274,8 +282,8 @@ fn check_concurrency(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let other = scope.spawn(alone);
-        let mine = alone();
+        let other = scope.spawn(|| alone(theirs));
+        let mine = alone(mine);
         let theirs = other.join().unwrap_or_else(|_| {
             Err(Trouble::Violation("a thread that launched it panicked".into()))
         });
@@ -291,7 +299,6 @@ pub(crate) fn expected(
     inputs: &Inputs,
     layout: Layout,
 ) -> Result<Reference, Trouble> {
-    let op = opbuf::without_act_quant(op).map_err(Trouble::Case)?;
     // In packed memory of its own, unless the arrangement changes what is read.
     let layout = if layout == Layout::Broadcast { layout } else { Layout::Packed };
     let setting = Setting { layout, scratch: SCRATCH[0] };
@@ -299,10 +306,10 @@ pub(crate) fn expected(
         let run = Prepared::new(oracle, op, weights).and_then(|p| p.launch(inputs, setting));
         run.map_err(|e| Trouble::Reference(Box::new(e)))
     };
-    let outputs = run(&op, inputs)?;
+    let outputs = run(op, inputs)?;
     let unrounded = match &inputs.cache {
         Some(cache) if cache.read_back => {
-            let op = opbuf::with_float_cache(&op).map_err(Trouble::Case)?;
+            let op = opbuf::with_float_cache(op).map_err(Trouble::Case)?;
             let mut inputs = Inputs { cache: Some(cache.unrounded()), ..inputs.clone() };
             for (slot, spec) in inputs.slots.iter_mut().zip(op.tensors()) {
                 if spec.is_none() {

@@ -56,7 +56,7 @@ fn lines_that_cannot_be_understood_end_with_2() {
             &["serve", "m", "--tensor-parallel-size", "2"],
             "not supported yet: a model runs on one device",
         ),
-        (&["serve", "m", "-q", "awq"], "not supported yet"),
+        (&["serve", "m", "--enable-lora"], "not supported yet"),
         (&["serve", "m", "--max-model-len", "lots"], "no count"),
         (&["serve", "m", "--dtype", "int3"], "float32"),
         (&["serve", "m", "--port", "70000"], "70000"),

@@ -52,7 +52,8 @@ impl Backend for CpuRef {
 
 fn profiles() -> String {
     let quant = SCHEMES.iter().filter(|s| **s != Scheme::DENSE).map(|s| format!(",quant:{s}"));
-    format!("dense,moe{},sample,comm", quant.collect::<String>())
+    let quant = quant.collect::<String>();
+    format!("dense,moe,moe_trio,mla,contiguous,kv8,act_quant,fusion,sample,comm{quant}")
 }
 
 /// The host's processor, one thread at a time.

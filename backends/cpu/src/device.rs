@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use halyard_sdk::{
     Backend, DType, Error, HostMemory, InfoKey, InlineDevice, Kernel, KvDesc, KvLayout, MemRef,
-    OpDesc, Options, PropKey, Result, Support, Weight, WeightDesc, WeightFill, WeightPlan,
+    OpDesc, Options, PropKey, Result, Scheme, Support, Weight, WeightDesc, WeightFill, WeightPlan,
 };
 
 use crate::isa::Isa;
@@ -77,11 +77,10 @@ impl Backend for Cpu {
     }
 }
 
-/// The schemes that conformance has cases for.
 fn profiles() -> String {
-    let proven = SCHEMES.iter().filter(|s| s.gguf_block().is_some());
-    let quant = proven.map(|s| format!(",quant:{s}"));
-    format!("dense,moe{},sample,comm", quant.collect::<String>())
+    let quant = SCHEMES.iter().filter(|s| **s != Scheme::DENSE).map(|s| format!(",quant:{s}"));
+    let quant = quant.collect::<String>();
+    format!("dense,moe,moe_trio,mla,contiguous,kv8,act_quant,fusion,sample,comm{quant}")
 }
 
 /// What kernels share: how to compute, with which threads, on which weights.

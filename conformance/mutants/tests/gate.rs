@@ -27,7 +27,7 @@ fn kernel_set() -> Vec<OpBuf> {
 
 /// What the gate says to a server.
 fn verdict(device: &Device) -> Result<(), String> {
-    let oracle = oracle().unwrap();
+    let oracle = oracle().expect("the reference is linked in");
     let report = gate(device, &oracle, &kernel_set(), &GateOptions::default(), &mut |_| {});
     report.require().map_err(|e| e.to_string())
 }

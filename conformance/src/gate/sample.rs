@@ -1,8 +1,8 @@
 //! A smaller op that gives some of the outputs of a large one: what the oracle computes.
 
-use halyard_abi::{Attr, AttrKey};
+use halyard_abi::{Attr, AttrKey, scheme::FP8_BLOCK};
 use halyard_core::{
-    OpBuf, OpKind, TensorSpec, WeightDesc,
+    OpBuf, OpKind, Scheme, TensorSpec, WeightDesc,
     attrs::{Embedding, MoeExperts},
 };
 
@@ -35,7 +35,9 @@ pub(super) fn reduce(
 ) -> Result<Sample, String> {
     match (op.kind(), weights) {
         (OpKind::LINEAR, [w]) if w.desc().n as usize > COLUMNS => linear(op, w, inputs, rng),
-        (OpKind::EMBEDDING, [w]) => embedding(op, w, inputs),
+        (OpKind::EMBEDDING, [w]) if w.desc().scheme != Scheme::FP8_BLOCK => {
+            embedding(op, w, inputs)
+        }
         (OpKind::MOE_EXPERTS, [w0, w1]) => experts(op, [w0, w1], inputs),
         _ => Ok(Sample {
             op: op.clone(),
@@ -46,20 +48,15 @@ pub(super) fn reduce(
     }
 }
 
-/// Some rows of the weight: both ends, both sides of tile borders, and random ones.
+/// Some rows of the weight.
 fn linear(op: &OpBuf, w: &WeightSource, inputs: &Inputs, rng: &mut Rng) -> Result<Sample, String> {
     const BIAS: usize = 1;
     const Y: usize = 2;
     let n = w.desc().n as usize;
-    let mut columns: Vec<usize> = [1, 15, 16, 31, 32, 63, 64, 127, 128, 255, 256]
-        .into_iter()
-        .flat_map(|edge| [edge - 1, n.saturating_sub(edge)])
-        .filter(|&c| c < n)
-        .collect();
-    columns.extend((0..COLUMNS).map(|_| rng.below(n)));
-    columns.truncate(COLUMNS);
-    columns.sort_unstable();
-    columns.dedup();
+    let columns = match w.desc().scheme {
+        Scheme::FP8_BLOCK => blocks(n, rng),
+        _ => scattered(n, rng),
+    };
 
     let mut inputs = inputs.clone();
     let mut tensors = op.tensors().to_vec();
@@ -72,6 +69,30 @@ fn linear(op: &OpBuf, w: &WeightSource, inputs: &Inputs, rng: &mut Rng) -> Resul
     let weight = w.pick(1, columns.iter().map(|&c| (0, c as u64)).collect());
     let op = opbuf::with_shapes(op, tensors, vec![*weight.desc()])?;
     Ok(Sample { op, weights: vec![weight], inputs, columns: Some(columns) })
+}
+
+/// Both ends, both sides of tile borders, and random ones.
+fn scattered(n: usize, rng: &mut Rng) -> Vec<usize> {
+    let mut columns: Vec<usize> = [1, 15, 16, 31, 32, 63, 64, 127, 128, 255, 256]
+        .into_iter()
+        .flat_map(|edge| [edge - 1, n.saturating_sub(edge)])
+        .filter(|&c| c < n)
+        .collect();
+    columns.extend((0..COLUMNS).map(|_| rng.below(n)));
+    columns.truncate(COLUMNS);
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+/// Rows that share a scale stay together: the first block, the last, which may be shorter, and a random one.
+fn blocks(n: usize, rng: &mut Rng) -> Vec<usize> {
+    let size = FP8_BLOCK as usize;
+    let count = n.div_ceil(size);
+    let mut blocks = vec![0, rng.below(count), count - 1];
+    blocks.sort_unstable();
+    blocks.dedup();
+    blocks.into_iter().flat_map(|b| b * size..((b + 1) * size).min(n)).collect()
 }
 
 fn narrow_last(spec: &mut TensorSpec, len: usize) {
@@ -135,6 +156,17 @@ fn experts(op: &OpBuf, w: [&WeightSource; 2], inputs: &Inputs) -> Result<Sample,
 mod tests {
     use super::*;
     use halyard_core::DType;
+
+    #[test]
+    fn blocks_stay_whole_and_a_shorter_one_comes_last() {
+        for n in [1, 128, 129, 1000] {
+            let columns = blocks(n, &mut Rng::new(1, "blocks"));
+            assert!(columns.windows(2).all(|w| w[0] < w[1]) && columns.contains(&(n - 1)));
+            for (at, &column) in columns.iter().enumerate() {
+                assert_eq!(at % 128, column % 128, "{n}");
+            }
+        }
+    }
 
     #[test]
     fn ids_are_numbered_by_what_occurs() {

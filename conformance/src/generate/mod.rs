@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::{
     array::{Array, is_float},
+    execute,
     rng::Rng,
     symbols::Symbols,
 };
@@ -93,6 +94,17 @@ impl Inputs {
     pub(crate) fn named(&self, op: &OpBuf, name: &str) -> Option<&Array> {
         let at = OpSchema::of(op.kind())?.slot(name)?;
         self.slots.get(at)?.array()
+    }
+
+    /// What a launch with this arrangement reads: it may repeat rows.
+    pub(crate) fn shown(mut self, op: &OpBuf, layout: execute::Layout) -> Self {
+        let schema = OpSchema::of(op.kind()).map_or(&[][..], |s| s.slots);
+        for (schema, slot) in schema.iter().zip(&mut self.slots) {
+            if let Slot::Array(array) = slot {
+                *array = layout.shown(schema, array);
+            }
+        }
+        self
     }
 }
 
