@@ -2,9 +2,12 @@
 
 mod attention;
 mod cache;
+mod contiguous;
 mod elementwise;
 mod experts;
+mod fused;
 mod gather;
+mod latent;
 mod linear;
 mod logits;
 mod masks;
@@ -14,6 +17,7 @@ mod quant;
 mod rope;
 mod router;
 mod sample;
+mod sorted;
 
 use crate::mutant::Mutant;
 
@@ -31,6 +35,10 @@ const FILES: &[&[Mutant]] = &[
     experts::MUTANTS,
     logits::MUTANTS,
     sample::MUTANTS,
+    latent::MUTANTS,
+    contiguous::MUTANTS,
+    sorted::MUTANTS,
+    fused::MUTANTS,
     promises::MUTANTS,
 ];
 
