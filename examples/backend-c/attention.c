@@ -124,6 +124,7 @@ halyard_code run_paged_attention(const call *c, halyard_error *err) {
   for (int64_t b = 0; code == HALYARD_CODE_OK && b < sequences; b++) code = sequence(c, b, scratch, scratch + keys, err);
   /* Tokens after the last sequence are padding: they see nothing. */
   int64_t padding = tensor_get_int(cu_q, sequences * cu_q->stride[0]);
+  if (code == HALYARD_CODE_OK && padding < 0) code = beyond(err, "query", padding, q->dim[0]);
   for (int64_t t = padding; code == HALYARD_CODE_OK && t < q->dim[0]; t++) attend(c, 0, t, 0, 0, scratch, scratch + keys);
   free(scratch);
   return code;

@@ -76,14 +76,14 @@ fn write_if_changed(path: &Path, text: &str) -> Result<()> {
     Ok(fs::write(path, text)?)
 }
 
-fn halyard(args: &[&str], library: &Path) -> Command {
+pub(crate) fn halyard(args: &[&str], library: &Path) -> Command {
     let mut command = tool::command(target().join("debug/halyard"), args);
     command.arg("--backend-path").arg(library);
     command
 }
 
 /// The answers' texts, without times and ids.
-fn texts(lines: &str) -> Result<Vec<serde_json::Value>> {
+pub(crate) fn texts(lines: &str) -> Result<Vec<serde_json::Value>> {
     let text = |line: &str| -> Result<_> {
         let answer: serde_json::Value = serde_json::from_str(line)?;
         Ok(answer["choices"].clone())

@@ -4,6 +4,7 @@
 mod bench;
 mod demo;
 mod example;
+mod example_c;
 mod model;
 mod mutants;
 mod test;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    example,
+    example, example_c,
     tool::{self, cargo, exists, run, target},
 };
 
@@ -28,6 +28,7 @@ const STEPS: &[Step] = &[
     ("tests", tests),
     ("doc tests", doc_tests),
     ("example backend", example::example),
+    ("example backend in C", example_c::example),
     ("openai sdk", openai_sdk),
 ];
 
