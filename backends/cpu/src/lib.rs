@@ -27,6 +27,9 @@ mod gemm;
 mod huge;
 mod isa;
 mod kv;
+#[cfg(test)]
+#[path = "../tests/device/noise.rs"]
+mod noise;
 mod ops;
 mod pack;
 mod pool;

@@ -4,7 +4,7 @@ use super::*;
 use crate::cell::Cell;
 use crate::elem::{Elem, Rows};
 use crate::kv::{Cache, KvShape, KvWrite, Plane, PlaneShape, Scales};
-use crate::pack::ggml::tests::noise;
+use crate::noise::noise;
 
 /// Where a case's keys and values come from.
 #[derive(Clone, Copy, PartialEq, Debug)]

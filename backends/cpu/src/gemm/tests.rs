@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::fp8;
+use crate::noise::noise;
 use crate::pack::Quant;
-use crate::pack::ggml::tests::{dequantise, noise, pack, random_rows};
+use crate::pack::ggml::tests::{dequantise, pack, random_rows};
 use crate::pack::grouped::{self, GroupedRow};
 use std::ops::Range;
 

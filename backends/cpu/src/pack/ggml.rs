@@ -266,20 +266,8 @@ fn six_bits(packed: &[u8], sub: usize) -> (u8, u8) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::pack::formats::IQ4_NL_LEVELS;
+    use crate::{noise::noise, pack::formats::IQ4_NL_LEVELS};
     use half::f16;
-
-    /// Pseudo-random bytes.
-    pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-        let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = || {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 32) as u8
-        };
-        (0..bytes).map(|_| next()).collect()
-    }
 
     /// Random rows in the file format with sensible scales.
     pub(crate) fn random_rows(quant: Quant, n: usize, k: usize, seed: u64) -> Vec<u8> {

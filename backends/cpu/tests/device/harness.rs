@@ -14,6 +14,8 @@ use halyard_sdk::{
     },
 };
 
+use crate::noise::noise;
+
 pub(crate) fn open(options: &[(&str, &str)]) -> halyard_sdk::Result<CpuDevice> {
     let own = |&(k, v): &(&str, &str)| (k.to_owned(), v.to_owned());
     Cpu::open(0, Options::new(options.iter().map(own).collect()))
@@ -167,18 +169,6 @@ pub(crate) fn product(
     let views = [matrix(x, k), TensorView::NONE, matrix(&y, n)];
     launch(device, &op.desc(), &views, &[w]).unwrap();
     y
-}
-
-/// Bytes that look random.
-pub(crate) fn noise(seed: u64, count: usize) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 32) as u8
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 /// Numbers between -1 and 1 that look random.

@@ -13,9 +13,10 @@ use halyard_sdk::{
 };
 
 use crate::harness::{
-    assert_near, create, dense, every_device, fill_parts, floats, ints, matrix, noise, numbers,
-    run, times, view, wide, written,
+    assert_near, create, dense, every_device, fill_parts, floats, ints, matrix, numbers, run,
+    times, view, wide, written,
 };
+use crate::noise::noise;
 
 const NONE: TensorView = TensorView::NONE;
 

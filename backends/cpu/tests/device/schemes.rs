@@ -12,9 +12,10 @@ use halyard_sdk::{
 };
 
 use crate::harness::{
-    assert_near, create, device, every_device, fill_parts, floats, matrix, noise, numbers, run,
-    times, view, wide,
+    assert_near, create, device, every_device, fill_parts, floats, matrix, numbers, run, times,
+    view, wide,
 };
+use crate::noise::noise;
 
 fn int4(n: usize, k: usize, group: u32, flags: u32) -> WeightDesc<'static> {
     let desc = WeightDesc::linear(Scheme::INT4_GROUP, DType::F32, n as u64, k as u64);
