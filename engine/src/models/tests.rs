@@ -18,32 +18,22 @@ fn open(model: &str) -> Checkpoint {
     Checkpoint::open(&folder(model)).expect("test data")
 }
 
-/// The golden models with quantised layers in safetensors.
-const QUANTISED: [&str; 7] = [
-    "llama_awq",
-    "llama_fp8",
-    "llama_gptq",
-    "mixtral_awq",
-    "qwen2_awq",
-    "qwen2_gptq_act_order",
-    "qwen3_moe_fp8",
-];
+/// Names in a folder of the golden models.
+fn names(path: &str) -> impl Iterator<Item = String> + use<> {
+    let entries = std::fs::read_dir(folder(path)).expect("test data");
+    entries.map(|entry| entry.expect("test data").file_name().into_string().expect("UTF-8"))
+}
 
 /// Every golden model, in every form.
 fn models() -> Vec<String> {
-    let mut models: Vec<String> =
-        ["llama", "llama32", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"]
-            .map(str::to_owned)
-            .to_vec();
-    let families = models.clone();
-    models.extend(QUANTISED.map(str::to_owned));
-    for family in families {
-        let files = std::fs::read_dir(folder("gguf").join(&family)).expect("test data");
-        let names = files.map(|file| file.expect("test data").file_name().into_string());
-        let files = names.flatten().filter(|name| name.ends_with(".gguf"));
+    let checkpoint = |name: &String| folder(name).join("config.json").exists();
+    let mut models: Vec<String> = names("").filter(checkpoint).collect();
+    for family in names("gguf") {
+        let files = names(&format!("gguf/{family}")).filter(|name| name.ends_with(".gguf"));
         models.extend(files.map(|name| format!("gguf/{family}/{name}")));
     }
     assert!(models.len() > 20, "{models:?}");
+    models.sort();
     models
 }
 
