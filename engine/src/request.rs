@@ -214,7 +214,8 @@ pub struct EngineInfo {
     pub weight_bytes: u64,
     /// Bytes of the KV pool.
     pub kv_bytes: u64,
-    /// What a decode step costs beside arithmetic: all its launches, through the boundary, over no tokens. `None` if not measured.
+    /// What a decode step costs beside arithmetic: all its launches, through the boundary, over no tokens. `None` unless
+    /// [`LoadOptions::measure_dispatch`](crate::LoadOptions::measure_dispatch) asked for it.
     pub dispatch: Option<Duration>,
 }
 

@@ -131,6 +131,7 @@ mod tests {
             max_logprobs: 20,
             max_num_queued_reqs: usize::MAX,
             step_timeout: Duration::from_secs(60),
+            measure_dispatch: false,
             on_host: false,
         }
     }

@@ -155,8 +155,9 @@ impl Plan {
         let options = self.options.clone();
         let info = self.info.clone();
         let (scheduler, mut runner) = self.assemble(progress)?;
-        let dispatch = runner.dispatch_time().map_err(failed("launching a step of no tokens"))?;
-        let info = EngineInfo { dispatch: Some(dispatch), ..info };
+        let measured = options.measure_dispatch.then(|| runner.dispatch_time()).transpose();
+        let dispatch = measured.map_err(failed("launching a step of no tokens"))?;
+        let info = EngineInfo { dispatch, ..info };
         let seed = options.seed.unwrap_or_else(entropy);
         let shared = Shared::new(info, options.max_num_queued_reqs, options.step_timeout, seed);
         engine_loop::spawn(shared, scheduler, runner, observer).map_err(LoadError::Thread)

@@ -45,6 +45,8 @@ pub struct LoadOptions {
     pub max_num_queued_reqs: Option<usize>,
     /// How long a step may take before the engine counts as unhealthy.
     pub step_timeout: Duration,
+    /// Whether to find out what launching a step costs, for [`EngineInfo::dispatch`](crate::EngineInfo::dispatch).
+    pub measure_dispatch: bool,
 }
 
 impl Default for LoadOptions {
@@ -66,6 +68,7 @@ impl Default for LoadOptions {
             max_logprobs: 20,
             max_num_queued_reqs: None,
             step_timeout: Duration::from_secs(60),
+            measure_dispatch: false,
         }
     }
 }
@@ -145,6 +148,7 @@ pub(super) struct Resolved {
     pub(super) max_logprobs: u32,
     pub(super) max_num_queued_reqs: usize,
     pub(super) step_timeout: Duration,
+    pub(super) measure_dispatch: bool,
     /// The device's memory is the host's.
     pub(super) on_host: bool,
 }
@@ -199,6 +203,7 @@ impl Resolved {
             max_logprobs: options.max_logprobs.min(vocab),
             max_num_queued_reqs: options.max_num_queued_reqs.unwrap_or(usize::MAX),
             step_timeout: options.step_timeout,
+            measure_dispatch: options.measure_dispatch,
             on_host,
         })
     }

@@ -36,7 +36,8 @@ pub(super) fn run(command: &GenerateCommand) -> anyhow::Result<()> {
     if lines.is_empty() {
         bail!("{} holds no prompts", input.display());
     }
-    let loaded = model::load(&command.model, &command.device, &command.engine, |_| Box::new(()))?;
+    let options = model::options(&command.model, &command.engine);
+    let loaded = model::load(&command.model, &command.device, &options, |_| Box::new(()))?;
     let options = AppOptions {
         model_names: vec![loaded.root.clone()],
         model_root: loaded.root,

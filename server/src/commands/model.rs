@@ -34,7 +34,7 @@ pub(super) struct Loaded {
 pub(super) fn load(
     model: &ModelArgs,
     device: &DeviceArgs,
-    engine: &EngineArgs,
+    options: &LoadOptions,
     observer: impl FnOnce(&EngineInfo) -> Box<dyn Observer>,
 ) -> anyhow::Result<Loaded> {
     let begun = Instant::now();
@@ -52,7 +52,7 @@ pub(super) fn load(
     let device_handle = backends::open(device)?;
     log_device(&device_handle);
     let on_host = device_handle.property(PropKey::INLINE) == Some(1);
-    let plan = Plan::new(&device_handle, checkpoint, &options(model, engine))
+    let plan = Plan::new(&device_handle, checkpoint, options)
         .with_context(|| format!("cannot load {root}"))?;
     gate::check(&device_handle, plan.kernel_set(), device.conformance)?;
 
@@ -116,7 +116,8 @@ fn log_engine(info: &EngineInfo, weights_begun: Instant, begun: Instant) {
     );
 }
 
-fn options(model: &ModelArgs, engine: &EngineArgs) -> LoadOptions {
+/// What the flags say about the engine.
+pub(super) fn options(model: &ModelArgs, engine: &EngineArgs) -> LoadOptions {
     let standard = LoadOptions::default();
     LoadOptions {
         dtype: match model.dtype {
@@ -147,6 +148,7 @@ fn options(model: &ModelArgs, engine: &EngineArgs) -> LoadOptions {
         max_logprobs: engine.max_logprobs,
         max_num_queued_reqs: engine.max_num_queued_reqs,
         step_timeout: standard.step_timeout,
+        measure_dispatch: standard.measure_dispatch,
     }
 }
 

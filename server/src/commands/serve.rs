@@ -48,7 +48,8 @@ async fn serve(command: &ServeCommand) -> anyhow::Result<()> {
     let (command, for_engine) = (command.clone(), Arc::clone(&metrics));
     let name = options.model_names.first().cloned().unwrap_or_default();
     let loading = tokio::task::spawn_blocking(move || {
-        model::load(&command.model, &command.device, &command.engine, |info| {
+        let engine = model::options(&command.model, &command.engine);
+        model::load(&command.model, &command.device, &engine, |info| {
             let metrics = for_engine.get_or_init(|| Arc::new(Metrics::new(&name, info)));
             Box::new(metrics.observer())
         })

@@ -73,7 +73,9 @@ pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         .chain(bench.generate_tokens.iter().map(|&tokens| Test::Generate(tokens)))
         .filter(|test| test.tokens() > 0)
         .collect();
-    let loaded = model::load(&command.model, &command.device, &command.engine, |_| Box::new(()))?;
+    let mut options = model::options(&command.model, &command.engine);
+    options.measure_dispatch = true;
+    let loaded = model::load(&command.model, &command.device, &options, |_| Box::new(()))?;
     let threads = command
         .device
         .threads
