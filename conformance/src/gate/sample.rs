@@ -1,8 +1,11 @@
 //! A smaller op that gives some of the outputs of a large one: what the oracle computes.
 
-use halyard_abi::{Attr, AttrKey, scheme::FP8_BLOCK};
+use halyard_abi::{
+    Attr, AttrKey,
+    scheme::{self, FP8_BLOCK, Rows},
+};
 use halyard_core::{
-    OpBuf, OpKind, Scheme, TensorSpec, WeightDesc,
+    OpBuf, OpKind, TensorSpec, WeightDesc,
     attrs::{Embedding, MoeExperts},
 };
 
@@ -35,9 +38,7 @@ pub(super) fn reduce(
 ) -> Result<Sample, String> {
     match (op.kind(), weights) {
         (OpKind::LINEAR, [w]) if w.desc().n as usize > COLUMNS => linear(op, w, inputs, rng),
-        (OpKind::EMBEDDING, [w]) if w.desc().scheme != Scheme::FP8_BLOCK => {
-            embedding(op, w, inputs)
-        }
+        (OpKind::EMBEDDING, [w]) if !in_blocks(w.desc()) => embedding(op, w, inputs),
         (OpKind::MOE_EXPERTS, [w0, w1]) => experts(op, [w0, w1], inputs),
         _ => Ok(Sample {
             op: op.clone(),
@@ -53,10 +54,7 @@ fn linear(op: &OpBuf, w: &WeightSource, inputs: &Inputs, rng: &mut Rng) -> Resul
     const BIAS: usize = 1;
     const Y: usize = 2;
     let n = w.desc().n as usize;
-    let columns = match w.desc().scheme {
-        Scheme::FP8_BLOCK => blocks(n, rng),
-        _ => scattered(n, rng),
-    };
+    let columns = if in_blocks(w.desc()) { blocks(n, rng) } else { scattered(n, rng) };
 
     let mut inputs = inputs.clone();
     let mut tensors = op.tensors().to_vec();
@@ -69,6 +67,11 @@ fn linear(op: &OpBuf, w: &WeightSource, inputs: &Inputs, rng: &mut Rng) -> Resul
     let weight = w.pick(1, columns.iter().map(|&c| (0, c as u64)).collect());
     let op = opbuf::with_shapes(op, tensors, vec![*weight.desc()])?;
     Ok(Sample { op, weights: vec![weight], inputs, columns: Some(columns) })
+}
+
+/// Whether neighbouring rows share a scale.
+fn in_blocks(w: &WeightDesc<'_>) -> bool {
+    scheme::parts(w).is_ok_and(|parts| parts.iter().any(|p| p.rows == Rows::Blocks))
 }
 
 /// Both ends, both sides of tile borders, and random ones.
