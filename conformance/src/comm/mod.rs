@@ -22,6 +22,6 @@ pub(crate) fn run(device: &Device, case: &CommCase, seed: u64) -> Result<Compari
     let devices = ranks::devices(device, case.world)?;
     match case.call {
         Call::Data(kind) => round::run(&devices, case, kind, seed),
-        Call::Conduct(kind) => conduct::run(&devices, kind).map(|()| numbers::nothing_compared()),
+        Call::Conduct(kind) => conduct::run(&devices, kind).map(|()| Comparison::empty("data")),
     }
 }

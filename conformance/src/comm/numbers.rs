@@ -144,22 +144,6 @@ fn of_floats(op: ReduceOp, column: &[f64], unit: f64, half_step: f64) -> (f64, f
     (value, accumulated + rounded)
 }
 
-/// A comparison of nothing.
-pub(super) fn nothing_compared() -> Comparison {
-    Comparison {
-        output: "data".into(),
-        passed: true,
-        elements: 0,
-        share: 1.0,
-        max_abs: 0.0,
-        max_of_bound: 0.0,
-        nmse: 0.0,
-        cosine: 1.0,
-        worst: None,
-        failure: None,
-    }
-}
-
 /// Adds what a rank got to a case's comparison. `what` says which rank and size.
 pub(super) fn compare(total: &mut Comparison, what: &str, got: &[u8], want: &Want) {
     match want {
@@ -216,7 +200,7 @@ mod tests {
     }
 
     fn passes(got: &[u8], want: &Want) -> bool {
-        let mut total = nothing_compared();
+        let mut total = Comparison::empty("data");
         compare(&mut total, "test", got, want);
         total.passed
     }

@@ -4,7 +4,7 @@ use halyard_core::{DType, Device, DeviceBuffer, ReduceOp, Rows, Tensor};
 
 use super::{
     catalog::{CommCase, Data},
-    numbers::{Want, combined, compare, nothing_compared, random, size_of},
+    numbers::{Want, combined, compare, random, size_of},
     ranks::{PATIENCE, Rank, on_all},
 };
 use crate::{compare::Comparison, execute::Trouble, rng::Rng};
@@ -26,7 +26,7 @@ pub(super) fn run(
     let got = on_all(devices, PATIENCE, |rank| {
         rounds.iter().map(|round| round.play(rank)).collect::<Result<Vec<_>, _>>()
     })?;
-    let mut total = nothing_compared();
+    let mut total = Comparison::empty("data");
     for (i, round) in rounds.iter().enumerate() {
         let wanted = round.wanted();
         for (rank, results) in got.iter().enumerate() {

@@ -3,7 +3,11 @@
 mod quantised;
 
 use halyard_abi::ops::schema::Types;
-use halyard_core::{OpBuf, OpKind, attrs::MoeRouter, ops::OpSchema};
+use halyard_core::{
+    OpBuf, OpKind,
+    attrs::{MoeExperts, MoeRouter},
+    ops::OpSchema,
+};
 use halyard_cpu_ref::sampling::{Rule, choose, uniform};
 
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
     execute::Outputs,
     generate::Inputs,
     opbuf::attrs_of,
-    tolerance::{EXACT, bounds},
+    tolerance::{EXACT, bounds, probe_bounds},
 };
 
 /// What the oracle gave.
@@ -35,7 +39,8 @@ pub(crate) fn judge(
     let slots = OpSchema::of(op.kind()).map_or(&[][..], |s| s.slots);
     let exempt = other_answers(op, inputs, got, want);
     let expected = expected_sizes(op, inputs);
-    let context = Context { exempt: &exempt, expected: &expected };
+    let slack = quantised::undecided(op, inputs);
+    let context = Context { exempt: &exempt, expected: &expected, slack: &slack };
     let mut all = Vec::new();
     for (i, slot) in slots.iter().enumerate() {
         let pair =
@@ -45,7 +50,7 @@ pub(crate) fn judge(
             continue;
         }
         let got = columns.map_or_else(|| got.clone(), |c| got.columns(c));
-        all.push(compare(slot.name, &got, want, bounds(op, want.dtype()), context));
+        all.push(compare(slot.name, &got, want, bounds(op, inputs, want.dtype()), context));
     }
     all.extend(quantised::activations(op, inputs, got).into_iter().flatten());
     match &inputs.cache {
@@ -53,23 +58,66 @@ pub(crate) fn judge(
             all.extend(quantised::cache(op, cache, (&got.probe, &reference.unrounded)));
         }
         _ => all.extend(got.probe.iter().zip(&want.probe).map(|(got, want)| {
-            let bounds = bounds(op, want.dtype());
+            let bounds = probe_bounds(op, inputs, want.dtype());
             compare("the cache, seen by attention", got, want, bounds, Context::default())
         })),
     }
     all
 }
 
-/// The size of a linear layer's outputs, row by row: weights of deviation 1/√K keep that of the inputs.
+/// What the inputs let expect of the size of results, row by row, where results may be much smaller by chance.
 fn expected_sizes(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
-    let x = if op.kind() == OpKind::LINEAR { inputs.named(op, "x") } else { None };
-    let Some(x) = x else { return Vec::new() };
-    let size = |row: usize| {
-        let finite: Vec<f64> = x.row(row).into_iter().filter(|v| v.is_finite()).collect();
-        let squares: f64 = finite.iter().map(|v| v * v).sum();
-        (squares / finite.len().max(1) as f64).sqrt()
+    let of_rows = |x: &Array, size: fn(&[f64]) -> f64| -> Vec<f64> {
+        let rows = x.len() / x.width().max(1);
+        (0..rows).map(|row| size(&x.row(row))).collect()
     };
-    (0..x.dims()[0]).map(size).collect()
+    let input = |name: &str| inputs.named(op, name);
+    match op.kind() {
+        // Weights of deviation 1/√K keep the inputs' size.
+        OpKind::LINEAR | OpKind::BATCHED_LINEAR => {
+            input("x").map_or(Vec::new(), |x| of_rows(x, root_mean_square))
+        }
+        OpKind::GROUPED_LINEAR => {
+            let mut sizes = input("x").map_or(Vec::new(), |x| of_rows(x, root_mean_square));
+            // Rows of no expert are zeros, exactly.
+            let used = input("offsets").map_or(0, |o| o.int(o.len() - 1));
+            sizes.iter_mut().skip(usize::try_from(used).unwrap_or(0)).for_each(|s| *s = 0.0);
+            sizes
+        }
+        OpKind::MOE_EXPERTS => expert_sizes(op, inputs).unwrap_or_default(),
+        // A difference of two numbers of the logits' size.
+        OpKind::LOGPROBS => input("logits").map_or(Vec::new(), |l| of_rows(l, largest)),
+        _ => Vec::new(),
+    }
+}
+
+/// Of inputs of size s, gate and up have that size, their product about s²/2 (for a gate of deviation 1), and the second layer keeps it:
+/// once for each expert of the slice, times its weight. A single intermediate value may be much smaller.
+fn expert_sizes(op: &OpBuf, inputs: &Inputs) -> Option<Vec<f64>> {
+    let [x, ids, weight] = ["x", "ids", "weight"].map(|name| inputs.named(op, name));
+    let (x, ids, weight) = (x?, ids?, weight?);
+    let first = attrs_of::<MoeExperts>(op).expert_start;
+    let local = first..first.saturating_add(i64::from(op.weights().first()?.groups));
+    let size = |row: usize| {
+        let choices = row * ids.width()..(row + 1) * ids.width();
+        let squares =
+            choices.filter(|&i| local.contains(&ids.int(i))).map(|i| weight.get(i).powi(2));
+        root_mean_square(&x.row(row)).powi(2) / 2.0 * squares.sum::<f64>().sqrt()
+    };
+    Some((0..ids.len() / ids.width().max(1)).map(size).collect())
+}
+
+fn finite(row: &[f64]) -> impl Iterator<Item = f64> + Clone {
+    row.iter().copied().filter(|v| v.is_finite())
+}
+
+fn root_mean_square(row: &[f64]) -> f64 {
+    let squares: f64 = finite(row).map(|v| v * v).sum();
+    (squares / finite(row).count().max(1) as f64).sqrt()
+}
+
+fn largest(row: &[f64]) -> f64 {
+    finite(row).fold(0.0, |most, v| most.max(v.abs()))
 }
 
 /// Elements that may differ because the choice was a tie within rounding.

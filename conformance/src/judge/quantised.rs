@@ -1,6 +1,9 @@
 //! Integers and 8-bit floats that stand for `x / scale`: right if they are the nearest code of a number within rounding of it.
 
-use halyard_abi::fp8::{E4M3_MAX, e4m3_from_f64, e4m3_to_f32};
+use halyard_abi::{
+    AttrKey,
+    fp8::{E4M3_MAX, e4m3_from_f64, e4m3_to_f32},
+};
 use halyard_core::{
     DType, OpBuf, OpKind,
     attrs::{QkvPost, RmsNormQuant},
@@ -35,13 +38,46 @@ fn code(dtype: DType, got: f64, (x, error): (f64, f64), scale: f64) -> f64 {
     if ends[0] <= got && got <= ends[1] { got } else { nearest(dtype, x / scale) }
 }
 
+/// What each row of a product over quantised activations may be off by because some of its activations lie at a tie, within what a division
+/// rounds: a step of each, times a weight (deviation 1/√K, hardly one above five).
+pub(super) fn undecided(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
+    let mode = op.attrs().iter().find(|a| a.key == AttrKey::ACT_QUANT).map_or(0, |a| a.bits);
+    let (dtype, group) = match mode {
+        1 => (DType::I8, usize::MAX),
+        2 => (DType::F8E4M3, 128),
+        _ => return Vec::new(),
+    };
+    let Some(x) = inputs.named(op, "x") else { return Vec::new() };
+    let weight = 5.0 / (x.width().max(1) as f64).sqrt();
+    let steps = |values: &[f64]| -> f64 {
+        let scale = ideal_scale(dtype, values);
+        let step = |&v: &f64| {
+            let slack = DIVISION * v.abs();
+            let [low, high] = [v - slack, v + slack].map(|v| nearest(dtype, v / scale));
+            (high - low) * scale
+        };
+        values.iter().filter(|v| v.is_finite()).map(step).sum()
+    };
+    let row = |row: usize| -> f64 {
+        let values = x.row(row);
+        values.chunks(group.min(values.len().max(1))).map(steps).sum::<f64>() * weight
+    };
+    (0..x.len() / x.width().max(1)).map(row).collect()
+}
+
+/// The scale that makes the largest value the largest code; 1 if there is none.
+fn ideal_scale(dtype: DType, values: &[f64]) -> f64 {
+    let most = if dtype == DType::I8 { 127.0 } else { E4M3_MAX };
+    let largest = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    if largest > 0.0 { largest / most } else { 1.0 }
+}
+
 /// The codes and scales of QUANT_ACT and RMS_NORM_QUANT.
 pub(super) fn activations(op: &OpBuf, inputs: &Inputs, got: &Outputs) -> Option<[Comparison; 2]> {
     let (values, relative) = quantised_values(op, inputs)?;
     let schema = halyard_core::ops::OpSchema::of(op.kind())?;
     let output = |name: &str| got.slots.get(schema.slot(name)?)?.as_ref();
     let (q, scale) = (output("q")?, output("scale")?);
-    let most = if q.dtype() == DType::I8 { 127.0 } else { E4M3_MAX };
     let (width, groups) = (q.width(), scale.width());
     let columns = if groups == 1 { width } else { 128 };
     let (mut want_q, mut want_scale) = (q.clone(), scale.clone());
@@ -49,9 +85,9 @@ pub(super) fn activations(op: &OpBuf, inputs: &Inputs, got: &Outputs) -> Option<
         let (row, group) = (at / groups, at % groups);
         let elements =
             row * width + group * columns..row * width + ((group + 1) * columns).min(width);
-        let largest = values[elements.clone()].iter().fold(0.0f64, |m, v| m.max(v.abs()));
-        let ideal = if largest > 0.0 { largest / most } else { 1.0 };
-        let slack = if largest > 0.0 { ideal * (relative + DIVISION) } else { 0.0 };
+        let zeros = values[elements.clone()].iter().all(|&v| v == 0.0);
+        let ideal = ideal_scale(q.dtype(), &values[elements.clone()]);
+        let slack = if zeros { 0.0 } else { ideal * (relative + DIVISION) };
         let given = scale.get(at);
         if (given - ideal).abs() <= slack {
             for i in elements {
