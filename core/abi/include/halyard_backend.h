@@ -2,8 +2,9 @@
  *
  * A backend is a shared library `libhalyard_backend_<id>.so` that exports one symbol, halyard_backend_v1 (declared below).
  * It hands out a table of functions; devices, kernels and communicators are opaque pointers of the backend's own. What
- * each operation computes, slot by slot, is in core/abi/src/ops/catalogue.rs; `halyard verify <id>` proves a backend
- * against it. examples/backend-c is a complete backend.
+ * each operation computes, slot by slot, is in docs/ops.md; `halyard verify <id>` proves a backend against it.
+ * docs/adding-a-backend.md is the way from an empty folder, docs/abi.md the contract in full, examples/backend-c a complete
+ * backend.
  *
  * RULES
  *
@@ -29,8 +30,9 @@
  *             processor may do the work inside the call and says so by HALYARD_PROP_INLINE = 1.
  * Errors.     A function that returns halyard_code returns HALYARD_CODE_OK, or a code after filling *err. err and outputs
  *             are never NULL and come zeroed; on failure outputs are ignored. After DEVICE_LOST, KERNEL_FAULT or PANIC the
- *             host calls nothing of that device but close and destroy functions: it answers POISONED itself. COMM_ERROR
- *             and COMM_ABORTED concern one communicator, which answers so from then on.
+ *             host calls nothing of that device but kernel_plan_free, kernel_destroy, collective_destroy and at last
+ *             device_close, which frees what is left: it answers POISONED itself. COMM_ERROR and COMM_ABORTED concern one
+ *             communicator, which answers so from then on.
  * Exceptions. No exception, longjmp or signal leaves a function, and no failure ends the process.
  * Text.       UTF-8 with a length, no terminating 0. A function that returns text writes at most cap bytes to buf and
  *             returns the whole text's length; if that is above cap, the host asks again. 0 means "no answer".
@@ -49,7 +51,7 @@ extern "C" {
 
 /* The version of this header, and of the operations that it knows. */
 #define HALYARD_ABI_MAJOR 0u
-#define HALYARD_ABI_MINOR 1u
+#define HALYARD_ABI_MINOR 2u
 #define HALYARD_OPSET 1u
 
 /* ---- Identifiers ------------------------------------------------------------------------------------------------- */
@@ -141,8 +143,8 @@ extern "C" {
 #define HALYARD_OP_LINEAR_ALL_REDUCE 0x102u /* Fusion: a linear layer, summed over the ranks of a communicator. */
 #define HALYARD_OP_RMS_NORM_QUANT 0x103u    /* Fusion: a norm whose result is quantised. */
 
-/* Key of a halyard_attr. Beside each op's formula in the catalogue stands its attributes' meaning; their types and defaults are in
- * core/abi/src/ops/attrs.rs. An attribute that is left out has its default. */
+/* Key of a halyard_attr. Which an op has, with types, defaults and since when, is in docs/ops.md. An attribute that is left out has its
+ * default; one that came after the op's first revision is sent only where it differs from that. */
 #define HALYARD_ATTR_ALPHA 1u            /* Multiplier of the second addend. */
 #define HALYARD_ATTR_SCALE 2u            /* Multiplier of the result, or of attention's logits. */
 #define HALYARD_ATTR_VOCAB_START 3u      /* First id held by an embedding shard. */
@@ -422,7 +424,7 @@ typedef struct halyard_weight_plan {
   uint64_t format;        /* Stable id of the packed form; 0 is "as given". */
 } halyard_weight_plan;
 
-/* Rows row0 .. row0 + rows of one group, in the scheme's canonical parts (core/abi/src/scheme.rs). */
+/* Rows row0 .. row0 + rows of one group, in the scheme's canonical parts (docs/ops.md, at its end). */
 typedef struct halyard_weight_fill {
   uint32_t group;
   uint32_t flags;
@@ -523,6 +525,8 @@ typedef struct halyard_backend_api {
   halyard_code (*device_count)(uint32_t *count, halyard_error *err);
   /* Opens a device. An ordinal that does not exist and an unknown or malformed option are INVALID_ARGUMENT. */
   halyard_code (*device_open)(uint32_t ordinal, halyard_key_values options, halyard_device **device, halyard_error *err);
+  /* After everything of the device is destroyed. The last one to be closed stops whatever the backend started: threads, a
+   * driver's state of the whole process. Another may be opened later. A process may also end without closing anything. */
   void (*device_close)(halyard_device *device);
 
   /* -- About a device -- */
@@ -608,8 +612,6 @@ typedef struct halyard_backend_api {
 
   /* == Optional: NULL, or beyond struct_size; without a default in the comment, UNSUPPORTED ========================= */
 
-  /* Stops threads; at most once, after every object is gone. Default: nothing. */
-  void (*shutdown)(void);
   /* Writes live measurements, at most cap; returns how many exist. Default: none. */
   uint32_t (*device_telemetry)(halyard_device *device, halyard_metric *out, size_t cap);
   /* Prepares a step for a batch shape: depends only on host arrays, scalars and dims, and serves every layer. Default: plan 0. */
@@ -830,14 +832,14 @@ HALYARD_AT(halyard_host_api, abi_minor, 12);
 HALYARD_AT(halyard_host_api, ctx, 16);
 HALYARD_AT(halyard_host_api, log_enabled, 24);
 HALYARD_AT(halyard_host_api, log, 32);
-HALYARD_SIZE(halyard_backend_api, 504);
+HALYARD_SIZE(halyard_backend_api, 496);
 HALYARD_AT(halyard_backend_api, struct_size, 0);
 HALYARD_AT(halyard_backend_api, abi_major, 8);
 HALYARD_AT(halyard_backend_api, abi_minor, 12);
 HALYARD_AT(halyard_backend_api, info, 16);
-HALYARD_AT(halyard_backend_api, shutdown, 296);
-HALYARD_AT(halyard_backend_api, device_comm_unique_id, 376);
-HALYARD_AT(halyard_backend_api, collective_split, 496);
+HALYARD_AT(halyard_backend_api, device_telemetry, 296);
+HALYARD_AT(halyard_backend_api, device_comm_unique_id, 368);
+HALYARD_AT(halyard_backend_api, collective_split, 488);
 
 #undef HALYARD_AT
 #undef HALYARD_SIZE

@@ -263,7 +263,6 @@ backend_api! {
         kv_layout(*mut Device, &KvDesc<'_>, &mut KvLayout, Err<'_>) -> Code;
     }
     optional {
-        shutdown();
         device_telemetry(*mut Device, *mut Metric, usize) -> u32;
         kernel_plan(*mut Kernel, Stream, &LaunchArgs<'_>, &mut Plan, Err<'_>) -> Code;
         kernel_plan_free(*mut Kernel, Plan);

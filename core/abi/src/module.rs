@@ -17,7 +17,6 @@ pub const OPSET: u32 = 1;
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy, Debug)]
 #[sabi(kind(Prefix(prefix_ref = HostApiRef)))]
-#[sabi(missing_field(panic))]
 pub struct HostApi {
     /// Passed back to every function.
     pub ctx: u64,
@@ -38,7 +37,6 @@ pub struct HostApi {
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy, Debug)]
 #[sabi(kind(Prefix(prefix_ref = BackendModuleRef)))]
-#[sabi(missing_field(panic))]
 pub struct BackendModule {
     /// A string about the backend; must not initialise a driver.
     pub info: extern "C" fn(InfoKey) -> RString,
@@ -47,10 +45,8 @@ pub struct BackendModule {
     /// Devices present.
     pub device_count: extern "C" fn() -> R<u32>,
     /// Opens the device with this ordinal. Unknown options are an error.
-    pub open: extern "C" fn(HostApiRef, u32, RSlice<'_, KeyValue<'_>>) -> R<DeviceBox>,
-    /// Stops threads; called once, before the process ends, after every object is gone.
     #[sabi(last_prefix_field)]
-    pub shutdown: extern "C" fn(),
+    pub open: extern "C" fn(HostApiRef, u32, RSlice<'_, KeyValue<'_>>) -> R<DeviceBox>,
 }
 
 impl RootModule for BackendModuleRef {

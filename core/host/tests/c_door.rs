@@ -65,7 +65,7 @@ fn a_backend_in_c_loads_computes_and_closes_in_order() {
 
 #[test]
 fn an_older_table_takes_the_defaults() {
-    let backend = loaded("older", &["BYTES=offsetof(halyard_backend_api,shutdown)"]);
+    let backend = loaded("older", &["BYTES=offsetof(halyard_backend_api,device_telemetry)"]);
     assert_eq!(add(&backend, &[]).unwrap(), [11.0, 22.0, 3.0]);
     assert!(backend.open(0, &[]).unwrap().telemetry().is_empty());
 }
@@ -92,10 +92,10 @@ fn a_table_that_lacks_what_is_required_is_refused_by_name() {
 #[test]
 fn another_version_is_refused() {
     let error = refused("major", &["MAJOR=7"]);
-    assert!(error.contains("built for Halyard ABI 7.1, this host speaks 0.1"), "{error}");
+    assert!(error.contains("built for Halyard ABI 7.2, this host speaks 0.2"), "{error}");
     // Before 1.0 minor versions differ, too.
-    let error = refused("minor", &["MINOR=2"]);
-    assert!(error.contains("built for Halyard ABI 0.2"), "{error}");
+    let error = refused("minor", &["MINOR=3"]);
+    assert!(error.contains("built for Halyard ABI 0.3"), "{error}");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn options_and_ordinals_are_checked() {
 fn what_is_no_backend_is_refused_with_its_reason() {
     for (name, reason) in [
         ("no_backend", "not a Halyard backend"),
-        ("other_version", "built for Halyard ABI 7.0.0, this host speaks 0.1.0"),
+        ("other_version", "built for Halyard ABI 7.0.0, this host speaks 0.2.0"),
         ("other_layout", "its types differ from this host's"),
     ] {
         let error = Fixture::new(name).load().unwrap_err().to_string();

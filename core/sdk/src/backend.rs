@@ -28,12 +28,12 @@ pub trait Backend: 'static {
 
     /// Opens a device. Take every option you know with [`Options::take`], then call [`Options::finish`].
     ///
+    /// The last device to be dropped stops whatever the backend started: threads, a driver's state of the whole process. Another may
+    /// be opened later. A process may also end without dropping anything.
+    ///
     /// # Errors
     /// If there is no such device, it cannot be opened, or an option is unknown or malformed.
     fn open(ordinal: u32, options: Options) -> Result<Self::Device>;
-
-    /// Stops threads; called once, after every object is gone.
-    fn shutdown() {}
 }
 
 /// Options given at `open`, by name.

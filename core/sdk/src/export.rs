@@ -36,7 +36,6 @@ fn root<B: Backend, const LIBRARY: bool>() -> BackendModuleRef {
         probe: probe::<B>,
         device_count: device_count::<B>,
         open: open::<B, LIBRARY>,
-        shutdown: shutdown::<B>,
     }
     .leak_into_prefix()
 }
@@ -87,13 +86,6 @@ pub(crate) extern "C" fn open<B: Backend, const LIBRARY: bool>(
         Ok(device) => RResult::ROk(guard::device(device)),
         Err(error) => RResult::RErr(error),
     }
-}
-
-pub(crate) extern "C" fn shutdown<B: Backend>() {
-    let _ = guard::catch(|| {
-        B::shutdown();
-        Ok(())
-    });
 }
 
 /// Exports a [`Backend`](crate::Backend) from a `cdylib`.

@@ -134,7 +134,6 @@ impl<B: Backend> Table<B> {
         weight_seal: Some(weight_seal),
         weight_destroy: Some(weight_destroy),
         kv_layout: Some(kv_layout),
-        shutdown: Some(shutdown::<B>),
         device_telemetry: Some(device_telemetry),
         kernel_plan: Some(kernel_plan),
         kernel_plan_free: Some(kernel_plan_free),
@@ -243,10 +242,6 @@ extern "C" fn device_open<B: Backend>(
         return err.set(&Error::new(Code::ABI, "the table was taken without a host"));
     };
     give_object(export::open::<B, true>(*host, ordinal, options), out, err)
-}
-
-extern "C" fn shutdown<B: Backend>() {
-    export::shutdown::<B>();
 }
 
 extern "C" fn device_close(d: *mut c::Device) {
