@@ -2,7 +2,10 @@
 
 use halyard_abi::{
     Attr, OpDesc, RSlice,
-    ops::schema::{Layout, OpSchema, Slot},
+    ops::{
+        AttrSchema,
+        schema::{Layout, OpSchema, Slot},
+    },
 };
 use halyard_core::{
     DType, OpBuf, OpKind, TensorSpec, WeightDesc,
@@ -128,6 +131,10 @@ pub(crate) struct Odd<A> {
 
 impl<A: OpAttrs> OpAttrs for Odd<A> {
     const KIND: OpKind = A::KIND;
+
+    fn schema() -> Vec<AttrSchema> {
+        A::schema()
+    }
 
     fn to_attrs(&self) -> Vec<Attr> {
         let mut attrs = self.known.to_attrs();

@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod docs;
 mod example;
 mod example_c;
 mod model;
@@ -26,6 +27,8 @@ enum Task {
     Demo(demo::Args),
     /// Run everything CI runs
     Test(test::Args),
+    /// Write docs/ops.md from the op catalogue
+    Docs,
     /// Plant bugs in the reference backend and count those that the conformance suite catches
     Mutants(mutants::Args),
     /// Measure the demo model beside llama.cpp's llama-bench
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Demo(args) => demo::demo(&args),
         Task::Test(args) => test::test(&args),
+        Task::Docs => docs::docs(),
         Task::Mutants(args) => mutants::mutants(&args),
         Task::Bench(args) => bench::bench(&args),
     }

@@ -1,7 +1,8 @@
 //! Typed attributes: one struct an op, which builds and parses the open `Attr` list.
 //!
 //! An attribute that is left out has its default. An attribute that the op does not know is refused: an old backend must not
-//! compute plain attention when asked for a soft-cap.
+//! compute plain attention when asked for a soft-cap. So attributes that came after the op's first revision are written only where
+//! they differ from their default: an old backend goes on with everything that it knows.
 
 use crate::{
     error::AbiError,
@@ -14,8 +15,18 @@ pub trait OpAttrs: Sized {
     /// Which op.
     const KIND: OpKind;
 
-    /// All attributes, sorted by key.
+    /// What attributes the op has.
+    fn schema() -> Vec<AttrSchema>;
+
+    /// The attributes, sorted by key: all of the op's first revision, of later ones those that are not at their default.
     fn to_attrs(&self) -> Vec<Attr>;
+
+    /// The oldest revision of the op that has all of [`to_attrs`](Self::to_attrs).
+    fn revision(&self) -> u32 {
+        let (attrs, schema) = (self.to_attrs(), Self::schema());
+        let since = |attr: &Attr| schema.iter().find(|s| s.key == attr.key).map(|s| s.since);
+        attrs.iter().filter_map(since).max().unwrap_or(1)
+    }
 
     /// Reads a descriptor's attributes.
     ///
@@ -23,6 +34,21 @@ pub trait OpAttrs: Sized {
     /// `INVALID_ARGUMENT` if the descriptor is of another op, or a value has the wrong type; `UNSUPPORTED` for a newer revision
     /// or an attribute that this op does not have.
     fn from_desc(desc: &OpDesc<'_>) -> Result<Self, AbiError>;
+}
+
+/// What an attribute is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttrSchema {
+    /// Its key.
+    pub key: AttrKey,
+    /// Its [`Attr::ty`].
+    pub ty: u32,
+    /// What leaving it out means.
+    pub default: Value,
+    /// The revision of the op that brought it.
+    pub since: u32,
+    /// What it does.
+    pub doc: &'static str,
 }
 
 /// An attribute's value by type.
@@ -143,6 +169,12 @@ fn read<T: AttrType>(desc: &OpDesc<'_>, attr: &Attr) -> Result<T, AbiError> {
     T::from_bits(attr.bits).ok_or_else(bad)
 }
 
+/// The attribute as it crosses the boundary; `None` where an older side need not hear of it.
+fn written<T: AttrType>(key: AttrKey, value: &T, default: &T, since: u32) -> Option<Attr> {
+    let attr = Attr { key, ty: T::TY, bits: value.bits() };
+    (since <= 1 || attr.bits != default.bits()).then_some(attr)
+}
+
 fn check_head(desc: &OpDesc<'_>, kind: OpKind) -> Result<(), AbiError> {
     if desc.kind != kind {
         return Err(AbiError::invalid(format!("a descriptor of {}, expected {kind}", desc.kind)));
@@ -162,12 +194,13 @@ fn check_head(desc: &OpDesc<'_>, kind: OpKind) -> Result<(), AbiError> {
 
 macro_rules! op_attrs {
     ($($(#[$meta:meta])* $name:ident = $kind:ident {
-        $($(#[$fmeta:meta])* $field:ident: $ty:ty = $key:ident or $default:expr,)*
+        $($(#[doc = $doc:literal])* $field:ident: $ty:ty = $key:ident or $default:expr
+            $(; since $since:literal)?,)*
     })*) => {$(
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq)]
         pub struct $name {
-            $($(#[$fmeta])* pub $field: $ty,)*
+            $($(#[doc = $doc])* pub $field: $ty,)*
         }
 
         impl Default for $name {
@@ -179,13 +212,29 @@ macro_rules! op_attrs {
         impl OpAttrs for $name {
             const KIND: OpKind = OpKind::$kind;
 
+            fn schema() -> Vec<AttrSchema> {
+                let _default = Self::default();
+                vec![$({
+                    let (key, ty) = (AttrKey::$key, <$ty as AttrType>::TY);
+                    AttrSchema {
+                        key,
+                        ty,
+                        default: Value::of(&Attr { key, ty, bits: _default.$field.bits() }),
+                        since: since!($($since)?),
+                        doc: concat!($($doc),*).trim_ascii(),
+                    }
+                }),*]
+            }
+
             fn to_attrs(&self) -> Vec<Attr> {
-                #[allow(unused_mut, reason = "an op without attributes has nothing to sort")]
-                let mut attrs: Vec<Attr> = vec![$(Attr {
-                    key: AttrKey::$key,
-                    ty: <$ty as AttrType>::TY,
-                    bits: self.$field.bits(),
-                }),*];
+                let _default = Self::default();
+                let mut attrs: Vec<Attr> = Vec::new();
+                $(attrs.extend(written(
+                    AttrKey::$key,
+                    &self.$field,
+                    &_default.$field,
+                    since!($($since)?),
+                ));)*
                 attrs.sort_by_key(|a| a.key);
                 attrs
             }
@@ -208,7 +257,26 @@ macro_rules! op_attrs {
                 Ok(this)
             }
         }
-    )*};
+    )*
+
+        /// What attributes an op has, in no order; none if the op is outside this opset.
+        #[must_use]
+        pub fn schema(kind: OpKind) -> Vec<AttrSchema> {
+            match kind {
+                $(OpKind::$kind => $name::schema(),)*
+                _ => Vec::new(),
+            }
+        }
+    };
+}
+
+macro_rules! since {
+    () => {
+        1
+    };
+    ($revision:literal) => {
+        $revision
+    };
 }
 
 op_attrs! {
@@ -246,7 +314,7 @@ op_attrs! {
     }
     /// [`OpKind::ACT_MUL`].
     ActMul = ACT_MUL {
-        /// Activation of the gate.
+        /// Activation of the gate: 0 silu, 1 gelu (tanh), 2 gelu (erf).
         act: Act = ACT or Act::Silu,
         /// Clamp; 0 is off.
         limit: f64 = LIMIT or 0.0,
@@ -333,11 +401,11 @@ op_attrs! {
     MoeExperts = MOE_EXPERTS {
         /// First expert of the local slice.
         expert_start: i64 = EXPERT_START or 0,
-        /// Activation of the gate.
+        /// Activation of the gate: 0 silu, 1 gelu (tanh), 2 gelu (erf).
         act: Act = ACT or Act::Silu,
         /// Clamp; 0 is off.
         limit: f64 = LIMIT or 0.0,
-        /// As [`Linear::act_quant`].
+        /// Activation quantisation, as in [`Linear`].
         act_quant: i64 = ACT_QUANT or 0,
         /// The routing weight multiplies the input.
         weight_on_input: bool = WEIGHT_ON_INPUT or false,
@@ -349,7 +417,7 @@ op_attrs! {
     }
     /// [`OpKind::GROUPED_LINEAR`].
     GroupedLinear = GROUPED_LINEAR {
-        /// As [`Linear::act_quant`].
+        /// Activation quantisation, as in [`Linear`].
         act_quant: i64 = ACT_QUANT or 0,
     }
     /// [`OpKind::MOE_UNPERMUTE`].
@@ -377,18 +445,18 @@ op_attrs! {
     }
     /// [`OpKind::LINEAR_ACT_MUL`].
     LinearActMul = LINEAR_ACT_MUL {
-        /// Activation of the gate.
+        /// Activation of the gate: 0 silu, 1 gelu (tanh), 2 gelu (erf).
         act: Act = ACT or Act::Silu,
         /// Clamp; 0 is off.
         limit: f64 = LIMIT or 0.0,
-        /// As [`Linear::act_quant`].
+        /// Activation quantisation, as in [`Linear`].
         act_quant: i64 = ACT_QUANT or 0,
     }
     /// [`OpKind::LINEAR_ALL_REDUCE`].
     LinearAllReduce = LINEAR_ALL_REDUCE {
         /// The communicator's number.
         comm: i64 = COMM or 0,
-        /// As [`Linear::act_quant`].
+        /// Activation quantisation, as in [`Linear`].
         act_quant: i64 = ACT_QUANT or 0,
     }
     /// [`OpKind::RMS_NORM_QUANT`].
@@ -397,7 +465,7 @@ op_attrs! {
         eps: f64 = EPS or 1e-6,
         /// The weight is `gamma + 1`.
         plus_one: bool = PLUS_ONE or false,
-        /// As [`QuantAct::mode`].
+        /// As in [`QuantAct`].
         mode: i64 = MODE or 1,
     }
 }
@@ -431,6 +499,42 @@ mod tests {
         assert_eq!(parsed, Linear { accumulate: true, act_quant: 0 });
         let shown = "linear x:f32[*,64] y:f32[*,32] w0:q4_1[32,64] accumulate=true act_quant=0";
         assert_eq!(op.to_string(), shown);
+    }
+
+    /// The next revision of LINEAR, as a newer side may have it.
+    #[expect(unreachable_pub, reason = "the macro makes public items")]
+    mod newer {
+        use super::super::*;
+
+        op_attrs! {
+            /// With a clamp.
+            Linear = LINEAR {
+                /// Adds to `y`.
+                accumulate: bool = ACCUMULATE or false,
+                /// Clamps `y`;
+                /// 0 is off.
+                limit: f64 = LIMIT or 0.0; since 2,
+                /// As before.
+                act_quant: i64 = ACT_QUANT or 0,
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_attribute_is_written_only_where_it_matters() {
+        let today = linear();
+        let op = |attrs: &newer::Linear| OpBuf::new(attrs, today.tensors(), today.weights());
+        let same = op(&newer::Linear { accumulate: true, ..Default::default() });
+        assert_eq!((same.desc().revision, same.attrs()), (1, today.attrs()));
+        assert!(Linear::from_desc(&same.desc()).is_ok(), "an older side knows all of it");
+
+        let clamped = op(&newer::Linear { limit: 6.0, ..Default::default() });
+        assert_eq!(clamped.desc().revision, 2);
+        assert_eq!(Linear::from_desc(&clamped.desc()).unwrap_err().code, Code::UNSUPPORTED);
+
+        let schema = newer::schema(OpKind::LINEAR);
+        assert_eq!(schema[1].default, Value::Float(0.0));
+        assert_eq!((schema[1].since, schema[1].doc), (2, "Clamps `y`; 0 is off."));
     }
 
     #[test]

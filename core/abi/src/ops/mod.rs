@@ -19,7 +19,7 @@ use crate::{
     ids::OpKind,
     types::{Attr, OpDesc, TensorSpec, WeightDesc},
 };
-pub use attrs::{Act, OpAttrs};
+pub use attrs::{Act, AttrSchema, OpAttrs};
 pub use schema::{Access, OpSchema, Sym};
 
 /// An owned [`OpDesc`].
@@ -45,7 +45,7 @@ impl OpBuf {
         }
         Self {
             kind: A::KIND,
-            revision: 1,
+            revision: attrs.revision(),
             tensors,
             weights: weights.into(),
             attrs: attrs.to_attrs(),
