@@ -1,19 +1,35 @@
-//! The libraries of this repository's backends, loaded as a server would.
+//! The libraries of this repository's backends, loaded as a server would, and put to the whole catalogue.
 
 use std::{env, path::PathBuf};
 
+use halyard_conformance::{Options, oracle, verify};
 use halyard_core::{
-    Backend, Door,
-    loader::{Found, SearchPath, Trust, discover, load as load_found},
+    Door,
+    loader::{Found, SearchPath, Trust, discover, load},
 };
 
-/// Loads a plugin package's library through one of its doors. The package is a development dependency, so the library beside this test is always up to date.
-pub(crate) fn load(package: &str, door: Door) -> Backend {
+/// Runs the catalogue on the library of a plugin package, through one of its doors. Everything passes: both backends of this repository
+/// have all of the catalogue. The package is a development dependency, so the library beside this test is always up to date.
+#[expect(clippy::print_stdout, reason = "the table, for those who ask with --nocapture")]
+pub(crate) fn certify(package: &str, id: &str, door: Door) {
     let mut found = discover(&SearchPath::standard(&[path(package)])).expect("cargo has built it");
     // Who may write to a developer's target folder is not what is tested here.
     let trust = Trust { insecure: true, ..Trust::default() };
     let found = Found { door: Some(door), ..found.remove(0) };
-    load_found(&found, &trust).unwrap_or_else(|error| panic!("{package}: {error}"))
+    let backend = load(&found, &trust).unwrap_or_else(|error| panic!("{package}: {error}"));
+    assert_eq!((backend.id(), backend.door()), (id, door));
+
+    let device = backend.open(0, &[]).expect("the device opens");
+    let oracle = oracle().expect("the reference is linked in");
+    let report = verify(&device, &oracle, &Options::default(), &mut |_| {});
+    let report = report.expect("the catalogue is well-formed");
+    println!("{}", report.table());
+    assert!(report.passed(), "{}", report.table());
+    for profile in &report.declared {
+        assert!(report.profile_passed(profile), "{profile}");
+    }
+    assert_eq!(report.counts.unavailable, 0);
+    assert_eq!(report.counts.unsupported, 0);
 }
 
 fn path(package: &str) -> PathBuf {
