@@ -156,7 +156,7 @@ fn case_result(
     start: Instant,
 ) -> CaseResult {
     // A yes to a profile is a promise.
-    let promised = !case.optional && declared.contains(&case.profile);
+    let promised = case.promised_by(declared);
     let (outcome, message, comparisons) =
         outcome(verdict, promised.then_some(case.profile.as_str()));
     CaseResult {

@@ -1,7 +1,7 @@
-/* A complete small backend in C: profiles `dense` and `sample`, in plain loops on the host's processor. Begin your own from a copy
- * of this folder: rename `ctoy`, replace the bodies, and run
- *   halyard verify ctoy --backend-path .
- * until every case of the profiles that you declare passes. */
+/* A complete small backend in C, in plain loops on the host's processor. Built and proved by
+ *   cc @flags -I ../../core/abi/include -o libhalyard_backend_ctoy.so *.c -lm -lpthread
+ *   halyard verify ctoy --backend-path libhalyard_backend_ctoy.so
+ * Begin your own from a copy of this folder: docs/adding-a-backend.md is the way. */
 #include "toy.h"
 
 #include <stdarg.h>
@@ -32,7 +32,7 @@ static size_t info(uint32_t key, char *buf, size_t cap) {
     case HALYARD_INFO_NAME: text = "C toy: plain loops on the host's processor"; break;
     case HALYARD_INFO_VERSION: text = "0.1.0"; break;
     case HALYARD_INFO_VENDOR: text = "Halyard's examples"; break;
-    case HALYARD_INFO_PROFILES: text = "dense,sample"; break;
+    case HALYARD_INFO_PROFILES: text = "dense,sample,quant:q4_1,quant:q8_0"; break;
     case HALYARD_INFO_OPSET: text = "1"; break;
   }
   return put(text, strlen(text), buf, cap);

@@ -44,23 +44,9 @@ fn build() -> Result<PathBuf> {
         let file = file?;
         fs::copy(file.path(), folder.join(file.file_name()))?;
     }
-    let library = folder.join("libhalyard_backend_ctoy.so");
-    if tool::exists("make", &["--version"]) {
-        let header = format!("HALYARD={}", tool::root().display());
-        run(Command::new("make").arg("--silent").arg("-C").arg(&folder).arg(header))?;
-        return Ok(library);
-    }
-    // What the Makefile does, where there is no make.
-    let mut cc = Command::new("cc");
-    cc.args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-O2"]);
-    cc.args(["-fPIC", "-fvisibility=hidden", "-shared", "-I"]);
-    cc.arg(tool::root().join("core/abi/include")).arg("-o").arg(&library);
-    for file in fs::read_dir(&folder)? {
-        let path = file?.path();
-        if path.extension().is_some_and(|e| e == "c") {
-            cc.arg(path);
-        }
-    }
-    run(cc.args(["-lm", "-lpthread"]))?;
-    Ok(library)
+    // The line at the top of its backend.c.
+    let include = tool::root().join("core/abi/include").display().to_string();
+    let command = "cc @flags -I \"$0\" -o libhalyard_backend_ctoy.so *.c -lm -lpthread";
+    run(Command::new("sh").args(["-c", command, &include]).current_dir(&folder))?;
+    Ok(folder.join("libhalyard_backend_ctoy.so"))
 }

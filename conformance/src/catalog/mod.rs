@@ -29,6 +29,15 @@ pub(crate) struct Case {
     pub(crate) layout: Layout,
 }
 
+impl Case {
+    /// Whether a backend that declares these profiles promises it: who has a scheme of weights has it in the ops of its other profiles,
+    /// and who has no experts has none in quantised form.
+    pub(crate) fn promised_by(&self, declared: &[String]) -> bool {
+        let has = |profile: &str| declared.iter().any(|d| d == profile);
+        !self.optional && has(&self.profile) && has(profiles::of(&self.op))
+    }
+}
+
 /// The files, built in.
 const FILES: [(&str, &str); 12] = [
     ("rows.toml", include_str!("../../cases/rows.toml")),
@@ -107,6 +116,20 @@ mod tests {
         for scheme in halyard_core::Scheme::ALL.iter().filter(|s| **s != dense) {
             assert!(profiles.contains(format!("quant:{scheme}").as_str()), "{scheme}");
         }
+    }
+
+    #[test]
+    fn a_scheme_is_promised_in_the_ops_of_the_other_profiles() {
+        let cases = cases().unwrap();
+        let promised = |name: &str, declared: &[&str]| {
+            let declared: Vec<String> = declared.iter().copied().map(String::from).collect();
+            let starts = |c: &&Case| c.name.starts_with(name) && c.profile == "quant:q8_0";
+            cases.iter().find(starts).unwrap().promised_by(&declared)
+        };
+        assert!(promised("quant_linear/", &["dense", "quant:q8_0"]));
+        assert!(!promised("quant_linear/", &["dense", "quant:q4_1"]));
+        assert!(!promised("quant_experts/", &["dense", "quant:q8_0"]));
+        assert!(promised("quant_experts/", &["dense", "moe", "quant:q8_0"]));
     }
 
     #[test]
