@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask docs` writes it; this test compares.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test, outside its functions")]
+
 use std::{fmt::Write, fs, path::Path};
 
 use halyard_abi::{
