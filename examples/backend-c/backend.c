@@ -1,4 +1,4 @@
-/* A complete small backend in C, in plain loops on the host's processor. Built and proved by
+/* A complete small backend in C, in plain loops on the host's processor. Built (by `make`, or this line) and proved by
  *   cc @flags -I ../../core/abi/include -o libhalyard_backend_ctoy.so *.c -lm -lpthread
  *   halyard verify ctoy --backend-path libhalyard_backend_ctoy.so
  * Begin your own from a copy of this folder: docs/adding-a-backend.md is the way. */

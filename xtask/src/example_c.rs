@@ -44,9 +44,18 @@ fn build() -> Result<PathBuf> {
         let file = file?;
         fs::copy(file.path(), folder.join(file.file_name()))?;
     }
-    // The line at the top of its backend.c.
-    let include = tool::root().join("core/abi/include").display().to_string();
-    let command = "cc @flags -I \"$0\" -o libhalyard_backend_ctoy.so *.c -lm -lpthread";
-    run(Command::new("sh").args(["-c", command, &include]).current_dir(&folder))?;
+    let mut compiler = if tool::exists("make", &["--version"]) {
+        let mut make = Command::new("make");
+        make.arg(format!("HALYARD={}", tool::root().display()));
+        make
+    } else {
+        // The line at the top of its backend.c.
+        let include = tool::root().join("core/abi/include").display().to_string();
+        let line = "cc @flags -I \"$0\" -o libhalyard_backend_ctoy.so *.c -lm -lpthread";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line, &include]);
+        shell
+    };
+    run(compiler.current_dir(&folder))?;
     Ok(folder.join("libhalyard_backend_ctoy.so"))
 }
