@@ -100,6 +100,6 @@ impl Backend {
             .map(|&(key, value)| KeyValue { key: key.into(), value: value.into() })
             .collect();
         let raw = self.inner.module.open(ordinal, RSlice::from_slice(&pairs)).named("open")?;
-        Ok(Device::new(raw, self.clone(), ordinal))
+        Ok(Device::new(raw, self.clone(), ordinal, options))
     }
 }

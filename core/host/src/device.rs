@@ -20,6 +20,8 @@ pub(crate) struct DeviceInner {
     pub(crate) raw: DeviceBox,
     backend: Backend,
     ordinal: u32,
+    /// What it was opened with.
+    options: Vec<(String, String)>,
     /// Launches run before they return.
     pub(crate) inline: bool,
     /// Streams that exist, beside the default one.
@@ -54,11 +56,28 @@ impl std::fmt::Debug for DeviceInner {
 }
 
 impl Device {
-    pub(crate) fn new(raw: DeviceBox, backend: Backend, ordinal: u32) -> Self {
+    pub(crate) fn new(
+        raw: DeviceBox,
+        backend: Backend,
+        ordinal: u32,
+        options: &[(&str, &str)],
+    ) -> Self {
         let inline = raw.property(PropKey::INLINE).into_option() == Some(1);
         let (streams, retired, comms) = Default::default();
-        let inner = DeviceInner { raw, backend, ordinal, inline, streams, retired, comms };
+        let options = options.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let inner = DeviceInner { raw, backend, ordinal, options, inline, streams, retired, comms };
         Self { inner: Arc::new(inner), decompose: Decompose::Never }
+    }
+
+    /// Opens the same device anew, with the options that it was opened with: after a sticky error.
+    ///
+    /// # Errors
+    /// As [`Backend::open`].
+    pub fn reopen(&self) -> Result<Self> {
+        let options: Vec<(&str, &str)> =
+            self.inner.options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let fresh = self.inner.backend.open(self.inner.ordinal, &options)?;
+        Ok(fresh.decomposing(self.decompose))
     }
 
     /// The same device, which builds ops from others: see [`Decompose`].
