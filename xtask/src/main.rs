@@ -6,6 +6,7 @@ mod demo;
 mod docs;
 mod example;
 mod example_c;
+mod figures;
 mod model;
 mod mutants;
 mod test;
@@ -31,6 +32,8 @@ enum Task {
     Docs,
     /// Plant bugs in the reference backend and count those that the conformance suite catches
     Mutants(mutants::Args),
+    /// Measure what README.md says of the conformance suite: cases, times, mutation score (best on a quiet machine)
+    Figures,
     /// Measure the demo model beside llama.cpp's llama-bench
     Bench(bench::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(args) => test::test(&args),
         Task::Docs => docs::docs(),
         Task::Mutants(args) => mutants::mutants(&args),
+        Task::Figures => figures::figures(),
         Task::Bench(args) => bench::bench(&args),
     }
 }

@@ -1,5 +1,7 @@
 //! `cargo xtask mutants`: the score of the conformance suite against planted bugs.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::tool::{cargo, run};
@@ -14,7 +16,12 @@ pub(crate) struct Args {
 
 /// Tries every mutant; fails if one escapes.
 pub(crate) fn mutants(args: &Args) -> Result<()> {
+    run(command().args(&args.rest))
+}
+
+/// The command that tries every mutant and prints the score.
+pub(crate) fn command() -> Command {
     let mut command = cargo();
-    command.args(["run", "--quiet", "--package", "halyard-mutants", "--"]).args(&args.rest);
-    run(&mut command)
+    command.args(["run", "--quiet", "--package", "halyard-mutants", "--"]);
+    command
 }
