@@ -1,6 +1,7 @@
 //! Proves a backend's kernels against the CPU reference, through the same boundary that a server uses.
 //!
 //! - [`verify()`]: the case catalogue (`cases/*.toml`) on a device, with a [`Report`]
+//! - [`perf()`]: kernels timed at the shapes of real models, beside the device's limits
 //! - [`gate()`]: exactly the kernels that a server is about to launch, at their real sizes
 //! - [`oracle()`]: the reference, linked in
 //!
@@ -22,6 +23,7 @@ pub mod gate;
 mod generate;
 mod judge;
 mod opbuf;
+mod perf;
 mod report;
 mod rng;
 mod symbols;
@@ -32,6 +34,7 @@ mod weight;
 pub use catalog::CatalogError;
 pub use compare::{Comparison, Worst};
 pub use gate::gate;
+pub use perf::{Limits, PerfReport, PerfRow, perf};
 pub use report::{CaseResult, Counts, Outcome, Report, html, junit};
 pub use verify::{Options, Progress, verify, verify_while};
 

@@ -97,6 +97,9 @@ pub struct Report {
     pub driver: String,
     /// The opset the cases are of.
     pub opset: u32,
+    /// Whether the full sweep was among the cases.
+    #[serde(default)]
+    pub full: bool,
     /// Seed of the inputs.
     pub seed: u64,
     /// Profiles that the backend declares.
@@ -133,7 +136,8 @@ impl Report {
     #[must_use]
     pub fn replay(&self, case: &CaseResult) -> String {
         let backend = self.library.as_deref().unwrap_or(&self.backend);
-        format!("halyard verify {backend} --case {} --seed {}", case.name, self.seed)
+        let full = if self.full { " --full" } else { "" };
+        format!("halyard verify {backend}{full} --case {} --seed {}", case.name, self.seed)
     }
 
     /// For people: a line an op and profile, then every failure and how to replay it.
@@ -218,6 +222,7 @@ mod tests {
             arch: String::new(),
             driver: String::new(),
             opset: 1,
+            full: false,
             seed: 7,
             declared: vec![],
             profiles: BTreeMap::new(),

@@ -26,12 +26,15 @@ pub struct Options {
     pub profiles: Vec<String>,
     /// Only cases of these ops; empty for all.
     pub ops: Vec<String>,
+    /// The full sweep too, not only the default cases.
+    pub full: bool,
     /// Seed of the inputs; 0 is the usual one.
     pub seed: u64,
 }
 
 impl Options {
-    fn wants(&self, name: &str, profile: &str, op: &str) -> bool {
+    /// Whether a case of this name, profile and op is wanted.
+    pub(crate) fn wants(&self, name: &str, profile: &str, op: &str) -> bool {
         let named = self.case.as_ref().is_none_or(|part| name.contains(part.as_str()));
         let of = |wanted: &String| {
             *wanted == profile || profile.split(':').next() == Some(wanted.as_str())
@@ -40,12 +43,84 @@ impl Options {
         named && profiled && (self.ops.is_empty() || self.ops.iter().any(|o| o == op))
     }
 
-    fn wants_case(&self, case: &Case) -> bool {
-        self.wants(&case.name, &case.profile, &case.op.kind().to_string())
+    /// The cases of every kind that are wanted.
+    fn jobs(&self) -> Result<Vec<Job>, CatalogError> {
+        let mut jobs: Vec<Job> =
+            catalog::cases(self.full)?.into_iter().map(|c| Job::Op(Box::new(c))).collect();
+        jobs.extend(comm::cases()?.into_iter().map(Job::Comm));
+        jobs.retain(|job| self.wants(job.name(), job.profile(), &job.op()));
+        // A whole name means that case, although others may begin with it.
+        let whole = |job: &Job| Some(job.name()) == self.case.as_deref();
+        if jobs.iter().any(whole) {
+            jobs.retain(whole);
+        }
+        Ok(jobs)
+    }
+}
+
+/// A case of any kind.
+enum Job {
+    /// Of an op.
+    Op(Box<Case>),
+    /// Of a collective.
+    Comm(CommCase),
+}
+
+impl Job {
+    fn name(&self) -> &str {
+        match self {
+            Self::Op(case) => &case.name,
+            Self::Comm(case) => &case.name,
+        }
     }
 
-    fn wants_comm(&self, case: &CommCase) -> bool {
-        self.wants(&case.name, comm::PROFILE, &case.op())
+    fn profile(&self) -> &str {
+        match self {
+            Self::Op(case) => &case.profile,
+            Self::Comm(_) => comm::PROFILE,
+        }
+    }
+
+    fn op(&self) -> String {
+        match self {
+            Self::Op(case) => case.op.kind().to_string(),
+            Self::Comm(case) => case.op(),
+        }
+    }
+
+    fn run(&self, device: &Device, oracle: &Device, seed: u64) -> Result<Vec<Comparison>, Trouble> {
+        match self {
+            Self::Op(case) => run_case(device, oracle, case, seed),
+            Self::Comm(case) => comm::run(device, case, seed).map(|comparison| vec![comparison]),
+        }
+    }
+
+    fn result(
+        &self,
+        verdict: Result<Vec<Comparison>, Trouble>,
+        declared: &[String],
+        start: Instant,
+    ) -> CaseResult {
+        let profile = self.profile();
+        // A yes to a profile is a promise.
+        let (why, descriptor, promised) = match self {
+            Self::Op(case) => (&case.why, case.op.to_string(), case.promised_by(declared)),
+            Self::Comm(case) => {
+                (&case.why, case.descriptor(), declared.iter().any(|p| p == profile))
+            }
+        };
+        let (outcome, message, comparisons) = outcome(verdict, promised.then_some(profile));
+        CaseResult {
+            name: self.name().to_owned(),
+            why: why.clone(),
+            profile: profile.to_owned(),
+            op: self.op(),
+            descriptor,
+            outcome,
+            message,
+            comparisons,
+            millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
     }
 }
 
@@ -84,52 +159,31 @@ pub fn verify_while(
     progress: &mut dyn FnMut(Progress<'_>),
     more: &mut dyn FnMut(&CaseResult) -> bool,
 ) -> Result<Report, CatalogError> {
-    let mut cases = catalog::cases()?;
-    cases.retain(|c| options.wants_case(c));
-    let mut collectives = comm::cases()?;
-    collectives.retain(|c| options.wants_comm(c));
-    // A whole name means that case, although others may begin with it.
-    let whole = |name: &String| Some(name) == options.case.as_ref();
-    if cases.iter().any(|c| whole(&c.name)) || collectives.iter().any(|c| whole(&c.name)) {
-        cases.retain(|c| whole(&c.name));
-        collectives.retain(|c| whole(&c.name));
-    }
-    let total = cases.len() + collectives.len();
-    let mut report = empty_report(device, options.seed);
+    let jobs = options.jobs()?;
+    let mut report = empty_report(device, options);
     // After a sticky error the device is opened anew, so that one bad kernel does not hide the others.
     let mut device = device.clone();
-    for (done, case) in cases.iter().enumerate() {
-        progress(Progress { done, total, name: &case.name });
+    for (done, job) in jobs.iter().enumerate() {
+        progress(Progress { done, total: jobs.len(), name: job.name() });
         let start = Instant::now();
-        let verdict = run_case(&device, oracle, case, options.seed);
+        let verdict = job.run(&device, oracle, options.seed);
         if let Err(trouble) = &verdict
             && trouble.is_sticky()
-            && let Ok(fresh) = device.backend().open(device.ordinal(), &[])
+            && let Ok(fresh) = device.reopen()
         {
             device = fresh;
         }
-        let result = case_result(case, verdict, &report.declared, start);
+        let result = job.result(verdict, &report.declared, start);
         let go_on = more(&result);
         report.add(result);
         if !go_on {
-            return Ok(report);
-        }
-    }
-    for (done, case) in collectives.iter().enumerate() {
-        progress(Progress { done: cases.len() + done, total, name: &case.name });
-        let start = Instant::now();
-        let verdict = comm::run(&device, case, options.seed).map(|comparison| vec![comparison]);
-        let result = comm_result(case, verdict, &report.declared, start);
-        let go_on = more(&result);
-        report.add(result);
-        if !go_on {
-            return Ok(report);
+            break;
         }
     }
     Ok(report)
 }
 
-fn empty_report(device: &Device, seed: u64) -> Report {
+fn empty_report(device: &Device, options: &Options) -> Report {
     let backend = device.backend();
     let declared = backend.info(InfoKey::PROFILES);
     Report {
@@ -141,60 +195,13 @@ fn empty_report(device: &Device, seed: u64) -> Report {
         arch: device.info(InfoKey::ARCH),
         driver: device.info(InfoKey::DRIVER),
         opset: halyard_abi::module::OPSET,
-        seed,
+        full: options.full,
+        seed: options.seed,
         declared: declared.split(',').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
         profiles: BTreeMap::new(),
         counts: Counts::default(),
         cases: Vec::new(),
     }
-}
-
-fn case_result(
-    case: &Case,
-    verdict: Result<Vec<Comparison>, Trouble>,
-    declared: &[String],
-    start: Instant,
-) -> CaseResult {
-    // A yes to a profile is a promise.
-    let promised = case.promised_by(declared);
-    let (outcome, message, comparisons) =
-        outcome(verdict, promised.then_some(case.profile.as_str()));
-    CaseResult {
-        name: case.name.clone(),
-        why: case.why.clone(),
-        profile: case.profile.clone(),
-        op: case.op.kind().to_string(),
-        descriptor: case.op.to_string(),
-        outcome,
-        message,
-        comparisons,
-        millis: millis_since(start),
-    }
-}
-
-fn comm_result(
-    case: &CommCase,
-    verdict: Result<Vec<Comparison>, Trouble>,
-    declared: &[String],
-    start: Instant,
-) -> CaseResult {
-    let promised = declared.iter().any(|p| p == comm::PROFILE);
-    let (outcome, message, comparisons) = outcome(verdict, promised.then_some(comm::PROFILE));
-    CaseResult {
-        name: case.name.clone(),
-        why: case.why.clone(),
-        profile: comm::PROFILE.to_owned(),
-        op: case.op(),
-        descriptor: case.descriptor(),
-        outcome,
-        message,
-        comparisons,
-        millis: millis_since(start),
-    }
-}
-
-fn millis_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What became of a case, and why; `promised` is the profile that the backend declares and that demands it.

@@ -54,6 +54,15 @@ const FILES: [(&str, &str); 12] = [
     ("fusion.toml", include_str!("../../cases/fusion.toml")),
 ];
 
+/// The files of the full sweep, which runs in addition when it is asked for.
+const FULL: [(&str, &str); 5] = [
+    ("full/attention.toml", include_str!("../../cases/full/attention.toml")),
+    ("full/linear.toml", include_str!("../../cases/full/linear.toml")),
+    ("full/experts.toml", include_str!("../../cases/full/experts.toml")),
+    ("full/logits.toml", include_str!("../../cases/full/logits.toml")),
+    ("full/rows.toml", include_str!("../../cases/full/rows.toml")),
+];
+
 /// A file of cases is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {reason}")]
@@ -64,16 +73,23 @@ pub struct CatalogError {
     pub reason: String,
 }
 
-/// Every case, in the order of the files.
-pub(crate) fn cases() -> Result<Vec<Case>, CatalogError> {
+/// Every case, in the order of the files; with those of the full sweep or without.
+pub(crate) fn cases(full: bool) -> Result<Vec<Case>, CatalogError> {
     let mut all = Vec::new();
-    for (file, text) in FILES {
+    let sweep = if full { &FULL[..] } else { &[] };
+    for (file, text) in FILES.iter().chain(sweep) {
         all.extend(parse(file, text)?);
     }
     Ok(all)
 }
 
-fn parse(file: &str, text: &str) -> Result<Vec<Case>, CatalogError> {
+/// The shapes whose kernels are timed.
+pub(crate) fn perf_cases() -> Result<Vec<Case>, CatalogError> {
+    parse("perf.toml", include_str!("../../cases/perf.toml"))
+}
+
+/// The cases of one file.
+pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<Case>, CatalogError> {
     let bad = |reason: String| CatalogError { file: file.to_owned(), reason };
     let parsed: File = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
     let mut all = Vec::new();
@@ -91,19 +107,24 @@ mod tests {
 
     #[test]
     fn the_catalogue_is_well_formed_and_names_are_unique() {
-        let cases = cases().unwrap();
+        let cases = cases(true).unwrap();
         let mut names = HashSet::new();
         for case in &cases {
             assert!(names.insert(case.name.clone()), "{} is there twice", case.name);
             let checked = halyard_abi::ops::check::check_desc(&case.op.desc());
             assert!(checked.is_ok(), "{}: {}", case.name, checked.unwrap_err());
         }
-        assert!(cases.len() > 500, "{} cases", cases.len());
+        assert!(cases.len() > 30_000, "{} cases", cases.len());
+        // Whoever gives a part of a name should not get both by accident.
+        let default: Vec<_> = super::cases(false).unwrap();
+        assert!(default.len() > 4_000, "{} default cases", default.len());
+        assert!(default.iter().all(|case| !case.name.starts_with("full_")));
+        assert!(cases[default.len()..].iter().all(|case| case.name.starts_with("full_")));
     }
 
     #[test]
     fn every_op_has_cases_and_every_scheme_a_profile() {
-        let cases = cases().unwrap();
+        let cases = cases(false).unwrap();
         for schema in halyard_abi::ops::catalogue::CATALOGUE {
             // Needs a communicator of several ranks: the profile `comm`.
             if schema.kind == halyard_core::OpKind::LINEAR_ALL_REDUCE {

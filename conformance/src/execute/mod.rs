@@ -2,6 +2,7 @@
 
 mod cache;
 mod layout;
+mod timed;
 
 use halyard_abi::ops::schema::Layout as Allowed;
 use halyard_core::{

@@ -247,6 +247,16 @@ pub struct VerifyCommand {
     #[command(flatten)]
     pub search: SearchArgs,
 
+    /// The full sweep: the default cases and tens of thousands more, for every combination of sizes, dtypes, schemes and options
+    /// that models bring; takes minutes instead of seconds
+    #[arg(long)]
+    pub full: bool,
+
+    /// Time kernels at the shapes of real models instead: microseconds, GB/s, GFLOP/s and the share of what the device can do at
+    /// best, which its own COPY and dense LINEAR tell in the same run; --case, --op, --profile and --json work as for cases
+    #[arg(long, conflicts_with_all = ["full", "junit", "html"])]
+    pub perf: bool,
+
     /// Only the case of this name, or those whose names hold this
     #[arg(long, value_name = "TEXT")]
     pub case: Option<String>,

@@ -3,8 +3,10 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
-use halyard_conformance::{Options, Progress, Report, html, junit, oracle, verify};
+use halyard_conformance::{Options, Progress, Report, html, junit, oracle, perf, verify};
 use halyard_core::{Backend, InfoKey};
+use indicatif::ProgressBar;
+use serde::Serialize;
 
 use super::backends::{Search, open_ordinal};
 use crate::{
@@ -14,16 +16,14 @@ use crate::{
 
 pub(super) fn run(command: &VerifyCommand) -> anyhow::Result<()> {
     let backends = backends(command)?;
+    if command.perf {
+        return time(command, &backends);
+    }
     let mut reports = Vec::with_capacity(backends.len());
     for (backend, ordinal) in &backends {
         reports.push(verify_one(command, backend, *ordinal)?);
     }
-    let to_terminal = command.json.as_deref() == Some(Path::new("-"));
-    match &command.json {
-        Some(_) if to_terminal => ui::json(&reports)?,
-        Some(path) => write(path, &serde_json::to_string_pretty(&reports)?)?,
-        None => {}
-    }
+    let to_terminal = write_json(command, &reports)?;
     if let Some(path) = &command.junit {
         write(path, &junit(&reports))?;
     }
@@ -41,6 +41,53 @@ pub(super) fn run(command: &VerifyCommand) -> anyhow::Result<()> {
         bail!("{} did not pass", failed.join(", "));
     }
     Ok(())
+}
+
+/// Times kernels instead of checking them.
+fn time(command: &VerifyCommand, backends: &[(Backend, u32)]) -> anyhow::Result<()> {
+    let mut reports = Vec::with_capacity(backends.len());
+    for (backend, ordinal) in backends {
+        let device = open_ordinal(backend, *ordinal, command.threads)?;
+        let bar = ui::progress("timing", 0, Unit::Items);
+        let report = perf(&device, &options(command), &mut |progress| show(&bar, progress))?;
+        bar.finish_and_clear();
+        if report.rows.is_empty() {
+            bail!("no shape has this name, profile and op");
+        }
+        reports.push(report);
+    }
+    if !write_json(command, &reports)? {
+        for report in &reports {
+            ui::line(format_args!("{}", report.table()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the reports where `--json` says, and tells whether that was standard output.
+fn write_json<T: Serialize>(command: &VerifyCommand, reports: &[T]) -> anyhow::Result<bool> {
+    match command.json.as_deref() {
+        Some(path) if path == Path::new("-") => {
+            ui::json(&reports).map(|()| true).map_err(Into::into)
+        }
+        Some(path) => write(path, &serde_json::to_string_pretty(reports)?).map(|()| false),
+        None => Ok(false),
+    }
+}
+
+fn options(command: &VerifyCommand) -> Options {
+    Options {
+        case: command.case.clone(),
+        profiles: command.profile.clone(),
+        ops: command.op.clone(),
+        full: command.full,
+        seed: command.seed,
+    }
+}
+
+fn show(bar: &ProgressBar, progress: Progress<'_>) {
+    bar.set_length(u64::try_from(progress.total).unwrap_or(0));
+    bar.set_position(u64::try_from(progress.done).unwrap_or(0));
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -76,18 +123,8 @@ fn named(search: &Search, name: &str) -> anyhow::Result<(Backend, u32)> {
 fn verify_one(command: &VerifyCommand, backend: &Backend, ordinal: u32) -> anyhow::Result<Report> {
     let device = open_ordinal(backend, ordinal, command.threads)?;
     let oracle = oracle().context("cannot open the reference")?;
-    let options = Options {
-        case: command.case.clone(),
-        profiles: command.profile.clone(),
-        ops: command.op.clone(),
-        seed: command.seed,
-    };
     let bar = ui::progress("verifying", 0, Unit::Items);
-    let mut on_progress = |progress: Progress<'_>| {
-        bar.set_length(u64::try_from(progress.total).unwrap_or(0));
-        bar.set_position(u64::try_from(progress.done).unwrap_or(0));
-    };
-    let report = verify(&device, &oracle, &options, &mut on_progress)?;
+    let report = verify(&device, &oracle, &options(command), &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
     if report.cases.is_empty() {
         bail!("no case has this name, profile and op");

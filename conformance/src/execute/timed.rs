@@ -1,0 +1,54 @@
+//! Launches for their time alone: plain memory, one after the other.
+
+use std::time::{Duration, Instant};
+
+use halyard_core::{Launch, Weight, Workspace};
+
+use super::{Cache, Layout, Prepared, Trouble};
+use crate::generate::Inputs;
+
+/// Launches before the clock runs: they wake threads and fill caches.
+const WARM_UP: u32 = 2;
+/// Measurements, of which the median counts.
+const SAMPLES: usize = 7;
+/// What a measurement should last at least: short launches are measured several at a time.
+const AT_LEAST: Duration = Duration::from_millis(2);
+
+impl Prepared<'_> {
+    /// Times a launch: the sorted times of several measurements, each from the first of some launches in a row to the end of the last.
+    pub(crate) fn time(&self, inputs: &Inputs) -> Result<Vec<Duration>, Trouble> {
+        let cache = match &inputs.cache {
+            Some(contents) => Some(Cache::new(self.device, &self.stream, contents)?),
+            None => None,
+        };
+        let placed = self.place(inputs, Layout::Packed)?;
+        let caches = cache.as_ref().map(|c| c.seen_by(self.kernel.op().kind()));
+        let tensors = self.tensors(inputs, &placed, caches.as_ref());
+        let weights: Vec<&Weight> = self.weights.iter().collect();
+        let mut launch = Launch::new(&self.kernel, &tensors, &weights)?;
+        for (i, &scalar) in inputs.scalars.iter().enumerate() {
+            launch.set_scalar(i, scalar)?;
+        }
+        let host: Vec<&[i32]> = inputs.host.iter().map(Vec::as_slice).collect();
+        if !host.is_empty() {
+            let plan = launch.plan(&self.stream, &host)?;
+            launch.set_plan(Some(plan))?;
+        }
+        let workspace = Workspace::new(self.device, launch.workspace_bytes())?;
+        let several = |count: u32| -> Result<Duration, Trouble> {
+            let start = Instant::now();
+            for _ in 0..count {
+                launch.run(&self.stream, &workspace, &host)?;
+            }
+            self.stream.sync()?;
+            Ok(start.elapsed() / count)
+        };
+        several(WARM_UP)?;
+        let once = several(1)?.as_nanos().max(1);
+        let count = u32::try_from(AT_LEAST.as_nanos() / once + 1).unwrap_or(u32::MAX);
+        let mut times: Vec<Duration> =
+            (0..SAMPLES).map(|_| several(count)).collect::<Result<_, _>>()?;
+        times.sort_unstable();
+        Ok(times)
+    }
+}
