@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use halyard_abi::scheme;
 use halyard_core::{
     DType, OpBuf, OpKind, Sym, WeightDesc,
-    attrs::{MlaAttention, MoeExperts, PagedAttention, VarlenAttention},
+    attrs::{Linear, MlaAttention, MoeExperts, PagedAttention, VarlenAttention},
     ops::{Access, OpSchema},
 };
 
@@ -78,8 +78,10 @@ fn chosen(op: &OpBuf, symbols: &Symbols, inputs: &Inputs) -> Vec<i64> {
 fn tensors(op: &OpBuf, inputs: &Inputs) -> u64 {
     let slots = OpSchema::of(op.kind()).map_or(&[][..], |s| s.slots);
     let size = |array: &Array| array.bytes().len() as u64;
+    // A linear layer reads what it adds to, if it adds.
+    let reads_outputs = op.kind() != OpKind::LINEAR || attrs_of::<Linear>(op).accumulate;
     let one = |(slot, data): (&halyard_abi::ops::schema::Slot, &Slot)| {
-        let times = if slot.access == Access::InOut { 2 } else { 1 };
+        let times = if slot.access == Access::InOut && reads_outputs { 2 } else { 1 };
         data.array().map_or(0, |array| times * size(array))
     };
     let all: u64 = slots.iter().zip(&inputs.slots).map(one).sum();
@@ -188,7 +190,9 @@ mod tests {
             work(dense),
             Work { bytes: 2 * 32 * 256 + activations, flops: 2 * 4 * 32 * 256 }
         );
-        // 34 bytes a block of 32; a code and, a row of a group of 128, half a byte more with scales of f16.
+        let adding = format!("{dense}\nattrs = {{ accumulate = true }}");
+        assert_eq!(work(&adding).bytes, work(dense).bytes + 2 * 4 * 32);
+        // 34 bytes a block of 32; half a byte a code and a scale of f16 a group of 128; a byte a code and a scale of f32 a block.
         let q8 = dense.replace("same", "q8_0");
         assert_eq!(work(&q8).bytes, 32 * 256 / 32 * 34 + activations);
         let int4 = dense.replace("same", "int4_group-g128-f16");
