@@ -238,7 +238,9 @@ mod tests {
         assert!(table.contains("1 passed, 1 failed"), "{table}");
         assert!(table.contains("replay: halyard verify toy --case a/c --seed 7"), "{table}");
         let page = html(std::slice::from_ref(&report));
-        assert!(page.contains("<td class=failed>1 of 2</td>"), "{page}");
+        assert!(page.contains("<td class=failed><a href=\"#failures0\">1 of 2</a></td>"), "{page}");
+        let (failures, matrix) = (page.find("1 failures"), page.find("Profiles by dtype"));
+        assert!(failures.is_some() && failures < matrix, "failures come first: {page}");
         assert!(page.contains("halyard verify toy --case a/c --seed 7"), "{page}");
         let xml = junit(std::slice::from_ref(&report));
         assert!(xml.contains("tests=\"2\" failures=\"1\" skipped=\"0\""), "{xml}");
