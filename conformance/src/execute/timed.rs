@@ -7,10 +7,10 @@ use halyard_core::{Launch, Weight, Workspace};
 use super::{Cache, Layout, Prepared, Trouble};
 use crate::generate::Inputs;
 
-/// Launches before the clock runs: they wake threads and fill caches.
-const WARM_UP: u32 = 2;
-/// Measurements, of which the median counts.
-const SAMPLES: usize = 7;
+/// Measurements, of which the median counts; the fewest, where each takes long.
+const SAMPLES: std::ops::RangeInclusive<usize> = 3..=7;
+/// No more than the fewest are made once this time is over.
+const LONG: Duration = Duration::from_secs(1);
 /// What a measurement should last at least: short launches are measured several at a time.
 const AT_LEAST: Duration = Duration::from_millis(2);
 
@@ -43,11 +43,16 @@ impl Prepared<'_> {
             self.stream.sync()?;
             Ok(start.elapsed() / count)
         };
-        several(WARM_UP)?;
+        // The first launch wakes threads and fills caches.
+        several(1)?;
         let once = several(1)?.as_nanos().max(1);
         let count = u32::try_from(AT_LEAST.as_nanos() / once + 1).unwrap_or(u32::MAX);
-        let mut times: Vec<Duration> =
-            (0..SAMPLES).map(|_| several(count)).collect::<Result<_, _>>()?;
+        let (begun, mut times) = (Instant::now(), Vec::new());
+        while times.len() < *SAMPLES.start()
+            || (times.len() < *SAMPLES.end() && begun.elapsed() < LONG)
+        {
+            times.push(several(count)?);
+        }
         times.sort_unstable();
         Ok(times)
     }
