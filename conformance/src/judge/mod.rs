@@ -84,15 +84,22 @@ fn expected_sizes(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
             sizes.iter_mut().skip(usize::try_from(used).unwrap_or(0)).for_each(|s| *s = 0.0);
             sizes
         }
+        OpKind::LINEAR_ACT_MUL => input("x").map_or(Vec::new(), |x| of_rows(x, gated)),
         OpKind::MOE_EXPERTS => expert_sizes(op, inputs).unwrap_or_default(),
         // A difference of two numbers of the logits' size.
         OpKind::LOGPROBS => input("logits").map_or(Vec::new(), |l| of_rows(l, largest)),
+        OpKind::SAMPLE => vec![largest_scaled(input("logits"), input("temperature"))],
         _ => Vec::new(),
     }
 }
 
-/// Of inputs of size s, gate and up have that size, their product about s²/2 (for a gate of deviation 1), and the second layer keeps it:
-/// once for each expert of the slice, times its weight. A single intermediate value may be much smaller.
+/// Of inputs of size s, gate and up have that size, and their product about s²/2 (for a gate of deviation 1).
+fn gated(row: &[f64]) -> f64 {
+    root_mean_square(row).powi(2) / 2.0
+}
+
+/// The second layer keeps the size of what is gated, once for each expert of the slice, times its weight. A single intermediate value may
+/// be much smaller.
 fn expert_sizes(op: &OpBuf, inputs: &Inputs) -> Option<Vec<f64>> {
     let [x, ids, weight] = ["x", "ids", "weight"].map(|name| inputs.named(op, name));
     let (x, ids, weight) = (x?, ids?, weight?);
@@ -102,9 +109,19 @@ fn expert_sizes(op: &OpBuf, inputs: &Inputs) -> Option<Vec<f64>> {
         let choices = row * ids.width()..(row + 1) * ids.width();
         let squares =
             choices.filter(|&i| local.contains(&ids.int(i))).map(|i| weight.get(i).powi(2));
-        root_mean_square(&x.row(row)).powi(2) / 2.0 * squares.sum::<f64>().sqrt()
+        gated(&x.row(row)) * squares.sum::<f64>().sqrt()
     };
     Some((0..ids.len() / ids.width().max(1)).map(size).collect())
+}
+
+/// The largest logit over its row's temperature: of all rows, since one-dimensional results are one row.
+fn largest_scaled(logits: Option<&Array>, temperature: Option<&Array>) -> f64 {
+    let (Some(logits), Some(temperature)) = (logits, temperature) else { return 0.0 };
+    let of_row = |row: usize| match temperature.get(row) {
+        t if t > 0.0 => largest(&logits.row(row)) / t,
+        _ => largest(&logits.row(row)),
+    };
+    (0..temperature.len()).map(of_row).fold(0.0, f64::max)
 }
 
 fn finite(row: &[f64]) -> impl Iterator<Item = f64> + Clone {
