@@ -6,7 +6,8 @@
 //! - [`oracle()`]: the reference, linked in
 //!
 //! Inside, in the order of a case's way: `catalog` (data to cases), `generate` (inputs from a seed), `weight` (weights in their
-//! scheme's bytes), `execute` (guarded launches), `judge` and `compare` (against the oracle, within `tolerance`), `report`. Collectives are apart, in
+//! scheme's bytes), `execute` (guarded launches), `conduct` (launches after and beside
+//! others, streams, leaks, errors), `judge` and `compare` (against the oracle, within `tolerance`), `report`. Collectives are apart, in
 //! `comm`.
 #![expect(
     clippy::cast_possible_truncation,
@@ -18,6 +19,7 @@ mod array;
 mod catalog;
 mod comm;
 mod compare;
+mod conduct;
 mod execute;
 pub mod gate;
 mod generate;

@@ -57,6 +57,11 @@ impl Symbols {
         self.values[sym as usize] = Some(value);
     }
 
+    /// Takes the value away.
+    pub(crate) fn forget(&mut self, sym: Sym) {
+        self.values[sym as usize] = None;
+    }
+
     /// Sets a value that has none yet.
     pub(crate) fn or(&mut self, sym: Sym, value: usize) {
         self.values[sym as usize].get_or_insert(value);

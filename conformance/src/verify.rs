@@ -8,6 +8,7 @@ use crate::{
     catalog::{self, Case, CatalogError},
     comm::{self, CommCase},
     compare::Comparison,
+    conduct::{self, Subject},
     execute::{Layout, Outputs, Prepared, Setting, Trouble},
     generate::{self, Inputs, Slot, inputs, parts},
     judge::{Reference, first_difference, judge},
@@ -256,6 +257,16 @@ fn run_case(
     let comparisons = judge(&case.op, &inputs, &got, &reference, None);
     if comparisons.iter().all(|c| c.passed) {
         check_promises(&under_test, &case.op, &inputs, (case.layout, &got))?;
+        conduct::signs_of_zeros(&case.op, &got, &reference)?;
+        conduct::check(Subject {
+            device,
+            oracle,
+            case,
+            weights: &weights,
+            inputs: &inputs,
+            reference: &reference,
+            seed,
+        })?;
         if case.concurrent {
             // The other thread's inputs are its own, or memory that both use would not show.
             let mut rng = Rng::new(seed.wrapping_add(1), &case.name);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::{
+    conduct::Conduct,
     execute::Layout,
     generate::{Fill, Routing},
 };
@@ -57,6 +58,9 @@ pub(super) struct Entry {
     /// Also launched from two threads at once, each on a stream of its own.
     #[serde(default)]
     pub(super) concurrent: bool,
+    /// What its kernel is put to beside launches on their own.
+    #[serde(default)]
+    pub(super) conduct: Vec<Conduct>,
     /// Symbols of the catalogue.
     #[serde(default)]
     pub(super) dims: BTreeMap<String, Any<i64>>,

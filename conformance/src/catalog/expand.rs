@@ -171,8 +171,20 @@ fn case(entry: &Entry, schema: &'static OpSchema, choice: &Choice) -> Result<Cas
     let profile = profile(entry, &op);
     let Entry { optional, concurrent, .. } = *entry;
     let layout = choice.layout;
-    let why = entry.why.clone();
-    Ok(Case { name, why, profile, optional, concurrent, op, weights, symbols, recipe, layout })
+    let (why, conduct) = (entry.why.clone(), entry.conduct.clone());
+    Ok(Case {
+        name,
+        why,
+        profile,
+        optional,
+        concurrent,
+        conduct,
+        op,
+        weights,
+        symbols,
+        recipe,
+        layout,
+    })
 }
 
 /// Symbols whose values change from launch to launch in a server.

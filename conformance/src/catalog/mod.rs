@@ -7,7 +7,7 @@ mod weights;
 
 use halyard_core::{OpBuf, WeightDesc};
 
-use crate::{execute::Layout, generate::Recipe, symbols::Symbols};
+use crate::{conduct::Conduct, execute::Layout, generate::Recipe, symbols::Symbols};
 use entry::File;
 
 /// One case, ready to run.
@@ -22,6 +22,8 @@ pub(crate) struct Case {
     pub(crate) optional: bool,
     /// Also launched from two threads at once.
     pub(crate) concurrent: bool,
+    /// What its kernel is put to beside launches on their own.
+    pub(crate) conduct: Vec<Conduct>,
     pub(crate) op: OpBuf,
     pub(crate) weights: Vec<WeightDesc<'static>>,
     pub(crate) symbols: Symbols,
@@ -39,7 +41,7 @@ impl Case {
 }
 
 /// The files, built in.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     ("rows.toml", include_str!("../../cases/rows.toml")),
     ("rope.toml", include_str!("../../cases/rope.toml")),
     ("linear.toml", include_str!("../../cases/linear.toml")),
@@ -52,6 +54,7 @@ const FILES: [(&str, &str); 12] = [
     ("scaled.toml", include_str!("../../cases/scaled.toml")),
     ("kv8.toml", include_str!("../../cases/kv8.toml")),
     ("fusion.toml", include_str!("../../cases/fusion.toml")),
+    ("conduct.toml", include_str!("../../cases/conduct.toml")),
 ];
 
 /// The files of the full sweep, which runs in addition when it is asked for.

@@ -12,6 +12,7 @@ use halyard_core::{
 
 use super::{
     Trouble,
+    fenced::Fenced,
     layout::{Guarded, Layout},
 };
 use crate::{
@@ -25,6 +26,8 @@ pub(super) struct Cache<'a> {
     device: &'a Device,
     stream: &'a Stream,
     cache: KvCache,
+    /// Of the keys, and of the values if they are apart.
+    memory: Vec<Fenced>,
 }
 
 fn desc(c: &CacheContents) -> KvDesc<'static> {
@@ -96,16 +99,42 @@ impl<'a> Cache<'a> {
         stream: &'a Stream,
         contents: &CacheContents,
     ) -> Result<Self, Trouble> {
-        let cache = device.kv_cache(&desc(contents), contents.blocks)?;
-        for tensor in [Some(&cache.k), cache.v.as_ref()].into_iter().flatten() {
-            let buffer = tensor.buffer();
-            buffer.fill(stream, 0, buffer.bytes() / 4 * 4, u32::MAX)?;
-        }
-        let this = Self { device, stream, cache };
+        let mut memory = Vec::new();
+        let cache = device.kv_cache_in(&desc(contents), contents.blocks, &mut |bytes, align| {
+            let piece = Fenced::new((device, stream), bytes, align)?;
+            piece.fill(stream, u32::MAX)?;
+            let place = (piece.buffer.clone(), piece.offset);
+            memory.push(piece);
+            Ok(place)
+        })?;
+        let this = Self { device, stream, cache, memory };
         for write in &contents.writes {
             this.write(contents, write)?;
         }
         Ok(this)
+    }
+
+    /// All its bytes.
+    pub(super) fn bytes(&self) -> Result<Vec<Vec<u8>>, Trouble> {
+        Ok(self.memory.iter().map(|m| m.read(self.stream)).collect::<Result<_, _>>()?)
+    }
+
+    /// Checks that nothing around it was written, and that it holds what it held if an op only reads it.
+    pub(super) fn check(&self, before: Option<&[Vec<u8>]>) -> Result<(), Trouble> {
+        for piece in &self.memory {
+            piece.check(self.stream, "a cache")?;
+        }
+        match before {
+            Some(before) if self.bytes()? != before => Err(Trouble::Violation(
+                "the cache was changed, although the op only reads it".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its memory.
+    pub(super) fn into_memory(self) -> Vec<Fenced> {
+        self.memory
     }
 
     /// The two caches as an op takes them: the ops that move whole caches see a latent one as one of a single head.
@@ -217,9 +246,10 @@ impl<'a> Cache<'a> {
         let slots = OpSchema::of(kind).expect("an op of the catalogue").slots;
         let kernel = self.device.prepare(op)?;
         let mut placed = Vec::new();
-        for (slot, array) in slots.iter().zip(arrays) {
-            let place =
-                |a: &&Array| Guarded::new((self.device, self.stream), Layout::Packed, slot, a);
+        for (at, (slot, array)) in slots.iter().zip(arrays).enumerate() {
+            let place = |a: &&Array| {
+                Guarded::new((self.device, self.stream), Layout::Packed, (slot, at), a)
+            };
             placed.push(array.as_ref().map(place).transpose()?);
         }
         let (k, v) = cache_slots(kind).expect("an op with caches");

@@ -26,10 +26,12 @@ pub(crate) enum Layout {
     Broadcast,
     /// Outputs in place of the input that they may share.
     Alias,
+    /// The same with gaps after each row of every dim but the last.
+    AliasGapped,
 }
 
 impl Layout {
-    pub(crate) const ALL: [(&'static str, Self); 7] = [
+    pub(crate) const ALL: [(&'static str, Self); 8] = [
         ("packed", Self::Packed),
         ("offset", Self::Offset),
         ("pitched", Self::Pitched),
@@ -37,10 +39,16 @@ impl Layout {
         ("transposed", Self::Transposed),
         ("broadcast", Self::Broadcast),
         ("alias", Self::Alias),
+        ("alias_gapped", Self::AliasGapped),
     ];
 
     pub(crate) fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, l)| *l == self).map_or("?", |(name, _)| name)
+    }
+
+    /// Whether outputs lie in the memory of inputs.
+    pub(super) fn aliases(self) -> bool {
+        matches!(self, Self::Alias | Self::AliasGapped)
     }
 
     /// Whether this slot repeats its first row.
@@ -58,8 +66,8 @@ impl Layout {
         Array::from_bytes(array.dtype(), array.dims(), first.bytes().repeat(array.dims()[0]))
     }
 
-    /// Strides in elements.
-    fn strides(self, slot: &SlotSchema, array: &Array) -> Vec<usize> {
+    /// Strides in elements. `at` is the slot's place among the op's: each has gaps of its own, so that one slot's strides are no other's.
+    fn strides(self, (slot, at): (&SlotSchema, usize), array: &Array) -> Vec<usize> {
         const GAP: usize = 3;
         let dims = array.dims();
         let free = slot.layout == Allowed::Any;
@@ -72,8 +80,9 @@ impl Layout {
         let mut step = 1;
         for (place, &axis) in order.iter().enumerate() {
             let first_dim = place + 1 == order.len();
-            if place > 0 && gaps && (self == Self::Gapped || (self == Self::Pitched && first_dim)) {
-                step += GAP;
+            let gapped = matches!(self, Self::Gapped | Self::AliasGapped);
+            if place > 0 && gaps && (gapped || (self == Self::Pitched && first_dim)) {
+                step += GAP + at;
             }
             strides[axis] = step;
             step *= dims[axis].max(1);
@@ -86,9 +95,9 @@ impl Layout {
 }
 
 /// Bytes before and after each tensor that nobody may write.
-const GUARD: usize = 256;
+pub(super) const GUARD: usize = 256;
 /// What guard zones and gaps of written buffers hold.
-const GUARD_BYTE: u8 = 0xb5;
+pub(super) const GUARD_BYTE: u8 = 0xb5;
 
 /// A tensor on a device between guard zones.
 #[derive(Debug)]
@@ -104,18 +113,19 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// Places an array. Gaps and guards of what is only read hold NaN, or numbers that are wrong everywhere.
+    /// Places an array of the slot at place `at` of its op. Gaps and guards of what is only read hold NaN, or numbers that are wrong
+    /// everywhere. Each slot begins at an offset of its own, so that one slot's offset is no other's.
     pub(crate) fn new(
         (device, stream): (&Device, &Stream),
         layout: Layout,
-        slot: &SlotSchema,
+        (slot, at): (&SlotSchema, usize),
         array: &Array,
     ) -> Result<Self, DeviceError> {
-        let (array, strides) = (layout.shown(slot, array), layout.strides(slot, array));
+        let (array, strides) = (layout.shown(slot, array), layout.strides((slot, at), array));
         let size = size_of(array.dtype());
         let written = slot.access != Access::In;
         let offset = if layout == Layout::Offset { size } else { 0 };
-        let start = GUARD + offset;
+        let start = GUARD * (1 + at) + offset;
         let last = |dims: &[usize]| -> usize {
             if array.len() == 0 {
                 return 0;
@@ -250,10 +260,11 @@ mod tests {
     fn strides_follow_the_layout_as_far_as_the_slot_allows() {
         let a = Array::filled(DType::F32, &[2, 3, 4], 0);
         let rows = slot(OpKind::ROPE, 0);
-        let strides = |l: Layout, s: &SlotSchema| l.strides(s, &a);
+        let strides = |l: Layout, s: &SlotSchema| l.strides((s, 0), &a);
         assert_eq!(strides(Layout::Packed, rows), [12, 4, 1]);
         assert_eq!(strides(Layout::Pitched, rows), [15, 4, 1]);
         assert_eq!(strides(Layout::Gapped, rows), [24, 7, 1]);
+        assert_eq!(Layout::Gapped.strides((rows, 2), &a), [32, 9, 1]);
         assert_eq!(strides(Layout::Transposed, rows), [12, 4, 1]);
         assert_eq!(strides(Layout::Broadcast, rows), [12, 4, 1]);
         let any = slot(OpKind::COPY, 0);

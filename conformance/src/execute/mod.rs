@@ -1,8 +1,11 @@
 //! Runs an op on a device through the safe handles, in surroundings made to show mistakes.
 
 mod cache;
+mod fenced;
 mod layout;
 mod timed;
+
+use std::{cell::RefCell, rc::Rc};
 
 use halyard_abi::ops::schema::Layout as Allowed;
 use halyard_core::{
@@ -16,6 +19,7 @@ use crate::{
     weight::WeightSource,
 };
 use cache::Cache;
+use fenced::Fenced;
 use layout::Guarded;
 pub(crate) use layout::Layout;
 
@@ -83,9 +87,20 @@ pub(crate) struct Outputs {
 #[derive(Debug)]
 pub(crate) struct Prepared<'a> {
     device: &'a Device,
-    stream: Stream,
+    stream: Rc<Stream>,
     kernel: Kernel,
     weights: Vec<Weight>,
+    /// What the launch before worked on: as it lives on, the next one's memory is other memory.
+    kept: RefCell<Option<Kept>>,
+}
+
+/// Memory of a launch that is over, with what it held then.
+#[derive(Debug)]
+struct Kept {
+    placed: Vec<Option<Guarded>>,
+    held: Vec<Option<Array>>,
+    /// Scratch and caches.
+    memory: Vec<Fenced>,
 }
 
 /// The surroundings of a launch.
@@ -103,11 +118,20 @@ impl<'a> Prepared<'a> {
         op: &OpBuf,
         weights: &[WeightSource],
     ) -> Result<Self, Trouble> {
+        Self::on(device, Rc::new(device.stream(0)?), op, weights)
+    }
+
+    /// The same on a stream that there is.
+    pub(crate) fn on(
+        device: &'a Device,
+        stream: Rc<Stream>,
+        op: &OpBuf,
+        weights: &[WeightSource],
+    ) -> Result<Self, Trouble> {
         let op = cache::op_for(device, op)?;
-        let stream = device.stream(0)?;
         let kernel = device.prepare(op)?;
-        let weights: Result<_, _> = weights.iter().map(|w| w.load(device, &stream)).collect();
-        Ok(Self { device, stream, kernel, weights: weights? })
+        let weights: Result<_, _> = weights.iter().map(|w| load(w, device, &stream)).collect();
+        Ok(Self { device, stream, kernel, weights: weights?, kept: RefCell::default() })
     }
 
     /// The kernel's promises.
@@ -115,15 +139,44 @@ impl<'a> Prepared<'a> {
         self.kernel.flags()
     }
 
-    /// Launches once, in fresh memory.
+    /// Launches once, in fresh memory that is not the launch's before.
     pub(crate) fn launch(&self, inputs: &Inputs, setting: Setting) -> Result<Outputs, Trouble> {
+        let flight = self.board(inputs, setting.layout)?;
+        let scratch = match flight.scratch_bytes() {
+            0 => None,
+            bytes => Some(Scratch::new(self.device, &self.stream, bytes, setting.scratch)?),
+        };
+        flight.go(scratch.as_ref())?;
+        self.stream.sync()?;
+        let mut memory = Vec::new();
+        if let Some(scratch) = scratch {
+            scratch.check(&self.stream)?;
+            memory.push(scratch.memory);
+        }
+        let (outputs, kept) = flight.land(memory)?;
+        let before = self.kept.replace(Some(kept));
+        if let Some(before) = before {
+            self.check_kept(&before)?;
+        }
+        Ok(outputs)
+    }
+
+    /// Makes a launch ready: memory, arguments, plan.
+    pub(crate) fn board<'p>(
+        &'p self,
+        inputs: &'p Inputs,
+        layout: Layout,
+    ) -> Result<Flight<'p>, Trouble> {
         let cache = match &inputs.cache {
             Some(contents) => Some(Cache::new(self.device, &self.stream, contents)?),
             None => None,
         };
-        let placed = self.place(inputs, setting.layout)?;
-        let kind = self.kernel.op().kind();
-        let caches = cache.as_ref().map(|c| c.seen_by(kind));
+        let read_only = match &cache {
+            Some(cache) if !self.writes_cache() => Some(cache.bytes()?),
+            _ => None,
+        };
+        let placed = self.place(inputs, layout)?;
+        let caches = cache.as_ref().map(|c| c.seen_by(self.kernel.op().kind()));
         let tensors = self.tensors(inputs, &placed, caches.as_ref());
         let weights: Vec<&Weight> = self.weights.iter().collect();
         let mut launch = Launch::new(&self.kernel, &tensors, &weights)?;
@@ -135,42 +188,47 @@ impl<'a> Prepared<'a> {
             let plan = launch.plan(&self.stream, &host)?;
             launch.set_plan(Some(plan))?;
         }
-        let workspace = Workspace::new(self.device, launch.workspace_bytes())?;
-        if let Some(scratch) = workspace.buffer() {
-            scratch.fill(&self.stream, 0, scratch.bytes() / 4 * 4, setting.scratch)?;
-        }
-        launch.run(&self.stream, &workspace, &host)?;
-        self.stream.sync()?;
+        Ok(Flight { prepared: self, inputs, cache, read_only, placed, launch })
+    }
 
-        let mut slots = Vec::new();
-        for (slot, placed) in self.schema().slots.iter().zip(&placed) {
+    /// What the launch before left must be as it was.
+    fn check_kept(&self, kept: &Kept) -> Result<(), Trouble> {
+        for (placed, held) in kept.placed.iter().zip(&kept.held) {
             let now = placed.as_ref().map(|p| p.finish(&self.stream)).transpose()?;
-            slots.push(now.filter(|_| slot.access != Access::In));
+            if now != *held {
+                return Err(Trouble::Violation(
+                    "a second launch wrote to a tensor of the first one".into(),
+                ));
+            }
         }
-        let probe = match (&cache, &inputs.cache) {
-            (Some(cache), Some(contents)) => cache.probe(contents)?,
-            _ => Vec::new(),
-        };
-        Ok(Outputs { slots, probe })
+        for piece in &kept.memory {
+            piece.check(&self.stream, "the first launch's memory")?;
+        }
+        Ok(())
+    }
+
+    fn writes_cache(&self) -> bool {
+        let opaque = |s: &&halyard_abi::ops::schema::Slot| s.layout == Allowed::Opaque;
+        self.schema().slots.iter().filter(opaque).any(|s| s.access != Access::In)
     }
 
     fn schema(&self) -> &'static OpSchema {
         OpSchema::of(self.kernel.op().kind()).expect("a prepared op is in the catalogue")
     }
 
-    /// Puts every array between guards. With [`Layout::Alias`], an output that may share an input's memory is left out here.
+    /// Puts every array between guards. If outputs lie in inputs' memory, an output that may share an input's memory is left out here.
     fn place(&self, inputs: &Inputs, layout: Layout) -> Result<Vec<Option<Guarded>>, Trouble> {
         let schema = self.schema();
         let mut placed = Vec::new();
-        for (slot, data) in schema.slots.iter().zip(&inputs.slots) {
+        for (at, (slot, data)) in schema.slots.iter().zip(&inputs.slots).enumerate() {
             placed.push(match data {
                 Slot::Array(array) if slot.layout != Allowed::Opaque => {
-                    Some(Guarded::new((self.device, &self.stream), layout, slot, array)?)
+                    Some(Guarded::new((self.device, &self.stream), layout, (slot, at), array)?)
                 }
                 _ => None,
             });
         }
-        if layout == Layout::Alias {
+        if layout.aliases() {
             for &(output, input) in schema.may_alias {
                 let shared = placed.get_mut(input).and_then(Option::take);
                 if let Some(mut shared) = shared {
@@ -207,5 +265,103 @@ impl<'a> Prepared<'a> {
         }
         tensors.truncate(self.kernel.op().tensors().len());
         tensors
+    }
+}
+
+/// A launch on its way.
+pub(crate) struct Flight<'p> {
+    prepared: &'p Prepared<'p>,
+    inputs: &'p Inputs,
+    cache: Option<Cache<'p>>,
+    /// What the cache holds, if the op only reads it.
+    read_only: Option<Vec<Vec<u8>>>,
+    placed: Vec<Option<Guarded>>,
+    launch: Launch,
+}
+
+impl Flight<'_> {
+    /// Scratch memory that it needs.
+    pub(crate) fn scratch_bytes(&self) -> u64 {
+        self.launch.workspace_bytes()
+    }
+
+    /// Enqueues it.
+    pub(crate) fn go(&self, scratch: Option<&Scratch>) -> Result<(), Trouble> {
+        let workspace = match scratch {
+            Some(scratch) => scratch.memory.workspace()?,
+            None => Workspace::new(self.prepared.device, 0)?,
+        };
+        let host: Vec<&[i32]> = self.inputs.host.iter().map(Vec::as_slice).collect();
+        Ok(self.launch.run(&self.prepared.stream, &workspace, &host)?)
+    }
+
+    /// The tensor in a slot.
+    pub(crate) fn tensor(&self, slot: usize) -> Option<&Tensor> {
+        self.placed.get(slot)?.as_ref().map(Guarded::tensor)
+    }
+
+    /// What it left, once its stream has reached its end; nothing but the outputs may have changed.
+    pub(crate) fn outputs(self) -> Result<Outputs, Trouble> {
+        self.land(Vec::new()).map(|(outputs, _)| outputs)
+    }
+
+    /// The same, and its memory, with that which it is given.
+    fn land(self, mut memory: Vec<Fenced>) -> Result<(Outputs, Kept), Trouble> {
+        let Self { prepared, inputs, cache, read_only, placed, .. } = self;
+        let finish = |p: &Option<Guarded>| {
+            let now = p.as_ref().map(|p| p.finish(&prepared.stream));
+            now.transpose()
+        };
+        let held: Vec<Option<Array>> = placed.iter().map(finish).collect::<Result<_, _>>()?;
+        let slots = prepared.schema().slots.iter().zip(&held);
+        let slots = slots.map(|(slot, now)| now.clone().filter(|_| slot.access != Access::In));
+        let slots = slots.collect();
+        let mut probe = Vec::new();
+        if let (Some(cache), Some(contents)) = (cache, &inputs.cache) {
+            cache.check(read_only.as_deref())?;
+            probe = cache.probe(contents)?;
+            memory.extend(cache.into_memory());
+        }
+        Ok((Outputs { slots, probe }, Kept { placed, held, memory }))
+    }
+}
+
+/// Scratch memory of one stream, with a guard behind it.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    memory: Fenced,
+}
+
+impl Scratch {
+    /// Full of a pattern.
+    pub(crate) fn new(
+        device: &Device,
+        stream: &Stream,
+        bytes: u64,
+        pattern: u32,
+    ) -> Result<Self, Trouble> {
+        let memory = Fenced::first((device, stream), bytes)?;
+        memory.fill(stream, pattern)?;
+        Ok(Self { memory })
+    }
+
+    /// Checks that nothing was written behind it.
+    pub(crate) fn check(&self, stream: &Stream) -> Result<(), Trouble> {
+        self.memory.check(stream, "scratch memory")
+    }
+}
+
+/// A weight, packed between guards.
+fn load(source: &WeightSource, device: &Device, stream: &Stream) -> Result<Weight, Trouble> {
+    let mut memory = None;
+    let weight = source.load(device, stream, &mut |bytes, align| {
+        let piece = Fenced::new((device, stream), bytes, align)?;
+        let place = (piece.buffer.clone(), piece.offset);
+        memory = Some(piece);
+        Ok(place)
+    })?;
+    match memory {
+        Some(piece) => piece.check(stream, "a packed weight").map(|()| weight),
+        None => Ok(weight),
     }
 }

@@ -7,7 +7,7 @@ mod gguf;
 mod pool;
 
 use halyard_abi::scheme::{self, FP8_BLOCK, Rows};
-use halyard_core::{Device, DeviceError, Scheme, Stream, Weight, WeightDesc};
+use halyard_core::{Device, DeviceBuffer, DeviceError, Scheme, Stream, Weight, WeightDesc};
 
 use crate::rng::{Rng, mix};
 use pool::Pool;
@@ -76,28 +76,44 @@ impl WeightSource {
         }
     }
 
-    /// Packs the weight on a device: in pieces of uneven size, last rows first, since any order is allowed.
-    pub(crate) fn load(&self, device: &Device, stream: &Stream) -> Result<Weight, DeviceError> {
-        let mut builder = device.weight(self.desc)?;
-        let row_bytes: usize = self.parts.iter().map(Pool::row_bytes).sum();
-        let most = (CHUNK / (row_bytes as u64).max(1)).max(1);
-        let piece = if self.desc.n > 4 { most.min(self.desc.n / 2 + 1) } else { most };
-        let step = if self.desc.scheme == Scheme::FP8_BLOCK { FP8_BLOCK } else { 1 };
+    /// Packs the weight on a device, in memory that `place` finds: in pieces of uneven size, one of them a single row, last rows first,
+    /// and those of all groups in turn, since any order is allowed.
+    pub(crate) fn load(
+        &self,
+        device: &Device,
+        stream: &Stream,
+        place: &mut dyn FnMut(u64, u64) -> Result<(DeviceBuffer, u64), DeviceError>,
+    ) -> Result<Weight, DeviceError> {
+        let mut builder = device.weight_in(self.desc, place)?;
         let mut bytes = vec![Vec::new(); self.parts.len()];
-        for group in (0..self.desc.groups).rev() {
-            let mut end = self.desc.n;
-            while end > 0 {
-                let start = end.saturating_sub(piece) / step * step;
+        for (start, end) in self.pieces() {
+            for group in (0..self.desc.groups).rev() {
                 for (part, bytes) in bytes.iter_mut().enumerate() {
                     bytes.clear();
                     self.fill(part, group, (start, end), bytes);
                 }
                 let parts: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
                 builder.fill(stream, group, start, end - start, &parts)?;
-                end = start;
             }
         }
         builder.seal(stream)
+    }
+
+    /// The rows of each fill.
+    fn pieces(&self) -> Vec<(u64, u64)> {
+        let row_bytes: usize = self.parts.iter().map(Pool::row_bytes).sum();
+        let most = (CHUNK / (row_bytes as u64).max(1)).max(1);
+        let uneven = if self.desc.n > 4 { [self.desc.n / 2 + 1, 1] } else { [most; 2] };
+        let mut sizes = uneven.into_iter().chain(std::iter::repeat(most));
+        let step = if self.desc.scheme == Scheme::FP8_BLOCK { FP8_BLOCK } else { 1 };
+        let (mut pieces, mut end) = (Vec::new(), self.desc.n);
+        while end > 0 {
+            let piece = sizes.next().unwrap_or(most).min(most);
+            let start = end.saturating_sub(piece) / step * step;
+            pieces.push((start, end));
+            end = start;
+        }
+        pieces
     }
 }
 

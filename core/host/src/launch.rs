@@ -19,6 +19,7 @@ use crate::{
 pub struct Workspace {
     device: Arc<DeviceInner>,
     buffer: Option<DeviceBuffer>,
+    bytes: u64,
 }
 
 impl Workspace {
@@ -28,13 +29,26 @@ impl Workspace {
     /// `OUT_OF_MEMORY`.
     pub fn new(device: &Device, bytes: u64) -> Result<Self> {
         let buffer = if bytes == 0 { None } else { Some(device.alloc(bytes)?) };
-        Ok(Self { device: Arc::clone(&device.inner), buffer })
+        Ok(Self { device: Arc::clone(&device.inner), buffer, bytes })
+    }
+
+    /// The first `bytes` of a buffer as scratch; what comes after them is none of a kernel's business.
+    ///
+    /// # Errors
+    /// If the buffer has fewer.
+    pub fn within(buffer: &DeviceBuffer, bytes: u64) -> Result<Self> {
+        if bytes > buffer.bytes() {
+            let size = buffer.bytes();
+            return Err(DeviceError::invalid("workspace", format!("{bytes} bytes of {size}")));
+        }
+        let device = Arc::clone(buffer.device());
+        Ok(Self { device, buffer: Some(buffer.clone()), bytes })
     }
 
     /// Its size.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.buffer.as_ref().map_or(0, DeviceBuffer::bytes)
+        self.bytes
     }
 
     /// Its memory, if any: a test may poison it.
@@ -277,14 +291,14 @@ impl Launch {
         {
             return Err(self.bad("stream or workspace of another device"));
         }
-        self.with_args(workspace.buffer.as_ref(), host, |args| {
+        self.with_args(Some(workspace), host, |args| {
             self.kernel.inner.raw.launch(stream.raw, args).named("launch")
         })
     }
 
     fn with_args<T>(
         &self,
-        workspace: Option<&DeviceBuffer>,
+        workspace: Option<&Workspace>,
         host: &[&[i32]],
         f: impl FnOnce(&LaunchArgs<'_>) -> Result<T>,
     ) -> Result<T> {
@@ -299,8 +313,8 @@ impl Launch {
         }
         f(&LaunchArgs {
             plan: self.plan.as_ref().map_or(halyard_abi::Plan::NONE, |p| p.raw),
-            workspace: workspace.map_or(0, DeviceBuffer::base),
-            workspace_bytes: workspace.map_or(0, DeviceBuffer::bytes),
+            workspace: workspace.and_then(Workspace::buffer).map_or(0, DeviceBuffer::base),
+            workspace_bytes: workspace.map_or(0, Workspace::bytes),
             tensors: RSlice::from_slice(&self.views),
             weights: RSlice::from_slice(&self.raw_weights),
             scalars: RSlice::from_slice(&self.scalars),

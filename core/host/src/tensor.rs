@@ -86,19 +86,39 @@ impl Device {
     /// # Errors
     /// If the backend cannot arrange one, or `OUT_OF_MEMORY`.
     pub fn kv_cache(&self, desc: &KvDesc<'_>, blocks: usize) -> Result<KvCache> {
+        self.kv_cache_in(desc, blocks, &mut |bytes, align| {
+            Ok((self.alloc_aligned(bytes, align)?, 0))
+        })
+    }
+
+    /// A paged cache of `blocks` blocks in memory that `place` finds: given bytes and alignment, a buffer and the offset in it. It is
+    /// asked for the keys, then for the values if the backend keeps them apart.
+    ///
+    /// # Errors
+    /// If the backend cannot arrange one, what `place` says, or if it is too small.
+    pub fn kv_cache_in(
+        &self,
+        desc: &KvDesc<'_>,
+        blocks: usize,
+        place: &mut dyn FnMut(u64, u64) -> Result<(DeviceBuffer, u64)>,
+    ) -> Result<KvCache> {
         let layout = self.kv_layout(desc)?;
-        let part = |block_bytes: u64, dim: u32| -> Result<Option<Tensor>> {
+        let mut part = |block_bytes: u64, dim: u32| -> Result<Option<Tensor>> {
             if block_bytes == 0 {
                 return Ok(None);
             }
             let bytes = block_bytes.checked_mul(blocks as u64);
             let bytes = bytes.ok_or_else(|| bad(format!("{blocks} blocks of {block_bytes}")))?;
-            let buffer = self.alloc_aligned(bytes, layout.align)?;
+            let (buffer, offset) = place(bytes, layout.align)?;
+            if offset.checked_add(bytes).is_none_or(|end| end > buffer.bytes()) {
+                let size = buffer.bytes();
+                return Err(bad(format!("a cache of {bytes} bytes at byte {offset} of {size}")));
+            }
             let dims = [blocks, desc.block_size as usize, desc.heads as usize, dim as usize];
             let latent = [dims[0], dims[1], dims[3]];
             let dims = if desc.kind == KV_MLA { &latent[..] } else { &dims[..] };
             let spec = spec(desc.dtype, dims)?.opaque();
-            let view = TensorView::contiguous(buffer.base(), 0, &spec);
+            let view = TensorView::contiguous(buffer.base(), offset, &spec);
             Ok(Some(Tensor { buffer, view }))
         };
         let k = part(layout.block_bytes[0], desc.dim_k)?;

@@ -24,8 +24,9 @@ pub(crate) struct Inner {
     pub(crate) device: Arc<DeviceInner>,
     pub(crate) raw: RawWeight,
     pub(crate) desc: WeightDesc<'static>,
+    bytes: u64,
     /// Freed after `drop` has told the backend to forget the weight.
-    buffer: DeviceBuffer,
+    _buffer: DeviceBuffer,
 }
 
 impl Drop for Inner {
@@ -56,10 +57,24 @@ impl Device {
     /// # Errors
     /// If the backend cannot use such a weight, or `OUT_OF_MEMORY`.
     pub fn weight(&self, desc: WeightDesc<'static>) -> Result<WeightBuilder> {
-        let plan = self.weight_plan(&desc)?;
-        let buffer = self.alloc_aligned(plan.bytes, plan.align.max(1))?;
-        let raw = self.inner.raw.weight_create(&desc, &buffer.place(0)).named("weight_create")?;
-        Ok(WeightBuilder { inner: Inner { device: Arc::clone(&self.inner), raw, desc, buffer } })
+        self.weight_in(desc, &mut |bytes, align| Ok((self.alloc_aligned(bytes, align)?, 0)))
+    }
+
+    /// Begins a weight in memory that `place` finds: given bytes and alignment, a buffer and the offset in it.
+    ///
+    /// # Errors
+    /// If the backend cannot use such a weight, or what `place` says.
+    pub fn weight_in(
+        &self,
+        desc: WeightDesc<'static>,
+        place: &mut dyn FnMut(u64, u64) -> Result<(DeviceBuffer, u64)>,
+    ) -> Result<WeightBuilder> {
+        let WeightPlan { bytes, align, .. } = self.weight_plan(&desc)?;
+        let (buffer, offset) = place(bytes, align.max(1))?;
+        let dst = buffer.place(offset);
+        let raw = self.inner.raw.weight_create(&desc, &dst).named("weight_create")?;
+        let device = Arc::clone(&self.inner);
+        Ok(WeightBuilder { inner: Inner { device, raw, desc, bytes, _buffer: buffer } })
     }
 }
 
@@ -120,6 +135,6 @@ impl Weight {
     /// Bytes of the packed form.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.inner.buffer.bytes()
+        self.inner.bytes
     }
 }

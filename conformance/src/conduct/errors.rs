@@ -1,0 +1,86 @@
+//! An index out of range: a backend may refuse it at the launch or, if its device finds out, when the stream is waited for. One that
+//! says nothing must have done everything else.
+
+use halyard_core::{OpKind, ops::OpSchema};
+
+use super::{Subject, judged};
+use crate::{
+    execute::{Outputs, Prepared, Setting, Trouble},
+    generate::{Inputs, Slot},
+    judge::Reference,
+    verify::expected,
+};
+
+/// A launch with one bad index, then the right one again.
+pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
+    let Subject { device, case, weights, inputs, reference, .. } = subject;
+    let Some(bad) = Bad::of(subject) else {
+        return Err(Trouble::Case("it has no index to spoil".into()));
+    };
+    let setting = Setting { layout: case.layout, scratch: u32::MAX };
+    let prepared = Prepared::new(device, &case.op, weights)?;
+    match prepared.launch(&bad.inputs, setting) {
+        Err(Trouble::Device(error)) if error.is_sticky() => return Ok(()),
+        Err(Trouble::Device(_)) => {}
+        Err(other) => return Err(other),
+        Ok(got) => {
+            let want = expected(subject.oracle, &case.op, weights, &bad.skipped, case.layout)?;
+            let (got, want) = (bad.others(&got), bad.others(&want.outputs));
+            let want = Reference { outputs: want, unrounded: Vec::new() };
+            let when = "no error for an index out of range, and the rest is not done";
+            judged(&case.op, &bad.skipped, (&got, &want), when)?;
+        }
+    }
+    let got = prepared.launch(inputs, setting)?;
+    judged(&case.op, inputs, (&got, reference), "after a launch that failed")
+}
+
+/// Inputs with one bad index.
+struct Bad {
+    inputs: Inputs,
+    /// The same with what is bad left out.
+    skipped: Inputs,
+    /// Rows of the outputs that the index has nothing to do with; all of the cache.
+    rows: std::ops::Range<usize>,
+}
+
+impl Bad {
+    /// The last index of the op's index slot, far out of range.
+    fn of(subject: Subject<'_>) -> Option<Self> {
+        const FAR: i64 = 1 << 30;
+        let op = &subject.case.op;
+        let name = match op.kind() {
+            OpKind::KV_WRITE | OpKind::MLA_WRITE => "slots",
+            OpKind::ROPE => "pos",
+            OpKind::GATHER_ROWS => "idx",
+            OpKind::PAGED_ATTENTION | OpKind::MLA_ATTENTION => "block_table",
+            _ => return None,
+        };
+        let slot = OpSchema::of(op.kind())?.slot(name)?;
+        let with = |value: i64| -> Option<Inputs> {
+            let mut inputs = subject.inputs.clone();
+            let Slot::Array(ids) = &mut inputs.slots[slot] else { return None };
+            // Of a block table: the last sequence's first block.
+            let last =
+                ids.len().checked_sub(if name == "block_table" { ids.width() } else { 1 })?;
+            ids.set_int(last, value);
+            Some(inputs)
+        };
+        let inputs = with(FAR)?;
+        if name == "block_table" {
+            let last = subject.inputs.batch.last()?[0];
+            let tokens: usize = subject.inputs.batch.iter().map(|s| s[0]).sum();
+            let skipped = subject.inputs.clone();
+            return Some(Self { inputs, skipped, rows: 0..tokens - last });
+        }
+        let rows = 0..subject.inputs.slots[slot].array()?.len() - 1;
+        Some(Self { inputs, skipped: with(-1)?, rows })
+    }
+
+    fn others(&self, all: &Outputs) -> Outputs {
+        let some = |a: &Option<crate::array::Array>| {
+            a.as_ref().map(|a| a.narrow(self.rows.start, self.rows.len()))
+        };
+        Outputs { slots: all.slots.iter().map(some).collect(), probe: all.probe.clone() }
+    }
+}

@@ -1,0 +1,110 @@
+//! Everything is made and dropped many times: memory, of the device by its own account and of the process, must not grow.
+
+use std::{fs, rc::Rc};
+
+use halyard_abi::MetricKey;
+use halyard_core::{Device, Event};
+
+use super::Subject;
+use crate::execute::{Prepared, Scratch, Trouble};
+
+/// Times in a run. Each run doubles the number so far, so that a table which only grows grows in each.
+const RUNS: [usize; 4] = [1250, 1250, 2500, 5000];
+/// Bytes a time that are no leak: an entry of a table of handles that are never given twice.
+const NO_LEAK: u64 = 24;
+/// What other threads of the process allocate may look like a leak once, not every time.
+const ATTEMPTS: usize = 3;
+
+/// What is made and dropped.
+type Cycle<'c> = &'c mut dyn FnMut() -> Result<(), Trouble>;
+
+pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
+    let Subject { device, case, weights, inputs, .. } = subject;
+    let op = &case.op;
+    steady(device, "preparing a kernel", &mut || {
+        let _dropped = device.prepare(op.clone())?;
+        Ok(())
+    })?;
+    steady(device, "asking for support", &mut || {
+        let _dropped = device.support(op);
+        Ok(())
+    })?;
+    steady(device, "allocating memory", &mut || {
+        let _dropped = device.alloc(100)?;
+        Ok(())
+    })?;
+    steady(device, "a stream with an event", &mut || {
+        let stream = device.stream(0)?;
+        let event: Event = device.event(true)?;
+        stream.record(&event)?;
+        stream.wait(&event)?;
+        Ok(event.sync()?)
+    })?;
+    let stream = Rc::new(device.stream(0)?);
+    let prepared = Prepared::on(device, Rc::clone(&stream), op, weights)?;
+    let flight = prepared.board(inputs, case.layout)?;
+    let scratch = match flight.scratch_bytes() {
+        0 => None,
+        bytes => Some(Scratch::new(device, &stream, bytes, u32::MAX)?),
+    };
+    steady(device, "launching a kernel", &mut || {
+        flight.go(scratch.as_ref())?;
+        Ok(stream.sync()?)
+    })?;
+    if let Some(weight) = weights.first() {
+        steady(device, "packing a weight", &mut || {
+            let mut place = |bytes, align| Ok((device.alloc_aligned(bytes, align)?, 0));
+            let _dropped = weight.load(device, &stream, &mut place)?;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs a cycle again and again; memory that grows in every run, attempt after attempt, is lost.
+fn steady(device: &Device, what: &str, cycle: Cycle<'_>) -> Result<(), Trouble> {
+    let mut lost = (0, 0);
+    for _ in 0..ATTEMPTS {
+        lost = least_growth(device, cycle)?;
+        if lost == (0, 0) {
+            return Ok(());
+        }
+    }
+    let (device, process) = lost;
+    Err(Trouble::Violation(format!(
+        "{what} loses memory: {device} bytes of the device and {process} of the process each time"
+    )))
+}
+
+/// Bytes a time that the device's and the process' memory grew by in the run where they grew least.
+fn least_growth(device: &Device, cycle: Cycle<'_>) -> Result<(u64, u64), Trouble> {
+    let mut least = (u64::MAX, u64::MAX);
+    for times in RUNS {
+        let before = (used(device), resident());
+        for _ in 0..times {
+            cycle()?;
+        }
+        let grown = |after: u64, before: u64| after.saturating_sub(before) / times as u64;
+        least.0 = least.0.min(grown(used(device), before.0));
+        least.1 = least.1.min(grown(resident(), before.1));
+        if least.0 == 0 && least.1 < NO_LEAK {
+            return Ok((0, 0));
+        }
+    }
+    Ok(least)
+}
+
+/// Bytes in use by the device's own account; 0 if it gives none.
+fn used(device: &Device) -> u64 {
+    let telemetry = device.telemetry();
+    let metric = telemetry.iter().find(|m| m.key == MetricKey::MEM_USED_BY_US);
+    metric.map_or(0, |m| (m.value as i64).max(0).cast_unsigned())
+}
+
+/// Bytes of memory that this process has; 0 where the system does not tell.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map_or(0, |kib| kib * 1024)
+}
