@@ -106,12 +106,19 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Writes bytes at a place near a tensor: `offset` bytes from its first element.
+    /// Writes bytes at a place near a tensor: `offset` bytes from its first element, modulo 2^64.
     pub(crate) fn scribble(&self, name: &str, offset: u64) {
         let view = self.view(name);
         let spec = halyard_sdk::TensorSpec::new(DType::F32, &[1]);
-        let beside = TensorView::contiguous(view.data, view.byte_offset + offset, &spec);
-        open(&beside).set(&[0], 0.0);
+        let offset = view.byte_offset.wrapping_add(offset);
+        open(&TensorView::contiguous(view.data, offset, &spec)).set(&[0], 0.0);
+    }
+
+    /// Writes bytes behind the scratch memory.
+    pub(crate) fn behind_scratch(&self) {
+        let spec = halyard_sdk::TensorSpec::new(DType::F32, &[1]);
+        let behind = TensorView::contiguous(self.args.workspace, self.args.workspace_bytes, &spec);
+        open(&behind).set(&[0], 0.0);
     }
 
     /// Bytes of scratch memory, as 32-bit words.

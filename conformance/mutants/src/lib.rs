@@ -18,6 +18,7 @@ mod bugs;
 mod call;
 mod device;
 mod mutant;
+mod queue;
 mod score;
 mod weights;
 
@@ -37,6 +38,14 @@ pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
 /// If it cannot be opened.
 pub fn correct() -> Result<Device> {
     Backend::builtin(halyard_sdk::module::<device::Mutants>()).open(0, &[])
+}
+
+/// A right device whose streams work on their own.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn queued() -> Result<Device> {
+    Backend::builtin(halyard_sdk::module::<device::Mutants>()).open(0, &[("queued", "true")])
 }
 
 /// A device with a bug.

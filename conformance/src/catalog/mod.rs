@@ -41,7 +41,7 @@ impl Case {
 }
 
 /// The files, built in.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     ("rows.toml", include_str!("../../cases/rows.toml")),
     ("rope.toml", include_str!("../../cases/rope.toml")),
     ("linear.toml", include_str!("../../cases/linear.toml")),
@@ -54,6 +54,7 @@ const FILES: [(&str, &str); 13] = [
     ("scaled.toml", include_str!("../../cases/scaled.toml")),
     ("kv8.toml", include_str!("../../cases/kv8.toml")),
     ("fusion.toml", include_str!("../../cases/fusion.toml")),
+    ("large.toml", include_str!("../../cases/large.toml")),
     ("conduct.toml", include_str!("../../cases/conduct.toml")),
 ];
 

@@ -1,4 +1,4 @@
-//! An index out of range: a backend may refuse it at the launch or, if its device finds out, when the stream is waited for. One that
+//! Rows of weights that are missing, and indices out of range: a backend may refuse it at the launch or, if its device finds out, when the stream is waited for. One that
 //! says nothing must have done everything else.
 
 use halyard_core::{OpKind, ops::OpSchema};
@@ -14,6 +14,9 @@ use crate::{
 /// A launch with one bad index, then the right one again.
 pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
     let Subject { device, case, weights, inputs, reference, .. } = subject;
+    if !weights.is_empty() {
+        return unfilled(subject);
+    }
     let Some(bad) = Bad::of(subject) else {
         return Err(Trouble::Case("it has no index to spoil".into()));
     };
@@ -33,6 +36,17 @@ pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
     }
     let got = prepared.launch(inputs, setting)?;
     judged(&case.op, inputs, (&got, reference), "after a launch that failed")
+}
+
+/// Weights whose rows come twice or not at all.
+fn unfilled(subject: Subject<'_>) -> Result<(), Trouble> {
+    let stream = subject.device.stream(0)?;
+    for weight in subject.weights {
+        if let Some(wrong) = weight.load_wrong(subject.device, &stream)? {
+            return Err(Trouble::Violation(wrong.into()));
+        }
+    }
+    Ok(())
 }
 
 /// Inputs with one bad index.

@@ -63,6 +63,7 @@ pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
         if !idle {
             return Err(Trouble::Violation("a stream that was waited for is not idle".into()));
         }
+        copy.ordered(&other)?;
         busy.outputs()?;
         let mut got: Outputs = flight.outputs()?;
         let when = if host_waits {
@@ -97,6 +98,19 @@ impl Copied {
         let launch = Launch::new(&kernel, &[Some(from), Some(&to)], &[])?;
         let workspace = Workspace::new(device, launch.workspace_bytes())?;
         Ok(Self { launch, workspace, to })
+    }
+
+    /// A fill waits for the launch before it, and a launch for the fill.
+    fn ordered(&self, stream: &Stream) -> Result<(), Trouble> {
+        const WORD: u32 = 0x0bad_f00d;
+        self.launch.run(stream, &self.workspace, &[])?;
+        self.to.buffer().fill(stream, 0, 4, WORD)?;
+        let mut word = [0u32];
+        self.to.buffer().read(stream, 0, &mut word)?;
+        if word == [WORD] {
+            return Ok(());
+        }
+        Err(Trouble::Violation("a fill did not wait for the launch before it".into()))
     }
 
     /// Enqueues it, and waits for this stream alone.

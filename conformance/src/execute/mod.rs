@@ -130,8 +130,9 @@ impl<'a> Prepared<'a> {
     ) -> Result<Self, Trouble> {
         let op = cache::op_for(device, op)?;
         let kernel = device.prepare(op)?;
-        let weights: Result<_, _> = weights.iter().map(|w| load(w, device, &stream)).collect();
-        Ok(Self { device, stream, kernel, weights: weights?, kept: RefCell::default() })
+        let mut this = Self { device, stream, kernel, weights: vec![], kept: RefCell::default() };
+        this.weights = this.pack(weights)?;
+        Ok(this)
     }
 
     /// The kernel's promises.
@@ -161,9 +162,24 @@ impl<'a> Prepared<'a> {
         Ok(outputs)
     }
 
+    /// Other weights for the same kernel.
+    pub(crate) fn pack(&self, weights: &[WeightSource]) -> Result<Vec<Weight>, Trouble> {
+        weights.iter().map(|w| load(w, self.device, &self.stream)).collect()
+    }
+
     /// Makes a launch ready: memory, arguments, plan.
     pub(crate) fn board<'p>(
         &'p self,
+        inputs: &'p Inputs,
+        layout: Layout,
+    ) -> Result<Flight<'p>, Trouble> {
+        self.board_with(&self.weights, inputs, layout)
+    }
+
+    /// The same with other weights.
+    pub(crate) fn board_with<'p>(
+        &'p self,
+        weights: &[Weight],
         inputs: &'p Inputs,
         layout: Layout,
     ) -> Result<Flight<'p>, Trouble> {
@@ -178,7 +194,7 @@ impl<'a> Prepared<'a> {
         let placed = self.place(inputs, layout)?;
         let caches = cache.as_ref().map(|c| c.seen_by(self.kernel.op().kind()));
         let tensors = self.tensors(inputs, &placed, caches.as_ref());
-        let weights: Vec<&Weight> = self.weights.iter().collect();
+        let weights: Vec<&Weight> = weights.iter().collect();
         let mut launch = Launch::new(&self.kernel, &tensors, &weights)?;
         for (i, &scalar) in inputs.scalars.iter().enumerate() {
             launch.set_scalar(i, scalar)?;

@@ -39,11 +39,23 @@ pub(crate) enum Fill {
     NegInf,
     /// -inf, NaN and a few finite values.
     Masked,
+    /// Normal, one in four -inf.
+    Holes,
+    /// From -4 to 4, the largest last.
+    Rising,
+    /// Nearly zero, one in 20,000 above by more than anything else together weighs.
+    Peak,
+    /// All one.
+    Ones,
 }
 
 impl Fill {
     /// A filled tensor.
     pub(crate) fn array(self, dtype: DType, dims: &[usize], rng: &mut Rng) -> Array {
+        if self == Self::Rising {
+            let width = dims.last().copied().unwrap_or(1).max(1);
+            return Array::floats(dtype, dims, |i| 8.0 * (i % width) as f64 / width as f64 - 4.0);
+        }
         let mut array = Array::floats(dtype, dims, |_| self.value(dtype, rng));
         let single = match self {
             Self::OneNan => f64::NAN,
@@ -59,7 +71,8 @@ impl Fill {
     fn value(self, dtype: DType, rng: &mut Rng) -> f64 {
         let one_in = |rng: &mut Rng, n: usize| rng.below(n) == 0;
         match self {
-            Self::Normal | Self::OneNan | Self::OneInf => rng.normal(),
+            Self::Holes if one_in(rng, 4) => f64::NEG_INFINITY,
+            Self::Normal | Self::OneNan | Self::OneInf | Self::Holes | Self::Rising => rng.normal(),
             Self::Outliers if one_in(rng, 32) => 50.0 * rng.normal(),
             Self::Outliers => rng.normal(),
             Self::Small => 1e-3 * rng.normal(),
@@ -80,6 +93,9 @@ impl Fill {
             Self::Halves if one_in(rng, 8) => 127.0,
             Self::Halves => rng.below(509) as f64 / 2.0 - 127.0,
             Self::NegInf => f64::NEG_INFINITY,
+            Self::Peak if one_in(rng, 20_000) => 12.2,
+            Self::Peak => 0.1 * rng.normal(),
+            Self::Ones => 1.0,
             Self::Masked => match rng.below(8) {
                 0 => rng.normal(),
                 1 => f64::NAN,

@@ -99,6 +99,33 @@ impl WeightSource {
         builder.seal(stream)
     }
 
+    /// Packs rows twice, then a weight with rows missing. Says what of that was no error.
+    pub(crate) fn load_wrong(
+        &self,
+        device: &Device,
+        stream: &Stream,
+    ) -> Result<Option<&'static str>, DeviceError> {
+        let rows = self.pieces().last().map_or((0, 0), |&piece| piece);
+        let mut bytes = vec![Vec::new(); self.parts.len()];
+        for (part, bytes) in bytes.iter_mut().enumerate() {
+            self.fill(part, 0, rows, bytes);
+        }
+        let parts: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+        let mut builder = device.weight(self.desc)?;
+        builder.fill(stream, 0, rows.0, rows.1 - rows.0, &parts)?;
+        if builder.fill(stream, 0, rows.0, rows.1 - rows.0, &parts).is_ok() && stream.sync().is_ok()
+        {
+            return Ok(Some("rows that came twice were taken"));
+        }
+        if rows.1 == self.desc.n && self.desc.groups == 1 {
+            return Ok(None);
+        }
+        let mut builder = device.weight(self.desc)?;
+        builder.fill(stream, 0, rows.0, rows.1 - rows.0, &parts)?;
+        let sealed = builder.seal(stream).is_ok() && stream.sync().is_ok();
+        Ok(sealed.then_some("a weight was sealed with rows missing"))
+    }
+
     /// The rows of each fill.
     fn pieces(&self) -> Vec<(u64, u64)> {
         let row_bytes: usize = self.parts.iter().map(Pool::row_bytes).sum();

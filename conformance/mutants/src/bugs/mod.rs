@@ -2,11 +2,13 @@
 
 mod attention;
 mod cache;
+mod conduct;
 mod contiguous;
 mod elementwise;
 mod experts;
 mod fused;
 mod gather;
+mod large;
 mod latent;
 mod linear;
 mod logits;
@@ -40,6 +42,8 @@ const FILES: &[&[Mutant]] = &[
     sorted::MUTANTS,
     fused::MUTANTS,
     promises::MUTANTS,
+    large::MUTANTS,
+    conduct::MUTANTS,
 ];
 
 /// Every mutant.
