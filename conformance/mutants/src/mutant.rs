@@ -45,6 +45,8 @@ pub struct Mutant {
     pub wrong: &'static str,
     /// The profile of the cases that must catch it, if not any of the op's.
     pub profile: Option<&'static str>,
+    /// The cases that must catch it, by a part of their names, where only few of the op's can.
+    pub case: Option<&'static str>,
     /// What the failure must say, where more than a wrong number is meant.
     pub told: Option<&'static str>,
     /// Changes what is prepared.
@@ -68,6 +70,7 @@ pub(crate) const fn bug(name: &'static str, op: OpKind, wrong: &'static str) -> 
         op,
         wrong,
         profile: None,
+        case: None,
         told: None,
         desc: None,
         launch: None,
@@ -111,6 +114,11 @@ impl Mutant {
 
     pub(crate) const fn profile(mut self, name: &'static str) -> Self {
         self.profile = Some(name);
+        self
+    }
+
+    pub(crate) const fn case(mut self, part: &'static str) -> Self {
+        self.case = Some(part);
         self
     }
 

@@ -45,6 +45,7 @@ pub fn try_mutant(mutant: &'static Mutant) -> Result<Verdict> {
     let start = Instant::now();
     let options = Options {
         ops: vec![mutant.op.to_string()],
+        case: mutant.case.map(str::to_owned),
         profiles: mutant.profile.into_iter().map(str::to_owned).collect(),
         ..Options::default()
     };

@@ -1,7 +1,7 @@
 //! Rows of weights that are missing, and indices out of range: a backend may refuse it at the launch or, if its device finds out, when the stream is waited for. One that
 //! says nothing must have done everything else.
 
-use halyard_core::{OpKind, ops::OpSchema};
+use halyard_core::{OpKind, Sym, ops::OpSchema};
 
 use super::{Subject, judged};
 use crate::{
@@ -59,15 +59,15 @@ struct Bad {
 }
 
 impl Bad {
-    /// The last index of the op's index slot, far out of range.
+    /// The last index of the op's index slot, the first one out of range: what it leads to is in the guards.
     fn of(subject: Subject<'_>) -> Option<Self> {
-        const FAR: i64 = 1 << 30;
-        let op = &subject.case.op;
-        let name = match op.kind() {
-            OpKind::KV_WRITE | OpKind::MLA_WRITE => "slots",
-            OpKind::ROPE => "pos",
-            OpKind::GATHER_ROWS => "idx",
-            OpKind::PAGED_ATTENTION | OpKind::MLA_ATTENTION => "block_table",
+        let (op, symbols) = (&subject.case.op, &subject.case.symbols);
+        let n = |sym: Sym| symbols.get(sym);
+        let (name, beyond) = match op.kind() {
+            OpKind::KV_WRITE | OpKind::MLA_WRITE => ("slots", n(Sym::Blocks) * n(Sym::Block)),
+            OpKind::ROPE => ("pos", n(Sym::P)),
+            OpKind::GATHER_ROWS => ("idx", n(Sym::T)),
+            OpKind::PAGED_ATTENTION | OpKind::MLA_ATTENTION => ("block_table", n(Sym::Blocks)),
             _ => return None,
         };
         let slot = OpSchema::of(op.kind())?.slot(name)?;
@@ -80,7 +80,7 @@ impl Bad {
             ids.set_int(last, value);
             Some(inputs)
         };
-        let inputs = with(FAR)?;
+        let inputs = with(beyond as i64)?;
         if name == "block_table" {
             let last = subject.inputs.batch.last()?[0];
             let tokens: usize = subject.inputs.batch.iter().map(|s| s[0]).sum();

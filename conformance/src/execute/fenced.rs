@@ -2,10 +2,10 @@
 
 use halyard_core::{Device, DeviceBuffer, DeviceError, Stream, Workspace};
 
-use super::{
-    Trouble,
-    layout::{GUARD, GUARD_BYTE},
-};
+use super::{Trouble, layout::GUARD_BYTE};
+
+/// Bytes of a zone: a block of a small cache, since that is what an index beyond the ends hits.
+const GUARD: u64 = 4096;
 
 /// A piece of a buffer.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ impl Fenced {
         bytes: u64,
         align: u64,
     ) -> Result<Self, DeviceError> {
-        Self::behind(align.max(GUARD as u64), (device, stream), bytes, align)
+        Self::behind(align.max(GUARD), (device, stream), bytes, align)
     }
 
     /// A piece at the start of its buffer, with a guard after it.
@@ -40,7 +40,7 @@ impl Fenced {
         bytes: u64,
         align: u64,
     ) -> Result<Self, DeviceError> {
-        let total = offset + bytes.next_multiple_of(4) + GUARD as u64;
+        let total = offset + bytes.next_multiple_of(4) + GUARD;
         let buffer = device.alloc_aligned(total, align)?;
         buffer.fill(stream, 0, total, u32::from_ne_bytes([GUARD_BYTE; 4]))?;
         Ok(Self { buffer, offset, bytes })

@@ -95,7 +95,7 @@ impl Layout {
 }
 
 /// Bytes before and after each tensor that nobody may write.
-pub(super) const GUARD: usize = 256;
+const GUARD: usize = 256;
 /// What guard zones and gaps of written buffers hold.
 pub(super) const GUARD_BYTE: u8 = 0xb5;
 

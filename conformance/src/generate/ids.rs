@@ -94,6 +94,7 @@ fn pairs(count: usize, blocks: usize, rng: &mut Rng) -> Vec<i64> {
     let order = rng.distinct(blocks, blocks);
     let (sources, targets) = order.split_at(blocks / 2);
     let pair = |i: usize| match targets.get(i) {
+        Some(_) if i == 2 && !sources.is_empty() => [sources[i % sources.len()] as i64, -1],
         Some(&to) if i != 1 && !sources.is_empty() => {
             [sources[i % sources.len()] as i64, to as i64]
         }

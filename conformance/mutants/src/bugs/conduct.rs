@@ -106,26 +106,32 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "work that fails on its stream says nothing",
         QueueBug::ErrorLost,
     )
+    .case("again_")
     .told("no error for an index out of range"),
     queues(
         "async_error_kept",
         OpKind::KV_WRITE,
         "an error that was told is told again",
         QueueBug::ErrorKept,
-    ),
+    )
+    .case("again_"),
     bug("kernels_lost", OpKind::EMBEDDING, "a kernel leaves memory behind when it goes")
+        .case("leaks")
         .told("preparing a kernel loses memory")
         .habit(Habit::LosesKernels),
     bug("launches_lose", OpKind::EMBEDDING, "a launch leaves memory behind")
+        .case("leaks")
         .told("launching a kernel loses memory")
         .launch(|c| {
             lose(64);
             c.run()
         }),
     bug("weights_kept", OpKind::EMBEDDING, "a weight stays when it is destroyed")
+        .case("leaks")
         .told("packing a weight loses memory")
         .habit(Habit::KeepsWeights),
     bug("memory_kept", OpKind::EMBEDDING, "memory stays when it is freed")
+        .case("leaks")
         .told("allocating memory loses memory")
         .habit(Habit::KeepsMemory),
     bug("scratch_overrun", OpKind::RMS_NORM, "a number is written behind the scratch memory")
@@ -156,6 +162,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         OpKind::PAGED_ATTENTION,
         "the first key is overwritten after it was read",
     )
+    .case("decode")
     .told("the cache was changed")
     .launch(|c| {
         c.run()?;
@@ -169,6 +176,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         .told("by turns")
         .launch(last_operand),
     bug("linear_keeps_last_weight", OpKind::LINEAR, "the weight is of the launch before")
+        .case("again_")
         .told("by turns")
         .launch(last_weights),
     bug(
@@ -176,6 +184,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         OpKind::PAGED_ATTENTION,
         "lengths are of the launch before",
     )
+    .case("again_")
     .launch(last_lengths),
     bug("rope_works_once", OpKind::ROPE, "launches after the first do nothing")
         .launch(|c| if c.before > 0 { Ok(()) } else { c.run() }),
@@ -195,12 +204,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         c.edit().view("b", |v| v.byte_offset = a.byte_offset).run()
     }),
     bug("fill_loses_single_rows", OpKind::LINEAR, "a fill of a single row among others is lost")
+        .case("linear_sizes")
         .fill(|f, came| {
             if f.rows == 1 && came > 0 {
                 f.parts.iter_mut().for_each(|part| part.fill(0));
             }
         }),
     bug("fill_unchecked", OpKind::LINEAR, "rows may come twice or never")
+        .case("again_")
         .told("rows that came twice")
         .fill(|_, _| {}),
 ];
