@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use halyard_conformance::{Options, Outcome, oracle, verify};
 use halyard_core::OpKind;
-use halyard_mutants::{Mutant, correct, mutants, planted, table, try_all};
+use halyard_mutants::{Mutant, correct, mutants, planted, queued, table, try_all};
 
 /// The mutants of some ops, all caught.
 #[track_caller]
@@ -83,6 +83,16 @@ fn every_op_that_the_reference_has_is_mutated() {
     // Collectives are no ops of the catalogue.
     for op in ops.into_iter().filter(|op| OpKind::from_name(op).is_some()) {
         assert!(mutants().any(|m| m.op.to_string() == op), "no mutant of {op}");
+    }
+}
+
+#[test]
+fn a_right_device_passes_whose_streams_work_on_their_own() {
+    let (device, oracle) = (queued().unwrap(), oracle().unwrap());
+    for case in ["again_", "streams_", "kv_write", "experts_routing"] {
+        let options = Options { case: Some(case.into()), ..Options::default() };
+        let report = verify(&device, &oracle, &options, &mut |_| {}).unwrap();
+        assert!(report.counts.passed > 0 && report.passed(), "{}", report.table());
     }
 }
 

@@ -59,7 +59,8 @@ struct Bad {
 }
 
 impl Bad {
-    /// The last index of the op's index slot, the first one out of range: what it leads to is in the guards.
+    /// The first index of the op's index slot becomes the least that is out of range: what that leads to is in the guards, and what is
+    /// not done because of it comes after it.
     fn of(subject: Subject<'_>) -> Option<Self> {
         let (op, symbols) = (&subject.case.op, &subject.case.symbols);
         let n = |sym: Sym| symbols.get(sym);
@@ -74,21 +75,17 @@ impl Bad {
         let with = |value: i64| -> Option<Inputs> {
             let mut inputs = subject.inputs.clone();
             let Slot::Array(ids) = &mut inputs.slots[slot] else { return None };
-            // Of a block table: the last sequence's first block.
-            let last =
-                ids.len().checked_sub(if name == "block_table" { ids.width() } else { 1 })?;
-            ids.set_int(last, value);
+            ids.set_int(0, value);
             Some(inputs)
         };
-        let inputs = with(beyond as i64)?;
+        let (inputs, rows) = (with(beyond as i64)?, subject.inputs.slots[slot].array()?.len());
         if name == "block_table" {
-            let last = subject.inputs.batch.last()?[0];
+            // The first block of the first sequence.
+            let first = subject.inputs.batch.first()?[0];
             let tokens: usize = subject.inputs.batch.iter().map(|s| s[0]).sum();
-            let skipped = subject.inputs.clone();
-            return Some(Self { inputs, skipped, rows: 0..tokens - last });
+            return Some(Self { inputs, skipped: subject.inputs.clone(), rows: first..tokens });
         }
-        let rows = 0..subject.inputs.slots[slot].array()?.len() - 1;
-        Some(Self { inputs, skipped: with(-1)?, rows })
+        Some(Self { inputs, skipped: with(-1)?, rows: 1..rows })
     }
 
     fn others(&self, all: &Outputs) -> Outputs {
