@@ -200,7 +200,7 @@ impl Device for MutantDevice {
             return Ok(self.queued(Arc::from(kernel)));
         };
         if mutant.habit == Some(Habit::LosesKernels) {
-            let _lost: &mut [u8] = Box::leak(vec![0; 128].into_boxed_slice());
+            bugs::lose(128);
         }
         if mutant.habit == Some(Habit::PromisesTooMuch) {
             return Err(Error::unsupported("on second thoughts, no"));
@@ -230,7 +230,10 @@ impl Device for MutantDevice {
         Ok(weight)
     }
 
-    fn weight_fill(&self, _s: Stream, w: Weight, f: &WeightFill<'_>) -> Result<()> {
+    fn weight_fill(&self, s: Stream, w: Weight, f: &WeightFill<'_>) -> Result<()> {
+        if let Some(queues) = &self.queues {
+            queues.reach(s)?;
+        }
         match self.packs() {
             Some(mutant) => self.pending().fill(&self.inner, mutant, w, f),
             None => Device::weight_fill(&*self.inner, Stream::NONE, w, f),

@@ -190,9 +190,15 @@ impl Queues {
         gone.map(|_| ()).ok_or_else(|| Error::invalid(format!("no stream {}", s.0)))
     }
 
-    pub(crate) fn sync(&self, s: Stream) -> Result<()> {
+    /// Waits for a stream, and asks for no errors.
+    pub(crate) fn reach(&self, s: Stream) -> Result<()> {
         let (done, number) = self.line(s, |l| (Arc::clone(&l.done), l.done.wanted()))?;
         done.wait(number);
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self, s: Stream) -> Result<()> {
+        self.reach(s)?;
         self.told()
     }
 

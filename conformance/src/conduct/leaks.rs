@@ -99,13 +99,20 @@ fn least_growth(device: &Device, cycle: Cycle<'_>) -> Result<(u64, u64), Trouble
     Ok(least)
 }
 
-/// Blocks that fill what the process had freed and not given back: memory that is lost would go there first, unseen.
+/// Blocks that fill what the process had freed and not given back: memory that is lost would go there first, unseen. It is full when
+/// the process grows by what is allocated, time after time.
 fn ballast() -> Vec<Vec<u8>> {
-    const MOST: usize = 1 << 20;
-    const ENOUGH: u64 = 2 << 20;
-    let (start, mut blocks) = (resident(), Vec::new());
-    while blocks.len() < MOST && resident() < start + ENOUGH {
-        blocks.extend((0..4096).map(|i| vec![1; [24, 56, 120, 248][i % 4]]));
+    const SIZES: [usize; 4] = [24, 56, 120, 248];
+    const BATCH: usize = 4096;
+    let (mut blocks, mut growing) = (Vec::new(), 0);
+    while growing < 6 && blocks.len() < 256 * BATCH {
+        let before = resident();
+        blocks.extend((0..BATCH).map(|i| vec![1; SIZES[i % SIZES.len()]]));
+        let batch = (SIZES.iter().sum::<usize>() * BATCH / SIZES.len()) as u64;
+        growing = if resident() >= before + batch * 3 / 4 { growing + 1 } else { 0 };
+        if resident() == 0 {
+            break;
+        }
     }
     blocks
 }

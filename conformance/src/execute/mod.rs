@@ -372,6 +372,8 @@ fn load(source: &WeightSource, device: &Device, stream: &Stream) -> Result<Weigh
     let mut memory = None;
     let weight = source.load(device, stream, &mut |bytes, align| {
         let piece = Fenced::new((device, stream), bytes, align)?;
+        // To begin a weight is no work of the stream's.
+        stream.sync()?;
         let place = (piece.buffer.clone(), piece.offset);
         memory = Some(piece);
         Ok(place)

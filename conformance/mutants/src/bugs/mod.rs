@@ -22,6 +22,7 @@ mod sample;
 mod sorted;
 
 use crate::mutant::Mutant;
+pub(crate) use conduct::lose;
 
 const FILES: &[&[Mutant]] = &[
     elementwise::MUTANTS,
