@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_scheme_is_promised_in_the_ops_of_the_other_profiles() {
-        let cases = cases().unwrap();
+        let cases = cases(false).unwrap();
         let promised = |name: &str, declared: &[&str]| {
             let declared: Vec<String> = declared.iter().copied().map(String::from).collect();
             let starts = |c: &&Case| c.name.starts_with(name) && c.profile == "quant:q8_0";
