@@ -62,9 +62,7 @@ impl<'a> Parser<'_, 'a> {
             address.offset = self.integer()?;
         } else {
             address.base = Some(self.name("a register, a variable or a number")?);
-            if self.eat('+') {
-                address.offset = self.integer()?;
-            } else if self.peek_punct() == Some('-') {
+            if self.eat('+') || self.peek_punct() == Some('-') {
                 address.offset = self.integer()?;
             }
         }

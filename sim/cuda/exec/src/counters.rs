@@ -1,0 +1,155 @@
+//! What launches did, counted; and what that would take at least on a device of a profile.
+
+use crate::Profile;
+use crate::program::Class;
+
+/// What one launch, or several, did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instructions issued by warps, by [`Class`].
+    pub instructions: [u64; Class::ALL.len()],
+    /// Instructions executed by threads.
+    pub thread_instructions: u64,
+    /// Multiplications and additions of tensor cores on 16-bit operands and tf32.
+    pub tensor_ops: u64,
+    /// The same on 8-bit operands.
+    pub tensor_ops_8bit: u64,
+    /// Sectors of 32 bytes that loads of global memory asked for, a sector once an instruction.
+    pub read_sectors: u64,
+    /// Sectors that stores to global memory asked for.
+    pub written_sectors: u64,
+    /// Sectors that were read at all: the least that must come from memory.
+    pub unique_read_sectors: u64,
+    /// Sectors that were written at all.
+    pub unique_written_sectors: u64,
+    /// Passes that accesses to shared memory took.
+    pub shared_passes: u64,
+    /// Passes that they would take without bank conflicts.
+    pub shared_ideal_passes: u64,
+    /// The worst bank conflict: how many passes one took instead of one.
+    pub worst_bank_conflict: u64,
+}
+
+impl Counters {
+    /// Instructions of one class.
+    #[must_use]
+    pub fn of(&self, class: Class) -> u64 {
+        self.instructions[class as usize]
+    }
+
+    /// All instructions issued.
+    #[must_use]
+    pub fn issued(&self) -> u64 {
+        self.instructions.iter().sum()
+    }
+
+    /// Adds what `other` did.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, part) in self.instructions.iter_mut().zip(other.instructions) {
+            *sum += part;
+        }
+        self.thread_instructions += other.thread_instructions;
+        self.tensor_ops += other.tensor_ops;
+        self.tensor_ops_8bit += other.tensor_ops_8bit;
+        self.read_sectors += other.read_sectors;
+        self.written_sectors += other.written_sectors;
+        self.unique_read_sectors += other.unique_read_sectors;
+        self.unique_written_sectors += other.unique_written_sectors;
+        self.shared_passes += other.shared_passes;
+        self.shared_ideal_passes += other.shared_ideal_passes;
+        self.worst_bank_conflict = self.worst_bank_conflict.max(other.worst_bank_conflict);
+    }
+}
+
+/// How much of a multiprocessor a kernel's blocks can fill.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Occupancy {
+    /// Blocks resident on a multiprocessor.
+    pub blocks: u32,
+    /// Resident threads as a share of the most possible.
+    pub share: f64,
+}
+
+impl Occupancy {
+    /// Of blocks with `threads` threads, `shared_bytes` of shared memory and `registers` a thread (0 if unknown).
+    #[must_use]
+    pub fn of(profile: &Profile, threads: u32, shared_bytes: u32, registers: u32) -> Self {
+        // Registers are given out to warps in units of 256.
+        let warps = threads.div_ceil(32);
+        let of_registers = Profile::SM_REGISTERS
+            .checked_div(warps * (registers * 32).next_multiple_of(256))
+            .unwrap_or(u32::MAX);
+        let of_shared = profile.shared_sm_bytes / (shared_bytes + Profile::SHARED_RESERVED);
+        let of_threads = profile.sm_threads / (warps * 32).max(1);
+        let blocks = profile.sm_blocks.min(of_registers).min(of_shared).min(of_threads);
+        let share = f64::from(blocks * warps * 32) / f64::from(profile.sm_threads);
+        Self { blocks, share }
+    }
+}
+
+/// The least time that each part of a device needs for what was counted. An estimate by rates alone: latency, caches
+/// and launch overhead are not modelled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Roofline {
+    /// Seconds for every touched sector to cross the memory bus once.
+    pub memory: f64,
+    /// Seconds for the tensor cores.
+    pub tensor: f64,
+    /// Seconds to issue the instructions, four a multiprocessor and clock.
+    pub issue: f64,
+    /// Seconds for shared memory, a pass a multiprocessor and clock.
+    pub shared: f64,
+}
+
+impl Roofline {
+    /// The estimate for `counters` on a device of `profile`, with `blocks` blocks to spread over it.
+    #[must_use]
+    pub fn of(profile: &Profile, counters: &Counters, blocks: u64) -> Self {
+        let real = |count: u64| count as f64;
+        let busy = real(blocks.clamp(1, profile.multiprocessors.into()));
+        let clock = f64::from(profile.clock_khz) * 1e3;
+        let sectors = counters.unique_read_sectors + counters.unique_written_sectors;
+        let eight_bit = match counters.tensor_ops_8bit {
+            0 => 0.0,
+            ops => real(ops) / profile.tensor_fp8_rate,
+        };
+        let share = busy / f64::from(profile.multiprocessors);
+        Self {
+            memory: real(sectors) * 32.0 / profile.memory_rate,
+            tensor: (real(counters.tensor_ops) / profile.tensor_rate + eight_bit) / share,
+            issue: real(counters.issued()) / (4.0 * busy * clock),
+            shared: real(counters.shared_passes) / (busy * clock),
+        }
+    }
+
+    /// Seconds of the slowest part.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.memory.max(self.tensor).max(self.issue).max(self.shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn occupancy_is_bound_by_the_scarcest_resource() {
+        let a100 = Profile::named("a100-80g").unwrap();
+        assert_eq!(Occupancy::of(a100, 128, 0, 0).blocks, 16);
+        assert_eq!(Occupancy::of(a100, 128, 80 * 1024, 0).blocks, 2);
+        assert_eq!(Occupancy::of(a100, 256, 0, 128).blocks, 2);
+        assert_eq!(Occupancy::of(a100, 32, 0, 0).blocks, 32);
+        assert!((Occupancy::of(a100, 1024, 0, 32).share - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_roofline_is_the_slowest_part() {
+        let h100 = Profile::named("h100").unwrap();
+        let counters =
+            Counters { unique_read_sectors: 1 << 20, tensor_ops: 1 << 30, ..Counters::default() };
+        let roof = Roofline::of(h100, &counters, 132);
+        assert!((roof.memory - 32.0 * 1048576.0 / 3.35e12).abs() < 1e-12);
+        assert!((roof.seconds() - roof.memory).abs() < 1e-15);
+    }
+}

@@ -1,0 +1,401 @@
+//! PTX to a [`Program`]: every operand becomes a register slot, every mnemonic an opcode, or an error that names the line.
+
+mod arithmetic;
+mod data;
+mod lanes;
+mod memory;
+mod mnemonic;
+mod scope;
+
+use crate::program::{Class, Flow, Ins, OPERANDS, Op, Program, Slot, Together};
+use halyard_sim_cuda_ptx::{
+    Address, Instruction, Kernel, Module, Operand, ScalarType, Statement, Variable,
+};
+use mnemonic::Mnemonic;
+use scope::{File, Names, Place};
+use std::collections::HashMap;
+
+/// Where shared memory begins as generic addresses see it.
+pub(crate) const SHARED_WINDOW: u64 = 1 << 50;
+/// Where a thread's local memory begins as generic addresses see it.
+pub(crate) const LOCAL_WINDOW: u64 = 1 << 51;
+/// Where parameters begin as generic addresses see them.
+pub(crate) const PARAM_WINDOW: u64 = 1 << 52;
+/// Bytes of a window.
+pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
+
+/// The module's variables in global and constant memory: address and bytes.
+pub(crate) type Globals = HashMap<String, (u64, usize)>;
+
+/// Why a kernel can't be executed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("PTX line {line}: {text}")]
+pub struct DecodeError {
+    /// Line of the text, from 1.
+    pub line: u32,
+    /// What is wrong or not supported.
+    pub text: String,
+}
+
+/// Decodes one kernel of `module`.
+pub(crate) fn decode(
+    module: &Module<'_>,
+    kernel: &Kernel<'_>,
+    globals: &Globals,
+) -> Result<Program, DecodeError> {
+    let (params, param_bytes) = Program::place(&kernel.params);
+    let named = kernel.params.iter().zip(&params).map(|(param, (at, _))| (param.name, *at));
+    let mut decoder = Decoder {
+        names: Names::new(globals, &module.variables),
+        params: named.collect(),
+        param_bytes,
+        code: Vec::new(),
+        line: kernel.line,
+    };
+    decoder.body(&kernel.body)?;
+    for (at, target) in decoder.names.leave()? {
+        decoder.code[at].imm = target as i64;
+    }
+    decoder.push(Op::Flow(Flow::Exit), Class::Control);
+    let Decoder { names, code, .. } = decoder;
+    let fixed = names.shared_bytes.next_multiple_of(16);
+    let mut long_constants: Vec<_> =
+        names.longs.iter().map(|(value, slot)| (*slot, *value)).collect();
+    long_constants.extend(names.dynamic_long.map(|slot| (slot, fixed)));
+    let mut word_constants: Vec<_> =
+        names.words.iter().map(|(value, slot)| (*slot, *value)).collect();
+    word_constants.extend(names.dynamic.map(|slot| (slot, fixed as u32)));
+    Ok(Program {
+        name: kernel.name.to_owned(),
+        code,
+        words: names.sizes[File::Word as usize],
+        longs: names.sizes[File::Long as usize],
+        predicates: names.sizes[File::Predicate as usize],
+        word_constants,
+        long_constants,
+        predicate_constants: names.truth.iter().map(|(holds, slot)| (*slot, *holds)).collect(),
+        special: names.special,
+        shared_bytes: fixed as usize,
+        local_bytes: names.local_bytes.next_multiple_of(16) as usize,
+        params,
+        param_bytes,
+        limits: kernel.limits,
+    })
+}
+
+pub(crate) struct Decoder<'a, 'g> {
+    names: Names<'a, 'g>,
+    params: HashMap<&'a str, usize>,
+    param_bytes: usize,
+    code: Vec<Ins>,
+    line: u32,
+}
+
+/// A decoding step; the line is added by whoever knows it.
+type Decoded<T = ()> = Result<T, String>;
+
+/// Slots of an instruction's registers, filled in the order that its opcode defines.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Slots {
+    o: [Slot; OPERANDS],
+    len: usize,
+}
+
+impl Slots {
+    fn push(&mut self, slot: Slot) -> Decoded {
+        let Some(place) = self.o.get_mut(self.len) else {
+            return Err("too many operands".to_owned());
+        };
+        *place = slot;
+        self.len += 1;
+        Ok(())
+    }
+}
+
+impl<'a> Decoder<'a, '_> {
+    fn body(&mut self, body: &[Statement<'a>]) -> Result<(), DecodeError> {
+        for statement in body {
+            match statement {
+                Statement::Label(name, _) => self.names.label(name, self.code.len()),
+                Statement::Reg(registers) => self.names.declare(*registers),
+                Statement::Variable(variable) => self.variable(variable)?,
+                Statement::Block(inner) => {
+                    self.names.enter();
+                    self.body(inner)?;
+                    for (at, target) in self.names.leave()? {
+                        self.code[at].imm = target as i64;
+                    }
+                }
+                Statement::Instruction(instruction) => {
+                    self.line = instruction.line;
+                    self.instruction(instruction).map_err(|text| DecodeError {
+                        line: instruction.line,
+                        text: format!("`{}`: {text}", instruction.mnemonic),
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn variable(&mut self, variable: &Variable<'a>) -> Result<(), DecodeError> {
+        self.names.variable(variable).map_err(|text| DecodeError {
+            line: variable.line,
+            text: format!("unsupported: {text}"),
+        })
+    }
+
+    fn instruction(&mut self, instruction: &Instruction<'a>) -> Decoded {
+        let first = self.code.len();
+        let mut m = Mnemonic::new(instruction.mnemonic);
+        let operands = &instruction.operands[..];
+        match m.base {
+            "mov" | "cvt" | "setp" | "selp" | "prmt" => self.data(&mut m, operands)?,
+            "ld" | "ldu" | "st" | "atom" | "red" | "cp" | "ldmatrix" | "cvta" | "prefetch"
+            | "prefetchu" | "isspacep" => self.memory(&mut m, operands)?,
+            "bra" | "ret" | "exit" | "trap" | "bar" | "barrier" | "membar" | "fence" => {
+                self.flow(&mut m, operands)?;
+            }
+            "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "mma" => {
+                self.lanes(&mut m, operands)?;
+            }
+            _ => self.arithmetic(&mut m, operands)?,
+        }
+        if let Some(left) = m.left() {
+            return Err(format!("unsupported: modifier .{left}"));
+        }
+        if let Some(guard) = instruction.guard {
+            let slot = self.register(guard.predicate, File::Predicate)?;
+            for ins in &mut self.code[first..] {
+                ins.guard = Some((slot, !guard.negated));
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends an instruction without registers.
+    fn push(&mut self, op: Op, class: Class) -> &mut Ins {
+        self.push_with(op, class, Slots::default())
+    }
+
+    fn push_with(&mut self, op: Op, class: Class, slots: Slots) -> &mut Ins {
+        let at = self.code.len();
+        let line = self.line;
+        let (guard, together) = (None, Together::No);
+        self.code.push(Ins { op, guard, class, together, line, imm: 0, o: slots.o });
+        &mut self.code[at]
+    }
+
+    fn flow(&mut self, m: &mut Mnemonic<'_>, operands: &[Operand<'a>]) -> Decoded {
+        match m.base {
+            "bra" => {
+                m.take("uni");
+                let [Operand::Name(label)] = operands else {
+                    return Err("expected a label".to_owned());
+                };
+                self.names.branch(self.code.len(), label, self.line);
+                self.push(Op::Flow(Flow::Branch), Class::Control);
+            }
+            "ret" | "exit" => {
+                m.take("uni");
+                self.push(Op::Flow(Flow::Exit), Class::Control);
+            }
+            "trap" => _ = self.push(Op::Flow(Flow::Trap), Class::Control),
+            "membar" | "fence" => {
+                for part in ["sc", "acq_rel", "cta", "gl", "sys", "gpu", "cluster"] {
+                    m.take(part);
+                }
+                self.push(Op::Nop, Class::Barrier);
+            }
+            _ => self.barrier(m, operands)?,
+        }
+        Ok(())
+    }
+
+    /// `bar.sync`, `bar.arrive`, `barrier.sync`, `bar.warp.sync`.
+    fn barrier(&mut self, m: &mut Mnemonic<'_>, operands: &[Operand<'a>]) -> Decoded {
+        m.take("cta");
+        let aligned = m.take("aligned") | (m.base == "bar");
+        let mut slots = Slots::default();
+        if m.take("warp") {
+            m.take("sync");
+            let [mask] = operands else { return Err("expected a mask".to_owned()) };
+            slots.push(self.word(mask, ScalarType::B32)?)?;
+            self.push_with(Op::Flow(Flow::WarpBarrier), Class::Barrier, slots);
+            return Ok(());
+        }
+        let wait = m.take("sync");
+        if !wait && !m.take("arrive") {
+            return Err("unsupported: only .sync and .arrive are".to_owned());
+        }
+        let (id, count) = match operands {
+            [id] => (id, None),
+            [id, count] => (id, Some(count)),
+            _ => return Err("expected a barrier and perhaps a number of threads".to_owned()),
+        };
+        slots.push(self.word(id, ScalarType::B32)?)?;
+        if let Some(count) = count {
+            slots.push(self.word(count, ScalarType::B32)?)?;
+        }
+        let flow = Flow::Barrier { counted: count.is_some(), wait, aligned };
+        self.push_with(Op::Flow(flow), Class::Barrier, slots);
+        Ok(())
+    }
+
+    /// The register `name`, which must be of `file`.
+    fn register(&mut self, name: &'a str, file: File) -> Decoded<Slot> {
+        match self.names.register(name)? {
+            Some((found, slot)) if found == file => Ok(slot),
+            Some(_) => Err(format!("register '{name}' is not as wide as the operand")),
+            None => Err(format!("'{name}' is no register")),
+        }
+    }
+
+    /// Where a result goes.
+    fn target(&mut self, operand: &Operand<'a>, file: File) -> Decoded<Slot> {
+        match operand {
+            Operand::Name(name) => self.register(name, file),
+            Operand::Sink => self.names.slot(file),
+            _ => Err("expected a register to write to".to_owned()),
+        }
+    }
+
+    /// A source of type `ty`, whichever file that is in.
+    fn source(&mut self, operand: &Operand<'a>, ty: ScalarType) -> Decoded<Slot> {
+        match File::of(ty) {
+            Some(File::Word) => self.word(operand, ty),
+            Some(File::Long) => self.long(operand, ty),
+            Some(File::Predicate) => self.predicate(operand),
+            None => Err(format!("unsupported: operands of type .{}", ty.name())),
+        }
+    }
+
+    /// A source in a 32-bit register: a register, special register, constant or address.
+    fn word(&mut self, operand: &Operand<'a>, ty: ScalarType) -> Decoded<Slot> {
+        let value = match operand {
+            Operand::Name(name) => {
+                if self.names.register(name)?.is_some() {
+                    return self.register(name, File::Word);
+                }
+                if let Some(slot) = self.names.special(name)? {
+                    return Ok(slot);
+                }
+                match self.names.find_variable(name)? {
+                    Some(Place::DynamicShared) => return self.dynamic_shared(File::Word),
+                    Some(Place::Shared(at) | Place::Local(at)) => at,
+                    Some(Place::Global(_)) => {
+                        return Err(format!("the address of '{name}' takes 64 bits"));
+                    }
+                    None => return Err(format!("'{name}' is not declared")),
+                }
+            }
+            constant => constant_bits(constant, ty)?,
+        };
+        let mask = if ty.bytes() < 4 { (1 << (8 * ty.bytes())) - 1 } else { u64::from(u32::MAX) };
+        self.word_constant((value & mask) as u32)
+    }
+
+    fn word_constant(&mut self, value: u32) -> Decoded<Slot> {
+        if let Some(slot) = self.names.words.get(&value) {
+            return Ok(*slot);
+        }
+        let slot = self.names.slot(File::Word)?;
+        self.names.words.insert(value, slot);
+        Ok(slot)
+    }
+
+    /// A source in a 64-bit register.
+    fn long(&mut self, operand: &Operand<'a>, ty: ScalarType) -> Decoded<Slot> {
+        let value = match operand {
+            Operand::Name(name) => {
+                if self.names.register(name)?.is_some() {
+                    return self.register(name, File::Long);
+                }
+                if let Some(at) = self.params.get(name) {
+                    let at = *at as u64;
+                    return self.long_constant(at);
+                }
+                match self.names.find_variable(name)? {
+                    Some(Place::DynamicShared) => return self.dynamic_shared(File::Long),
+                    Some(Place::Shared(at) | Place::Local(at) | Place::Global(at)) => at,
+                    None => return Err(format!("'{name}' is not declared, or not of 64 bits")),
+                }
+            }
+            constant => constant_bits(constant, ty)?,
+        };
+        self.long_constant(value)
+    }
+
+    fn long_constant(&mut self, value: u64) -> Decoded<Slot> {
+        if let Some(slot) = self.names.longs.get(&value) {
+            return Ok(*slot);
+        }
+        let slot = self.names.slot(File::Long)?;
+        self.names.longs.insert(value, slot);
+        Ok(slot)
+    }
+
+    /// The address of the launch's shared memory, known once all variables of fixed size are.
+    fn dynamic_shared(&mut self, file: File) -> Decoded<Slot> {
+        let known = if file == File::Word { self.names.dynamic } else { self.names.dynamic_long };
+        if let Some(slot) = known {
+            return Ok(slot);
+        }
+        let slot = self.names.slot(file)?;
+        *(if file == File::Word {
+            &mut self.names.dynamic
+        } else {
+            &mut self.names.dynamic_long
+        }) = Some(slot);
+        Ok(slot)
+    }
+
+    fn predicate(&mut self, operand: &Operand<'a>) -> Decoded<Slot> {
+        let value = match operand {
+            Operand::Name(name) => return self.register(name, File::Predicate),
+            Operand::Int(value) => *value != 0,
+            _ => return Err("expected a predicate".to_owned()),
+        };
+        if let Some(slot) = self.names.truth.get(&value) {
+            return Ok(*slot);
+        }
+        let slot = self.names.slot(File::Predicate)?;
+        self.names.truth.insert(value, slot);
+        Ok(slot)
+    }
+
+    /// The base of an address: its slot, and whether that is a 64-bit one. A missing base is the constant 0.
+    fn base(&mut self, address: &Address<'a>) -> Decoded<(Slot, bool)> {
+        if !address.coordinates.is_empty() {
+            return Err("unsupported: tensor coordinates".to_owned());
+        }
+        let Some(name) = address.base else {
+            return Ok((self.long(&Operand::Int(0), ScalarType::B64)?, true));
+        };
+        match self.names.register(name)? {
+            Some((File::Word, slot)) => Ok((slot, false)),
+            Some((File::Long, slot)) => Ok((slot, true)),
+            Some((File::Predicate, _)) => Err(format!("predicate '{name}' as an address")),
+            None => Ok((self.long(&Operand::Name(name), ScalarType::B64)?, true)),
+        }
+    }
+}
+
+/// The bits of a constant as type `ty` has them.
+fn constant_bits(operand: &Operand<'_>, ty: ScalarType) -> Decoded<u64> {
+    Ok(match (operand, ty) {
+        (Operand::Int(value), _) => *value,
+        (Operand::F32(bits), ScalarType::F64) => f64::from(f32::from_bits(*bits)).to_bits(),
+        (Operand::F32(bits), _) => u64::from(*bits),
+        (Operand::F64(bits), ScalarType::F32) => {
+            u64::from((f64::from_bits(*bits) as f32).to_bits())
+        }
+        (Operand::F64(bits), _) => *bits,
+        _ => return Err("expected a register or constant".to_owned()),
+    })
+}
+
+/// An operand list of fixed length.
+fn exactly<'o, 'a, const N: usize>(operands: &'o [Operand<'a>]) -> Decoded<&'o [Operand<'a>; N]> {
+    operands.try_into().map_err(|_| format!("expected {N} operands, found {}", operands.len()))
+}

@@ -1,0 +1,45 @@
+//! Executes PTX on the processor, as a strict device would: a functional test tool, not a fast one.
+//!
+//! - [`Image`]: a module, parsed and decoded; [`Kernel`]: one of its kernels
+//! - [`Memory`]: the memory of all devices; [`Order`], [`Past`]: what happens before what
+//! - [`Executor`]: runs a [`Launch`]; [`Fault`]: what a kernel did wrong, with line, block and thread
+//! - [`Counters`], [`Roofline`], [`Occupancy`], [`Profile`]: what was done, and what it would take on a device
+//! - `decode`: PTX to register slots and opcodes; `warp`: the interpreter; `block`: turns and barriers; `shared`: shared
+//!   memory and its races
+//!
+//! It is stricter than hardware on purpose. Every access is checked against its allocation; bytes that nothing wrote can't
+//! be read; a copy by `cp.async` arrives only at the wait for it; blocks and warps run in an order that a seed decides;
+//! uses of shared memory by two threads need a barrier between, uses of global memory by two streams an event.
+//! Tensor cores and approximate functions are computed in f32: compare with a tolerance, as with hardware.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "an instruction set's arithmetic is modular, and its registers are read at several widths"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "the interpreter's parts must be compiled into the one function that has vector instructions enabled"
+)]
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "tests of exactness"))]
+
+mod block;
+mod counters;
+mod decode;
+mod fault;
+mod image;
+mod launch;
+mod memory;
+mod number;
+mod profile;
+mod program;
+mod random;
+mod shared;
+mod warp;
+
+pub use counters::{Counters, Occupancy, Roofline};
+pub use decode::DecodeError;
+pub use fault::{Fault, FaultKind};
+pub use image::{Image, Kernel, LoadError};
+pub use launch::{Executor, Launch, LaunchError};
+pub use memory::{Home, Memory, MemoryError, Order, Past};
+pub use profile::Profile;
+pub use program::Class;

@@ -1,0 +1,225 @@
+//! One allocation: its bytes, which of them were written, and which operation used each sector last.
+
+use super::arena::Arena;
+use super::past::Order;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+/// Bytes that device memory moves at once, and what uses are tracked by.
+pub(crate) const SECTOR: usize = 32;
+
+/// Where an allocation lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Memory of the device with this index.
+    Device(u32),
+    /// Pinned memory of the host, at its host address.
+    Host,
+}
+
+/// A piece of memory.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    pub(crate) base: u64,
+    pub(crate) bytes: usize,
+    pub(crate) home: Home,
+    pub(crate) data: Arena,
+    /// A bit a byte.
+    written: Arena,
+    /// All bits of `written` are set.
+    complete: AtomicBool,
+    /// Words of `written` before this one are all ones.
+    scanned: AtomicUsize,
+    /// A pair of `u32` a sector: who wrote it last, who read it last.
+    uses: Arena,
+    freed: AtomicBool,
+}
+
+/// Sectors that an operation was first to touch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fresh {
+    pub(crate) read: u64,
+    pub(crate) written: u64,
+}
+
+/// A use by an operation that is not ordered with this one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Conflict {
+    pub(crate) op: u32,
+    pub(crate) wrote: bool,
+    pub(crate) offset: usize,
+}
+
+impl Allocation {
+    pub(crate) fn new(base: Option<u64>, bytes: usize, home: Home) -> Option<Self> {
+        let data = Arena::new(bytes)?;
+        let words = bytes.div_ceil(64);
+        Some(Self {
+            base: base.unwrap_or(data.address()),
+            bytes,
+            home,
+            written: Arena::new(words * 8)?,
+            complete: AtomicBool::new(bytes == 0 || home == Home::Host),
+            scanned: AtomicUsize::new(0),
+            uses: Arena::new(bytes.div_ceil(SECTOR) * 8)?,
+            freed: AtomicBool::new(false),
+            data,
+        })
+    }
+
+    pub(crate) fn is_freed(&self) -> bool {
+        self.freed.load(Relaxed)
+    }
+
+    pub(crate) fn set_freed(&self) {
+        self.freed.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Relaxed)
+    }
+
+    /// Says that `len` bytes from `at` were written.
+    pub(crate) fn mark_written(&self, at: usize, len: usize) {
+        if self.is_complete() {
+            return;
+        }
+        for (word, mask) in words(at, len) {
+            let bits = self.written.atomic64(word * 8);
+            if bits.load(Relaxed) & mask != mask {
+                bits.fetch_or(mask, Relaxed);
+            }
+        }
+    }
+
+    /// The first of `len` bytes from `at` that was never written.
+    pub(crate) fn unwritten(&self, at: usize, len: usize) -> Option<usize> {
+        if self.is_complete() {
+            return None;
+        }
+        words(at, len).find_map(|(word, mask)| {
+            let missing = mask & !self.written.atomic64(word * 8).load(Relaxed);
+            (missing != 0).then(|| word * 64 + missing.trailing_zeros() as usize)
+        })
+    }
+
+    /// Looks whether everything is written by now, so that later reads need not ask.
+    pub(crate) fn settle(&self) {
+        if self.is_complete() {
+            return;
+        }
+        let mut word = self.scanned.load(Relaxed);
+        while word < self.bytes / 64 && self.written.atomic64(word * 8).load(Relaxed) == u64::MAX {
+            word += 1;
+        }
+        self.scanned.store(word, Relaxed);
+        let rest = word * 64;
+        if rest >= self.bytes
+            || self.bytes - rest < 64 && self.unwritten(rest, self.bytes - rest).is_none()
+        {
+            self.complete.store(true, Relaxed);
+        }
+    }
+
+    /// Notes that the operation `order` uses `len` bytes from `at`.
+    #[inline]
+    pub(crate) fn touch(
+        &self,
+        (at, len): (usize, usize),
+        write: bool,
+        order: &Order,
+        fresh: &mut Fresh,
+    ) -> Result<(), Conflict> {
+        if len == 0 {
+            return Ok(());
+        }
+        for sector in at / SECTOR..=(at + len - 1) / SECTOR {
+            let writer = self.uses.atomic32(sector * 8);
+            let reader = self.uses.atomic32(sector * 8 + 4);
+            let (wrote, read) = (writer.load(Relaxed), reader.load(Relaxed));
+            let conflict = |op, wrote| Conflict { op, wrote, offset: sector * SECTOR };
+            if wrote != order.op && !order.follows(wrote) {
+                return Err(conflict(wrote, true));
+            }
+            if write {
+                if read != order.op && !order.follows(read) {
+                    return Err(conflict(read, false));
+                }
+                if wrote != order.op {
+                    writer.store(order.op, Relaxed);
+                    fresh.written += 1;
+                }
+            } else if read != order.op {
+                reader.store(order.op, Relaxed);
+                fresh.read += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A use of any byte by an operation that does not happen before `order`.
+    pub(crate) fn unordered_use(&self, order: &Order) -> Option<Conflict> {
+        (0..self.bytes.div_ceil(SECTOR)).find_map(|sector| {
+            let wrote = self.uses.atomic32(sector * 8).load(Relaxed);
+            let read = self.uses.atomic32(sector * 8 + 4).load(Relaxed);
+            let offset = sector * SECTOR;
+            if !order.follows(wrote) {
+                Some(Conflict { op: wrote, wrote: true, offset })
+            } else if !order.follows(read) {
+                Some(Conflict { op: read, wrote: false, offset })
+            } else {
+                None
+            }
+        })
+    }
+}
+
+/// The 64-bit words that hold bits `at` to `at + len`, each with the mask of those bits.
+fn words(at: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
+    let end = at + len;
+    (at / 64..end.div_ceil(64)).map(move |word| {
+        let from = at.saturating_sub(word * 64);
+        let to = (end - word * 64).min(64);
+        (word, u64::MAX >> (64 - (to - from)) << from)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_bytes_are_known_one_by_one() {
+        let memory = Allocation::new(Some(1 << 48), 200, Home::Device(0)).unwrap();
+        memory.mark_written(0, 70);
+        assert_eq!(memory.unwritten(0, 70), None);
+        assert_eq!(memory.unwritten(60, 20), Some(70));
+        memory.settle();
+        assert!(!memory.is_complete());
+        memory.mark_written(70, 130);
+        memory.settle();
+        assert!(memory.is_complete());
+    }
+
+    #[test]
+    fn uses_that_nothing_orders_conflict() {
+        let memory = Allocation::new(Some(1 << 48), 64, Home::Device(0)).unwrap();
+        let mut fresh = Fresh::default();
+        let mut order = Order { op: 1, ..Order::default() };
+        memory.touch((0, 64), true, &order, &mut fresh).unwrap();
+        assert_eq!(fresh.written, 2);
+        order.op = 2;
+        let conflict = memory.touch((40, 4), false, &order, &mut fresh).unwrap_err();
+        assert_eq!((conflict.op, conflict.wrote, conflict.offset), (1, true, 32));
+        order.past.insert(1);
+        memory.touch((40, 4), false, &order, &mut fresh).unwrap();
+        let third = Order {
+            op: 3,
+            past: {
+                let mut past = order.past.clone();
+                past.insert(1);
+                past
+            },
+        };
+        assert_eq!(memory.unordered_use(&third).unwrap().op, 2);
+    }
+}

@@ -1,0 +1,107 @@
+//! Bytes that many threads use at once, as a device's memory is used.
+//!
+//! The one place of this crate with raw pointers. Simulated threads may race, as real ones may: a race gives the
+//! simulated program undefined *values*, which plain bytes can take, and is reported where the checks see it.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Zeroed bytes at a fixed place, aligned to [`Arena::ALIGN`].
+#[derive(Debug)]
+pub(crate) struct Arena {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: an arena owns its bytes, and bytes may go to another thread.
+unsafe impl Send for Arena {}
+// SAFETY: shared use is by copies in and out of plain bytes and by atomics, checked to lie inside; no reference to the
+// bytes other than to atomics is ever made, so racing threads see unspecified bytes and nothing else.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// What its first byte is aligned to.
+    pub(crate) const ALIGN: usize = 256;
+
+    /// `bytes` zeros, which take real memory only once they are used.
+    pub(crate) fn new(bytes: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(bytes.max(1), Self::ALIGN).ok()?;
+        // SAFETY: the size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        Some(Self { start, layout })
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.start.as_ptr().addr() as u64
+    }
+
+    /// A pointer to `len` bytes from `at`.
+    #[inline(always)]
+    fn pointer(&self, at: usize, len: usize) -> *mut u8 {
+        assert!(at <= self.layout.size() && len <= self.layout.size() - at, "inside the arena");
+        // SAFETY: `at` is inside the allocation, or its end.
+        unsafe { self.start.as_ptr().add(at) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn load<const N: usize>(&self, at: usize) -> [u8; N] {
+        let from = self.pointer(at, N).cast::<[u8; N]>();
+        // SAFETY: `N` bytes are there (checked by `pointer`), bytes have no alignment and any value.
+        unsafe { from.read() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store<const N: usize>(&self, at: usize, bytes: [u8; N]) {
+        let to = self.pointer(at, N).cast::<[u8; N]>();
+        // SAFETY: `N` bytes are there (checked by `pointer`), and bytes have no alignment.
+        unsafe { to.write(bytes) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn load_slice(&self, at: usize, into: &mut [u8]) {
+        let from = self.pointer(at, into.len());
+        // SAFETY: the source was checked by `pointer`; nobody holds a slice of an arena, so they do not overlap.
+        unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store_slice(&self, at: usize, from: &[u8]) {
+        let to = self.pointer(at, from.len());
+        // SAFETY: the destination was checked by `pointer`; nobody holds a slice of an arena, so they do not overlap.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
+    }
+
+    /// Sets `len` bytes from `at`.
+    pub(crate) fn fill(&self, at: usize, len: usize, byte: u8) {
+        let to = self.pointer(at, len);
+        // SAFETY: the bytes are there, checked by `pointer`.
+        unsafe { ptr::write_bytes(to, byte, len) }
+    }
+
+    /// The 32-bit word at `at`, a multiple of 4.
+    #[inline(always)]
+    pub(crate) fn atomic32(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(4), "aligned");
+        let word = self.pointer(at, 4).cast::<u32>();
+        // SAFETY: it is inside and aligned, and lives as long as the arena, whose borrow the reference keeps.
+        unsafe { AtomicU32::from_ptr(word) }
+    }
+
+    /// The 64-bit word at `at`, a multiple of 8.
+    #[inline(always)]
+    pub(crate) fn atomic64(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8), "aligned");
+        let word = self.pointer(at, 8).cast::<u64>();
+        // SAFETY: it is inside and aligned, and lives as long as the arena, whose borrow the reference keeps.
+        unsafe { AtomicU64::from_ptr(word) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: `new` got it with this layout, and nothing else frees it.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}

@@ -1,0 +1,328 @@
+//! Device memory: a table of allocations, and checked copies.
+//!
+//! Addresses of device memory are ones that no process can have, so that a host that follows one crashes at once.
+//! An address is never given out twice, and a gap lies behind each allocation.
+
+mod allocation;
+mod arena;
+mod past;
+mod view;
+
+pub use allocation::Home;
+pub(crate) use allocation::{Allocation, Conflict, Fresh, SECTOR};
+pub use past::{Order, Past};
+pub(crate) use view::{Reach, View};
+
+use crate::Profile;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Where device addresses begin: beyond what user space of a 48-bit machine can map.
+const FIRST_ADDRESS: u64 = 1 << 48;
+/// Bytes without owner behind each allocation.
+const GAP: u64 = 1 << 20;
+/// How many freed allocations are remembered, to say so when one is used.
+const REMEMBERED: usize = 65_536;
+/// What bytes that nobody wrote read as.
+pub(crate) const POISON: u8 = 0xcd;
+
+/// The memory of all devices, and the host memory that devices reach.
+#[derive(Debug)]
+pub struct Memory {
+    table: RwLock<Table>,
+    used: Mutex<Vec<u64>>,
+    capacity: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Table {
+    live: BTreeMap<u64, Arc<Allocation>>,
+    /// Base to bytes.
+    freed: BTreeMap<u64, usize>,
+    next: u64,
+}
+
+/// Why memory could not be had or used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// The device has not enough left.
+    #[error("{bytes} bytes wanted, {free} of device {device} free")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: u64,
+        /// Bytes left.
+        free: u64,
+        /// Index of the device.
+        device: u32,
+    },
+    /// No allocation has these bytes.
+    #[error("{what}")]
+    Invalid {
+        /// Which bytes, and what lies near.
+        what: String,
+    },
+    /// Memory that was freed.
+    #[error("{what}")]
+    Freed {
+        /// Which bytes.
+        what: String,
+    },
+    /// An operation on another stream uses them, unordered with this one.
+    #[error("{what}")]
+    StreamRace {
+        /// Which operations and bytes.
+        what: String,
+    },
+}
+
+impl Memory {
+    /// The memory of these devices.
+    #[must_use]
+    pub fn new(devices: &[&Profile]) -> Self {
+        let table = Table { live: BTreeMap::new(), freed: BTreeMap::new(), next: FIRST_ADDRESS };
+        let capacity: Vec<_> = devices.iter().map(|profile| profile.memory_bytes).collect();
+        Self { table: RwLock::new(table), used: Mutex::new(vec![0; capacity.len()]), capacity }
+    }
+
+    /// Free and total bytes of a device.
+    #[must_use]
+    pub fn info(&self, device: u32) -> (u64, u64) {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = self.capacity.get(device as usize).copied().unwrap_or(0);
+        (total - used.get(device as usize).copied().unwrap_or(0), total)
+    }
+
+    /// `bytes` new bytes, which count as never written; its address.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfMemory`].
+    pub fn allocate(&self, bytes: usize, home: Home) -> Result<u64, MemoryError> {
+        let refused = |free, device| MemoryError::OutOfMemory { bytes: bytes as u64, free, device };
+        if let Home::Device(device) = home {
+            self.take(device, bytes as u64)?;
+        }
+        let mut table = self.write();
+        let base = (home != Home::Host).then_some(table.next + 256);
+        let allocation = Allocation::new(base, bytes, home).ok_or_else(|| refused(0, 0))?;
+        let base = allocation.base;
+        table.next += (bytes as u64).next_multiple_of(512) + GAP;
+        table.freed.remove(&base);
+        table.live.insert(base, Arc::new(allocation));
+        Ok(base)
+    }
+
+    fn take(&self, device: u32, bytes: u64) -> Result<(), MemoryError> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = self.capacity.get(device as usize).copied().unwrap_or(0);
+        let Some(used) = used.get_mut(device as usize) else {
+            return Err(MemoryError::OutOfMemory { bytes, free: 0, device });
+        };
+        if bytes > total - *used {
+            return Err(MemoryError::OutOfMemory { bytes, free: total - *used, device });
+        }
+        *used += bytes;
+        Ok(())
+    }
+
+    /// Frees the allocation that begins at `base`, as the operation `order`.
+    ///
+    /// # Errors
+    /// No allocation begins there, it is freed already, or an operation that `order` does not follow uses it.
+    pub fn free(&self, base: u64, order: &Order) -> Result<(), MemoryError> {
+        let mut table = self.write();
+        let Some(allocation) = table.live.get(&base).cloned() else {
+            return Err(table.missing(base, 1, "free of"));
+        };
+        if !order.past.is_whole(order.op)
+            && let Some(conflict) = allocation.unordered_use(order)
+        {
+            return Err(stream_race(&allocation, "free", conflict));
+        }
+        allocation.set_freed();
+        table.live.remove(&base);
+        table.freed.insert(base, allocation.bytes);
+        if table.freed.len() > REMEMBERED {
+            table.freed.pop_first();
+        }
+        if let Home::Device(device) = allocation.home {
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used[device as usize] -= allocation.bytes as u64;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes of the host to `to`.
+    ///
+    /// # Errors
+    /// They are not inside one allocation, or an operation that `order` does not follow uses them.
+    pub fn write_bytes(&self, to: u64, from: &[u8], order: &Order) -> Result<(), MemoryError> {
+        let (allocation, at) = self.find(to, from.len(), "copy to")?;
+        used(&allocation, (at, from.len()), true, order)?;
+        allocation.data.store_slice(at, from);
+        allocation.mark_written(at, from.len());
+        allocation.settle();
+        Ok(())
+    }
+
+    /// Copies bytes at `from` to the host. What was never written reads as `0xcd`.
+    ///
+    /// # Errors
+    /// As [`Self::write_bytes`].
+    pub fn read_bytes(&self, from: u64, into: &mut [u8], order: &Order) -> Result<(), MemoryError> {
+        let (allocation, at) = self.find(from, into.len(), "copy from")?;
+        used(&allocation, (at, into.len()), false, order)?;
+        allocation.data.load_slice(at, into);
+        let mut from = 0;
+        while let Some(unwritten) = allocation.unwritten(at + from, into.len() - from) {
+            into[unwritten - at] = POISON;
+            from = unwritten - at + 1;
+        }
+        Ok(())
+    }
+
+    /// Copies `bytes` bytes between allocations, of one device or two; what was never written stays so.
+    ///
+    /// # Errors
+    /// As [`Self::write_bytes`], for either side.
+    pub fn copy(&self, to: u64, from: u64, bytes: usize, order: &Order) -> Result<(), MemoryError> {
+        let (source, source_at) = self.find(from, bytes, "copy from")?;
+        let (target, target_at) = self.find(to, bytes, "copy to")?;
+        used(&source, (source_at, bytes), false, order)?;
+        used(&target, (target_at, bytes), true, order)?;
+        let mut buffer = vec![0; bytes];
+        source.data.load_slice(source_at, &mut buffer);
+        target.data.store_slice(target_at, &buffer);
+        let mut at = 0;
+        while at < bytes {
+            let end = source.unwritten(source_at + at, bytes - at).map_or(bytes, |x| x - source_at);
+            target.mark_written(target_at + at, end - at);
+            at = end + 1;
+        }
+        target.settle();
+        Ok(())
+    }
+
+    /// Repeats `pattern` over `bytes` bytes from `to`.
+    ///
+    /// # Errors
+    /// As [`Self::write_bytes`].
+    pub fn fill(
+        &self,
+        to: u64,
+        pattern: &[u8],
+        bytes: usize,
+        order: &Order,
+    ) -> Result<(), MemoryError> {
+        let (allocation, at) = self.find(to, bytes, "memset of")?;
+        used(&allocation, (at, bytes), true, order)?;
+        if let [byte] = pattern {
+            allocation.data.fill(at, bytes, *byte);
+        } else {
+            for start in (0..bytes).step_by(pattern.len().max(1)) {
+                allocation
+                    .data
+                    .store_slice(at + start, &pattern[..pattern.len().min(bytes - start)]);
+            }
+        }
+        allocation.mark_written(at, bytes);
+        allocation.settle();
+        Ok(())
+    }
+
+    /// The allocation that has the byte at `address`: its base, its bytes and where it lives.
+    #[must_use]
+    pub fn lookup(&self, address: u64) -> Option<(u64, usize, Home)> {
+        let found = self.containing(address)?;
+        Some((found.base, found.bytes, found.home))
+    }
+
+    pub(crate) fn containing(&self, address: u64) -> Option<Arc<Allocation>> {
+        let table = self.read();
+        let (_, found) = table.live.range(..=address).next_back()?;
+        (address - found.base < found.bytes.max(1) as u64).then(|| found.clone())
+    }
+
+    fn find(
+        &self,
+        address: u64,
+        bytes: usize,
+        what: &str,
+    ) -> Result<(Arc<Allocation>, usize), MemoryError> {
+        let missing = || self.read().missing(address, bytes, what);
+        let found = self.containing(address).ok_or_else(missing)?;
+        let at = usize::try_from(address - found.base).map_err(|_| missing())?;
+        if bytes > found.bytes - at {
+            return Err(missing());
+        }
+        Ok((found, at))
+    }
+
+    /// Whether `address` was freed, and a description of what lies there or near.
+    pub(crate) fn describe(&self, address: u64, bytes: usize, what: &str) -> (bool, String) {
+        match self.read().missing(address, bytes, what) {
+            MemoryError::Freed { what } => (true, what),
+            other => (false, other.to_string()),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Says what is wrong with `bytes` bytes at `address`.
+    fn missing(&self, address: u64, bytes: usize, what: &str) -> MemoryError {
+        let access = format!("{what} {bytes} bytes at {address:#x}");
+        let near = |base: u64, size: usize| address - base < size as u64 + GAP;
+        let live = self.live.range(..=address).next_back();
+        let freed = self.freed.range(..=address).next_back();
+        let freed = freed.filter(|(base, size)| address - **base < **size as u64);
+        let live = live.filter(|(base, found)| near(**base, found.bytes));
+        match (live, freed) {
+            (_, Some((base, size))) => {
+                let what = format!("{access}: freed memory ({size} bytes at {base:#x})");
+                MemoryError::Freed { what }
+            }
+            (Some((base, found)), None) => {
+                let size = found.bytes;
+                let place = if address - base < size as u64 {
+                    format!("across the end of the {size} bytes allocated at {base:#x}")
+                } else {
+                    let past = address - base - size as u64;
+                    format!("{past} bytes past the end of the {size} bytes allocated at {base:#x}")
+                };
+                MemoryError::Invalid { what: format!("{access}: {place}") }
+            }
+            _ => MemoryError::Invalid { what: format!("{access}: no memory is allocated there") },
+        }
+    }
+}
+
+fn used(
+    found: &Allocation,
+    range: (usize, usize),
+    write: bool,
+    order: &Order,
+) -> Result<(), MemoryError> {
+    let what = if write { "write by a copy or memset" } else { "read by a copy" };
+    found
+        .touch(range, write, order, &mut Fresh::default())
+        .map_err(|conflict| stream_race(found, what, conflict))
+}
+
+/// Says which use of `found` is not ordered with the operation that does `what`.
+pub(crate) fn stream_race(found: &Allocation, what: &str, conflict: Conflict) -> MemoryError {
+    let Conflict { op, wrote, offset } = conflict;
+    let verb = if wrote { "writes" } else { "reads" };
+    let (base, bytes) = (found.base, found.bytes);
+    let what = format!(
+        "{what} at byte {offset} of the {bytes} bytes allocated at {base:#x}, which operation {op}, on another stream, \
+         {verb}: no event or synchronisation orders the two"
+    );
+    MemoryError::StreamRace { what }
+}

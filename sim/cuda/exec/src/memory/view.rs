@@ -1,0 +1,365 @@
+//! Global memory as one worker of a launch sees it: the allocations it has met, and the checks of every access.
+
+use super::{Allocation, Fresh, Home, Memory, Order, SECTOR, stream_race};
+use crate::counters::Counters;
+use crate::fault::{FaultKind, Step, Trouble};
+use crate::warp::registers::{FULL, LANES, lanes};
+use std::sync::Arc;
+
+/// An access by the lanes of a warp: `bytes` bytes, 1 to 16, at each lane's address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach<'a> {
+    pub(crate) addresses: &'a [u64; LANES],
+    pub(crate) mask: u32,
+    pub(crate) bytes: usize,
+}
+
+impl Reach<'_> {
+    /// Whether all lanes take part and use one piece of memory, lane after lane.
+    #[inline(always)]
+    pub(crate) fn is_straight(&self) -> bool {
+        let (first, bytes) = (self.addresses[0], self.bytes as u64);
+        let expected = |lane: usize| first.wrapping_add(lane as u64 * bytes);
+        self.mask == FULL
+            && (0..LANES).fold(true, |same, lane| same & (self.addresses[lane] == expected(lane)))
+    }
+
+    /// The lowest and highest address.
+    #[inline(always)]
+    fn bounds(&self) -> (u64, u64) {
+        let (mut low, mut high) = (u64::MAX, 0);
+        for lane in 0..LANES {
+            let address = self.addresses[lane];
+            let taken = self.mask >> lane & 1 != 0;
+            low = low.min(if taken { address } else { u64::MAX });
+            high = high.max(if taken { address } else { 0 });
+        }
+        (low, high)
+    }
+
+    /// A fault unless every address is a multiple of the size.
+    #[inline(always)]
+    pub(crate) fn aligned(&self, what: &str) -> Step {
+        let bits = (0..LANES).fold(0, |bits, lane| {
+            bits | if self.mask >> lane & 1 != 0 { self.addresses[lane] } else { 0 }
+        });
+        if bits & (self.bytes as u64 - 1) == 0 { Ok(()) } else { Err(self.misaligned(what)) }
+    }
+
+    #[cold]
+    fn misaligned(&self, what: &str) -> Box<Trouble> {
+        let bytes = self.bytes;
+        let wrong = |lane: &usize| self.addresses[*lane] & (bytes as u64 - 1) != 0;
+        let lane = lanes(self.mask).find(wrong).unwrap_or(0);
+        let address = self.addresses[lane];
+        let text =
+            format!("{what} of {bytes} bytes at {address:#x}, which is no multiple of {bytes}");
+        Trouble::new(FaultKind::Misaligned, lane as u32, text)
+    }
+
+    /// Sectors that the lanes use, each counted once.
+    fn sectors(&self) -> u64 {
+        let mut seen = [0u64; LANES];
+        let mut count = 0;
+        for lane in lanes(self.mask) {
+            let sector = self.addresses[lane] / SECTOR as u64;
+            if count == 0 || !seen[..count].iter().rev().any(|other| *other == sector) {
+                seen[count] = sector;
+                count += 1;
+            }
+        }
+        count as u64
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct View<'l> {
+    memory: &'l Memory,
+    order: &'l Order,
+    device: u32,
+    /// A bit for each other device whose memory may be used.
+    peers: u64,
+    met: Vec<Arc<Allocation>>,
+    recent: usize,
+    fresh: Fresh,
+}
+
+impl<'l> View<'l> {
+    pub(crate) fn new(memory: &'l Memory, order: &'l Order, device: u32, peers: u64) -> Self {
+        Self { memory, order, device, peers, met: Vec::new(), recent: 0, fresh: Fresh::default() }
+    }
+
+    /// Ends the worker's part of the launch: what is written by now need not be asked for again.
+    pub(crate) fn finish(&mut self, counters: &mut Counters) {
+        counters.unique_read_sectors += self.fresh.read;
+        counters.unique_written_sectors += self.fresh.written;
+        self.fresh = Fresh::default();
+        self.met.iter().for_each(|allocation| allocation.settle());
+    }
+
+    pub(crate) fn load(
+        &mut self,
+        reach: &Reach<'_>,
+        into: &mut [u8; 512],
+        counters: &mut Counters,
+    ) -> Step {
+        reach.aligned("read")?;
+        let bytes = reach.bytes;
+        if let Some(index) = self.one(reach) {
+            let straight = reach.is_straight();
+            self.check(index, reach, straight, false, counters)?;
+            let found = &self.met[index];
+            let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
+            if straight {
+                found.data.load_slice(at(0), &mut into[..LANES * bytes]);
+            } else {
+                lanes(reach.mask)
+                    .for_each(|lane| fetch(found, at(lane), bytes, &mut into[lane * bytes..]));
+            }
+            return Ok(());
+        }
+        for lane in lanes(reach.mask) {
+            let part = Reach { mask: 1 << lane, ..*reach };
+            let index = self.one(&part).ok_or_else(|| self.outside(&part, "read"))?;
+            self.check(index, &part, false, false, counters)?;
+            let found = &self.met[index];
+            fetch(
+                found,
+                (reach.addresses[lane] - found.base) as usize,
+                bytes,
+                &mut into[lane * bytes..],
+            );
+        }
+        Ok(())
+    }
+
+    pub(crate) fn store(
+        &mut self,
+        reach: &Reach<'_>,
+        from: &[u8; 512],
+        counters: &mut Counters,
+    ) -> Step {
+        reach.aligned("write")?;
+        let bytes = reach.bytes;
+        if let Some(index) = self.one(reach) {
+            let straight = reach.is_straight();
+            self.check(index, reach, straight, true, counters)?;
+            let found = &self.met[index];
+            let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
+            if straight {
+                found.data.store_slice(at(0), &from[..LANES * bytes]);
+            } else {
+                lanes(reach.mask)
+                    .for_each(|lane| put(found, at(lane), bytes, &from[lane * bytes..]));
+            }
+            return Ok(());
+        }
+        for lane in lanes(reach.mask) {
+            let part = Reach { mask: 1 << lane, ..*reach };
+            let index = self.one(&part).ok_or_else(|| self.outside(&part, "write"))?;
+            self.check(index, &part, false, true, counters)?;
+            let found = &self.met[index];
+            put(found, (reach.addresses[lane] - found.base) as usize, bytes, &from[lane * bytes..]);
+        }
+        Ok(())
+    }
+
+    /// Checks a read that happens later.
+    pub(crate) fn check_later(&mut self, reach: &Reach<'_>, counters: &mut Counters) -> Step {
+        if reach.mask == 0 {
+            return Ok(());
+        }
+        if let Some(index) = self.one(reach) {
+            return self.check(index, reach, reach.is_straight(), false, counters);
+        }
+        for lane in lanes(reach.mask) {
+            let part = Reach { mask: 1 << lane, ..*reach };
+            let index = self.one(&part).ok_or_else(|| self.outside(&part, "read"))?;
+            self.check(index, &part, false, false, counters)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what was checked before.
+    pub(crate) fn fetch(&mut self, address: u64, into: &mut [u8]) {
+        if let Some(index) = self.locate(address, into.len()) {
+            let found = &self.met[index];
+            found.data.load_slice((address - found.base) as usize, into);
+        }
+    }
+
+    /// The word that an atomic update of one lane uses: its allocation and offset.
+    pub(crate) fn word(
+        &mut self,
+        reach: &Reach<'_>,
+        counters: &mut Counters,
+    ) -> Step<(&Allocation, usize)> {
+        reach.aligned("atomic update")?;
+        let index = self.one(reach).ok_or_else(|| self.outside(reach, "atomic update"))?;
+        self.check(index, reach, false, false, counters)?;
+        self.check(index, reach, false, true, counters)?;
+        let found = &self.met[index];
+        let lane = reach.mask.trailing_zeros() as usize & 31;
+        Ok((found, (reach.addresses[lane] - found.base) as usize))
+    }
+
+    /// The one allocation that all lanes use, if it is one.
+    #[inline(always)]
+    fn one(&mut self, reach: &Reach<'_>) -> Option<usize> {
+        let (low, high) = reach.bounds();
+        self.locate(low, (high - low) as usize + reach.bytes)
+    }
+
+    #[inline(always)]
+    fn locate(&mut self, address: u64, bytes: usize) -> Option<usize> {
+        let holds = |found: &Allocation| {
+            address >= found.base
+                && (address - found.base) as usize <= found.bytes
+                && bytes <= found.bytes - (address - found.base) as usize
+                && !found.is_freed()
+        };
+        if self.met.get(self.recent).is_some_and(|found| holds(found)) {
+            return Some(self.recent);
+        }
+        if let Some(index) = self.met.iter().position(|found| holds(found)) {
+            self.recent = index;
+            return Some(index);
+        }
+        self.meet(address, bytes)
+    }
+
+    #[cold]
+    fn meet(&mut self, address: u64, bytes: usize) -> Option<usize> {
+        let found = self.memory.containing(address)?;
+        let allowed = match found.home {
+            Home::Host => true,
+            Home::Device(device) => device == self.device || self.peers >> device.min(63) & 1 != 0,
+        };
+        if !allowed || bytes > found.bytes - (address - found.base) as usize {
+            return None;
+        }
+        self.met.push(found);
+        self.recent = self.met.len() - 1;
+        Some(self.recent)
+    }
+
+    /// Checks and notes a use inside the allocation `index`.
+    #[inline(always)]
+    fn check(
+        &mut self,
+        index: usize,
+        reach: &Reach<'_>,
+        straight: bool,
+        write: bool,
+        counters: &mut Counters,
+    ) -> Step {
+        let found = &*self.met[index];
+        let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
+        let sectors;
+        if straight {
+            let range = (at(0), LANES * reach.bytes);
+            sectors = ((range.0 + range.1 - 1) / SECTOR - range.0 / SECTOR + 1) as u64;
+            use_range(found, range, write, self.order, &mut self.fresh).map_err(|trouble| {
+                trouble.in_lane(|offset| offset.saturating_sub(range.0) / reach.bytes)
+            })?;
+        } else {
+            sectors = reach.sectors();
+            for lane in lanes(reach.mask) {
+                use_range(found, (at(lane), reach.bytes), write, self.order, &mut self.fresh)
+                    .map_err(|trouble| trouble.in_lane(|_| lane))?;
+            }
+        }
+        if write {
+            counters.written_sectors += sectors;
+        } else {
+            counters.read_sectors += sectors;
+        }
+        Ok(())
+    }
+
+    /// Says why no allocation holds what a lane wants.
+    #[cold]
+    fn outside(&self, reach: &Reach<'_>, what: &str) -> Box<Trouble> {
+        let lane = reach.mask.trailing_zeros();
+        let address = reach.addresses[lane as usize & 31];
+        let (freed, mut text) = self.memory.describe(address, reach.bytes, &format!("{what} of"));
+        if let Some((base, bytes, Home::Device(owner))) = self.memory.lookup(address)
+            && owner != self.device
+            && self.peers >> owner.min(63) & 1 == 0
+        {
+            let device = self.device;
+            text = format!(
+                "{what} at {address:#x}, in the {bytes} bytes allocated at {base:#x} on device {owner}, to which device \
+                 {device} has no peer access"
+            );
+        }
+        let kind = if freed { FaultKind::UseAfterFree } else { FaultKind::OutOfBounds };
+        Trouble::new(kind, lane, text)
+    }
+}
+
+/// A mistake in a range; the lane follows from the offset.
+struct RangeTrouble {
+    kind: FaultKind,
+    offset: usize,
+    text: String,
+}
+
+impl RangeTrouble {
+    #[cold]
+    fn in_lane(self: Box<Self>, lane: impl Fn(usize) -> usize) -> Box<Trouble> {
+        Trouble::new(self.kind, lane(self.offset).min(LANES - 1) as u32, self.text)
+    }
+}
+
+#[inline(always)]
+fn use_range(
+    found: &Allocation,
+    (at, len): (usize, usize),
+    write: bool,
+    order: &Order,
+    fresh: &mut Fresh,
+) -> Result<(), Box<RangeTrouble>> {
+    if !found.is_complete() {
+        if write {
+            found.mark_written(at, len);
+        } else if let Some(offset) = found.unwritten(at, len) {
+            return Err(uninitialised(found, offset));
+        }
+    }
+    found.touch((at, len), write, order, fresh).map_err(|conflict| {
+        let what = if write { "write" } else { "read" };
+        let text = stream_race(found, what, conflict).to_string();
+        Box::new(RangeTrouble { kind: FaultKind::StreamRace, offset: conflict.offset, text })
+    })
+}
+
+#[cold]
+fn uninitialised(found: &Allocation, offset: usize) -> Box<RangeTrouble> {
+    let (base, bytes) = (found.base, found.bytes);
+    let text = format!(
+        "read of memory that nothing wrote, at {:#x}: byte {offset} of the {bytes} bytes allocated at {base:#x}",
+        base + offset as u64
+    );
+    Box::new(RangeTrouble { kind: FaultKind::Uninitialised, offset, text })
+}
+
+#[inline(always)]
+fn fetch(found: &Allocation, at: usize, bytes: usize, into: &mut [u8]) {
+    match bytes {
+        4 => into[..4].copy_from_slice(&found.data.load::<4>(at)),
+        8 => into[..8].copy_from_slice(&found.data.load::<8>(at)),
+        16 => into[..16].copy_from_slice(&found.data.load::<16>(at)),
+        2 => into[..2].copy_from_slice(&found.data.load::<2>(at)),
+        _ => found.data.load_slice(at, &mut into[..bytes]),
+    }
+}
+
+#[inline(always)]
+fn put(found: &Allocation, at: usize, bytes: usize, from: &[u8]) {
+    match from[..bytes] {
+        [a, b] => found.data.store(at, [a, b]),
+        [a, b, c, d] => found.data.store(at, [a, b, c, d]),
+        _ => found.data.store_slice(at, &from[..bytes]),
+    }
+}

@@ -1,0 +1,358 @@
+//! A block's shared memory, and who used each piece of it when.
+//!
+//! A use by one thread and a later use by another, one of them writing, must have a barrier between. Each warp has a
+//! vector clock: what it knows of every warp's steps. A warp takes a step at each barrier, and warps that meet at one
+//! learn what the others know. A use is remembered as (thread, step of its warp); it happened before a use by warp `w`
+//! if `w` knows a later step of its warp.
+//!
+//! Uses are remembered for 16 bytes at once as long as all uses are that wide, else for four or for each byte.
+
+use crate::fault::{FaultKind, Step, Trouble};
+
+/// What a warp knows of every warp's steps. Step 0 is before the launch.
+pub(crate) type Clock = [u32; 32];
+
+/// One use, packed: bits 0..24 step, 24..34 thread, 34 several lanes, 35 a copy under way, 36 atomic, 37..64 instruction.
+/// Zero for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Mark(u64);
+
+const STEP_BITS: u32 = 24;
+/// The last step that a mark can hold; memory is cleared before a clock gets there.
+pub(crate) const LAST_STEP: u32 = (1 << STEP_BITS) - 1;
+const SEVERAL: u64 = 1 << 34;
+const PENDING: u64 = 1 << 35;
+const ATOMIC: u64 = 1 << 36;
+const PC_SHIFT: u32 = 37;
+
+impl Mark {
+    #[inline(always)]
+    fn new(who: &Who<'_>, thread: u32, flags: u64) -> Self {
+        let step = who.clock[(thread / 32) as usize & 31];
+        let several = if who.together { SEVERAL } else { 0 };
+        Self(
+            u64::from(step)
+                | u64::from(thread) << STEP_BITS
+                | flags
+                | several
+                | u64::from(who.pc) << PC_SHIFT,
+        )
+    }
+
+    fn step(self) -> u32 {
+        self.0 as u32 & LAST_STEP
+    }
+
+    fn thread(self) -> u32 {
+        (self.0 >> STEP_BITS) as u32 & 1023
+    }
+
+    fn warp(self) -> usize {
+        self.thread() as usize / 32
+    }
+
+    fn pc(self) -> usize {
+        (self.0 >> PC_SHIFT) as usize
+    }
+
+    fn is(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// Whether a use by `thread` as `who` may come after this one.
+    #[inline(always)]
+    fn allows(self, who: &Who<'_>, thread: u32) -> bool {
+        self.step() < who.clock[self.warp()]
+            || self.thread() == thread && !self.is(SEVERAL) && !who.together
+    }
+}
+
+/// The last uses of a piece of memory: the write, and reads of two warps since.
+#[derive(Clone, Copy, Debug, Default)]
+struct Uses {
+    write: Mark,
+    reads: [Mark; 2],
+}
+
+/// Who uses memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who<'a> {
+    pub(crate) clock: &'a Clock,
+    pub(crate) warp: u32,
+    pub(crate) pc: u32,
+    /// Data goes to other lanes than those whose address it is.
+    pub(crate) together: bool,
+}
+
+/// How a piece is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    Read,
+    Write,
+    Atomic,
+    /// A copy is begun that writes later.
+    Begin,
+    /// It has written.
+    Land,
+}
+
+/// Sizes by which uses are remembered.
+const WIDTHS: [usize; 3] = [16, 4, 1];
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    data: Vec<u8>,
+    /// Uses by 16, by 4 and by 1 bytes.
+    uses: [Vec<Uses>; 3],
+    /// Which of `WIDTHS` each 16 bytes are remembered by.
+    level: Vec<u8>,
+    /// Steps before this one are of blocks before.
+    first_step: u32,
+}
+
+impl Shared {
+    pub(crate) fn new(bytes: usize) -> Self {
+        let bytes = bytes.next_multiple_of(16);
+        let uses = WIDTHS.map(|width| vec![Uses::default(); bytes / width]);
+        Self { data: vec![0; bytes], uses, level: vec![0; bytes / 16], first_step: 1 }
+    }
+
+    /// Forgets a block's contents and uses. `first` is the first step of the next block's clocks.
+    pub(crate) fn clear(&mut self, first: u32) {
+        self.data.fill(crate::memory::POISON);
+        if first < self.first_step {
+            for uses in &mut self.uses {
+                uses.fill(Uses::default());
+            }
+        }
+        self.first_step = first;
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes(&self, at: usize, len: usize) -> &[u8] {
+        &self.data[at..at + len]
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
+        &mut self.data[at..at + len]
+    }
+
+    /// Notes a use of `bytes` bytes at `at`, a multiple of `bytes`, by a lane.
+    #[inline]
+    pub(crate) fn note(
+        &mut self,
+        who: &Who<'_>,
+        lane: u32,
+        (at, bytes): (usize, usize),
+        how: How,
+    ) -> Step {
+        let wanted = match bytes {
+            16 => 0,
+            4.. => 1,
+            _ => 2,
+        };
+        let granule = at / 16;
+        if self.level[granule] < wanted {
+            self.refine(granule, wanted);
+        }
+        let level = usize::from(self.level[granule]);
+        let width = WIDTHS[level];
+        let thread = who.warp * 32 + lane;
+        let first_step = self.first_step;
+        for piece in at / width..(at + bytes).div_ceil(width) {
+            let uses = &mut self.uses[level][piece];
+            if let Err(problem) = uses.add(who, thread, how, first_step) {
+                return Err(problem.told(lane, (piece * width).max(at), bytes, how));
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers 16 bytes by smaller pieces from now on.
+    fn refine(&mut self, granule: usize, level: u8) {
+        let old = usize::from(self.level[granule]);
+        let new = usize::from(level);
+        let parts = WIDTHS[old] / WIDTHS[new];
+        let pieces = 16 / WIDTHS[old];
+        for piece in granule * pieces..(granule + 1) * pieces {
+            let uses = self.uses[old][piece];
+            self.uses[new][piece * parts..(piece + 1) * parts].fill(uses);
+        }
+        self.level[granule] = level;
+    }
+}
+
+/// What is wrong with a use, before it is put in words.
+struct Problem {
+    kind: FaultKind,
+    other: Mark,
+    other_wrote: bool,
+}
+
+impl Uses {
+    #[inline(always)]
+    fn add(
+        &mut self,
+        who: &Who<'_>,
+        thread: u32,
+        how: How,
+        first_step: u32,
+    ) -> Result<(), Problem> {
+        let written = self.write.step() >= first_step;
+        if !written {
+            self.write = Mark::default();
+        }
+        let problem = |kind, other, other_wrote| Err(Problem { kind, other, other_wrote });
+        if how == How::Land {
+            self.write = Mark::new(who, thread, 0);
+            return Ok(());
+        }
+        if self.write.is(PENDING) {
+            return problem(FaultKind::AsyncCopyPending, self.write, true);
+        }
+        if !written && matches!(how, How::Read | How::Atomic) {
+            return problem(FaultKind::Uninitialised, self.write, true);
+        }
+        let both_atomic = how == How::Atomic && self.write.is(ATOMIC);
+        if written && !both_atomic && !self.write.allows(who, thread) {
+            return problem(FaultKind::SharedRace, self.write, true);
+        }
+        if how == How::Read {
+            self.read(who, thread, first_step);
+            return Ok(());
+        }
+        for read in self.reads {
+            if read.step() >= first_step && !read.allows(who, thread) {
+                return problem(FaultKind::SharedRace, read, false);
+            }
+        }
+        let flags = match how {
+            How::Begin => PENDING,
+            How::Atomic => ATOMIC,
+            _ => 0,
+        };
+        *self = Self { write: Mark::new(who, thread, flags), reads: [Mark::default(); 2] };
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn read(&mut self, who: &Who<'_>, thread: u32, first_step: u32) {
+        let mut mark = Mark::new(who, thread, 0);
+        let last = self.reads[0];
+        if last.warp() != mark.warp() && last.step() >= first_step {
+            self.reads[1] = last;
+        } else if last.step() == mark.step() && last.thread() != thread {
+            mark.0 |= SEVERAL;
+        } else if last.step() == mark.step() {
+            mark.0 |= last.0 & SEVERAL;
+        }
+        self.reads[0] = mark;
+    }
+}
+
+impl Problem {
+    fn told(self, lane: u32, at: usize, bytes: usize, how: How) -> Box<Trouble> {
+        let verb = if how == How::Read { "read" } else { "write" };
+        let access = format!("{verb} of {bytes} bytes of shared memory at {at:#x}");
+        let other = Instruction(self.other.pc());
+        let text = match self.kind {
+            FaultKind::Uninitialised => format!("{access}, which nothing wrote"),
+            FaultKind::AsyncCopyPending => {
+                format!(
+                    "{access}, which the cp.async at {other} has not delivered: wait for its group first"
+                )
+            }
+            _ => {
+                let thread = self.other.thread();
+                let several = if self.other.is(SEVERAL) { " and others" } else { "" };
+                let did = if self.other_wrote { "wrote" } else { "read" };
+                format!(
+                    "{access}, which thread {thread}{several} {did} at {other}: no barrier between"
+                )
+            }
+        };
+        Trouble::new(self.kind, lane, text)
+    }
+}
+
+/// An instruction, which whoever reports a trouble replaces by its line.
+pub(crate) struct Instruction(pub(crate) usize);
+
+impl std::fmt::Display for Instruction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\u{1}{}\u{2}", self.0)
+    }
+}
+
+/// Replaces instructions in `text` by `line N`.
+pub(crate) fn with_lines(text: &str, line: impl Fn(usize) -> u32) -> String {
+    let mut parts = text.split(['\u{1}', '\u{2}']);
+    let mut told = parts.next().unwrap_or_default().to_owned();
+    while let (Some(index), Some(rest)) = (parts.next(), parts.next()) {
+        let line = index.parse().map_or(0, &line);
+        told.push_str(&format!("line {line}{rest}"));
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock(own: usize, steps: &[u32]) -> (Clock, u32) {
+        let mut clock = [0; 32];
+        clock[..steps.len()].copy_from_slice(steps);
+        (clock, own as u32)
+    }
+
+    fn who((clock, warp): &(Clock, u32)) -> Who<'_> {
+        Who { clock, warp: *warp, pc: 7, together: false }
+    }
+
+    fn kind(step: Step) -> Option<FaultKind> {
+        step.err().map(|trouble| trouble.kind)
+    }
+
+    #[test]
+    fn a_barrier_must_lie_between_a_write_and_another_threads_read() {
+        let mut shared = Shared::new(64);
+        let (a, b) = (clock(0, &[1, 0]), clock(1, &[0, 1]));
+        shared.note(&who(&a), 3, (0, 4), How::Write).unwrap();
+        shared.note(&who(&a), 3, (0, 4), How::Read).unwrap();
+        assert_eq!(kind(shared.note(&who(&a), 4, (0, 4), How::Read)), Some(FaultKind::SharedRace));
+        assert_eq!(kind(shared.note(&who(&b), 0, (0, 4), How::Read)), Some(FaultKind::SharedRace));
+        let (a, b) = (clock(0, &[2, 2]), clock(1, &[2, 2]));
+        shared.note(&who(&b), 0, (0, 4), How::Read).unwrap();
+        shared.note(&who(&a), 9, (0, 4), How::Read).unwrap();
+        assert_eq!(kind(shared.note(&who(&a), 9, (0, 4), How::Write)), Some(FaultKind::SharedRace));
+    }
+
+    #[test]
+    fn neighbours_in_a_word_are_told_apart() {
+        let mut shared = Shared::new(64);
+        let a = clock(0, &[1]);
+        shared.note(&who(&a), 0, (0, 2), How::Write).unwrap();
+        shared.note(&who(&a), 1, (2, 2), How::Write).unwrap();
+        shared.note(&who(&a), 0, (0, 2), How::Read).unwrap();
+        shared.note(&who(&a), 1, (2, 2), How::Read).unwrap();
+        assert_eq!(kind(shared.note(&who(&a), 1, (0, 4), How::Read)), Some(FaultKind::SharedRace));
+        assert_eq!(
+            kind(shared.note(&who(&a), 1, (4, 4), How::Read)),
+            Some(FaultKind::Uninitialised)
+        );
+    }
+
+    #[test]
+    fn a_new_block_starts_afresh() {
+        let mut shared = Shared::new(32);
+        shared.note(&who(&clock(0, &[1])), 0, (0, 16), How::Write).unwrap();
+        shared.clear(2);
+        let next = clock(0, &[2]);
+        assert_eq!(
+            kind(shared.note(&who(&next), 0, (0, 16), How::Read)),
+            Some(FaultKind::Uninitialised)
+        );
+        shared.note(&who(&next), 5, (0, 16), How::Write).unwrap();
+    }
+}

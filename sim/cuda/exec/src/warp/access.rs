@@ -1,0 +1,451 @@
+//! Loads, stores, atomics and asynchronous copies of a warp.
+
+use super::registers::{FULL, LANES, Longs, O, Registers, Words, lanes};
+use super::{Env, Warp};
+use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::fault::{FaultKind, Step, Trouble};
+use crate::memory::{POISON, Reach};
+use crate::program::{Access, Ins, Room, Slot};
+use crate::shared::{How, Who};
+
+/// What lanes bring or fetch: up to 16 bytes each, lane after lane.
+type Buffer = [u8; 512];
+
+#[inline(always)]
+pub(super) fn load(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) -> Step {
+    let bytes = usize::from(a.bytes) * usize::from(a.count);
+    let mut buffer: Buffer = [0; 512];
+    if a.room == Room::Param {
+        let at = ins.imm as usize;
+        for lane in lanes(m) {
+            buffer[lane * bytes..(lane + 1) * bytes].copy_from_slice(&e.params[at..at + bytes]);
+        }
+    } else {
+        let addresses = addresses(&w.registers, ins.o[0], a.long, ins.imm);
+        let reach = Reach { addresses: &addresses, mask: m, bytes };
+        match a.room {
+            Room::Global => e.memory.load(&reach, &mut buffer, &mut e.counters)?,
+            Room::Shared => load_shared(w, e, &reach, &mut buffer)?,
+            Room::Local => load_local(w, e, &reach, &mut buffer)?,
+            Room::ParamAt => load_param(e, &reach, &mut buffer)?,
+            _ => load_generic(w, e, &reach, &mut buffer)?,
+        }
+    }
+    spread(&mut w.registers, &ins.o, a, m, &buffer);
+    Ok(())
+}
+
+#[inline(always)]
+pub(super) fn store(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) -> Step {
+    let bytes = usize::from(a.bytes) * usize::from(a.count);
+    let addresses = addresses(&w.registers, ins.o[0], a.long, ins.imm);
+    let buffer = gather(&w.registers, &ins.o, a);
+    let reach = Reach { addresses: &addresses, mask: m, bytes };
+    match a.room {
+        Room::Global => e.memory.store(&reach, &buffer, &mut e.counters),
+        Room::Shared => store_shared(w, e, &reach, &buffer),
+        Room::Local => store_local(w, e, &reach, &buffer),
+        _ => store_generic(w, e, &reach, &buffer),
+    }
+}
+
+#[inline(always)]
+pub(super) fn addresses(r: &Registers, base: Slot, long: bool, offset: i64) -> [u64; LANES] {
+    if long {
+        let base = r.long(base);
+        std::array::from_fn(|lane| base[lane].wrapping_add_signed(offset))
+    } else {
+        let base = r.word(base);
+        std::array::from_fn(|lane| u64::from(base[lane]).wrapping_add_signed(offset))
+    }
+}
+
+/// Puts what was loaded into registers.
+#[inline(always)]
+fn spread(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &Buffer) {
+    match (a.bytes, a.count, a.long_data) {
+        (4, 1, false) => spread_words::<4>(r, &o[1..2], m, buffer),
+        (4, 2, false) => spread_words::<8>(r, &o[1..3], m, buffer),
+        (4, 4, false) => spread_words::<16>(r, &o[1..5], m, buffer),
+        _ => spread_any(r, o, a, m, buffer),
+    }
+}
+
+#[inline(always)]
+fn spread_words<const STRIDE: usize>(r: &mut Registers, to: &[Slot], m: u32, buffer: &Buffer) {
+    for (part, slot) in to.iter().enumerate() {
+        let word = |lane: usize| {
+            let at = lane * STRIDE + part * 4;
+            u32::from_le_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]])
+        };
+        r.set_word(*slot, m, &std::array::from_fn(word));
+    }
+}
+
+#[inline(never)]
+fn spread_any(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &Buffer) {
+    let (bytes, count) = (usize::from(a.bytes), usize::from(a.count));
+    for part in 0..count {
+        let value = |lane: usize| {
+            let at = (lane * count + part) * bytes;
+            let mut value = [0; 8];
+            value[..bytes].copy_from_slice(&buffer[at..at + bytes]);
+            let value = u64::from_le_bytes(value);
+            let unused = 64 - 8 * bytes as u32;
+            if a.signed {
+                ((value << unused).cast_signed() >> unused).cast_unsigned()
+            } else {
+                value
+            }
+        };
+        let values: [u64; LANES] = std::array::from_fn(value);
+        if a.long_data {
+            r.set_long(o[1 + part], m, &values);
+        } else {
+            r.set_word(o[1 + part], m, &values.map(|value| value as u32));
+        }
+    }
+}
+
+/// Takes what will be stored from registers.
+#[inline(always)]
+fn gather(r: &Registers, o: &O, a: Access) -> Buffer {
+    let (bytes, count) = (usize::from(a.bytes), usize::from(a.count));
+    let mut buffer: Buffer = [0; 512];
+    for part in 0..count {
+        let slot = usize::from(o[1 + part]);
+        if a.long_data {
+            let Longs(values) = &r.longs[slot];
+            for (lane, value) in values.iter().enumerate() {
+                let at = (lane * count + part) * bytes;
+                buffer[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            }
+            continue;
+        }
+        let Words(values) = &r.words[slot];
+        match bytes {
+            4 => {
+                for (lane, value) in values.iter().enumerate() {
+                    let at = (lane * count + part) * 4;
+                    buffer[at..at + 4].copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            _ => {
+                for (lane, value) in values.iter().enumerate() {
+                    let at = (lane * count + part) * bytes;
+                    buffer[at..at + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+                }
+            }
+        }
+    }
+    buffer
+}
+
+/// Parts of a generic access: what it means as an access of each space.
+fn rooms(reach: &Reach<'_>) -> [(Room, u32, u64); 4] {
+    let within = |from: u64| {
+        lanes(reach.mask)
+            .filter(|lane| reach.addresses[*lane].wrapping_sub(from) < WINDOW_BYTES)
+            .fold(0u32, |mask, lane| mask | 1 << lane)
+    };
+    let (shared, local, param) =
+        (within(SHARED_WINDOW), within(LOCAL_WINDOW), within(PARAM_WINDOW));
+    let global = reach.mask & !shared & !local & !param;
+    [
+        (Room::Global, global, 0),
+        (Room::Shared, shared, SHARED_WINDOW),
+        (Room::Local, local, LOCAL_WINDOW),
+        (Room::ParamAt, param, PARAM_WINDOW),
+    ]
+}
+
+#[inline(never)]
+fn load_generic(w: &mut Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer) -> Step {
+    for (room, mask, window) in rooms(reach).into_iter().filter(|part| part.1 != 0) {
+        let addresses = reach.addresses.map(|address| address.wrapping_sub(window));
+        let part = Reach { addresses: &addresses, mask, bytes: reach.bytes };
+        match room {
+            Room::Global => e.memory.load(&part, buffer, &mut e.counters)?,
+            Room::Shared => load_shared(w, e, &part, buffer)?,
+            Room::Local => load_local(w, e, &part, buffer)?,
+            _ => load_param(e, &part, buffer)?,
+        }
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn store_generic(w: &mut Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -> Step {
+    for (room, mask, window) in rooms(reach).into_iter().filter(|part| part.1 != 0) {
+        let addresses = reach.addresses.map(|address| address.wrapping_sub(window));
+        let part = Reach { addresses: &addresses, mask, bytes: reach.bytes };
+        match room {
+            Room::Global => e.memory.store(&part, buffer, &mut e.counters)?,
+            Room::Shared => store_shared(w, e, &part, buffer)?,
+            Room::Local => store_local(w, e, &part, buffer)?,
+            _ => {
+                let text = "write of a parameter".to_owned();
+                return Err(Trouble::new(FaultKind::OutOfBounds, mask.trailing_zeros(), text));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Notes a use of shared memory by each lane, after checking that it is inside and aligned.
+#[inline(always)]
+fn note_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, how: How, together: bool) -> Step {
+    reach.aligned("access to shared memory")?;
+    let who = Who { clock: &w.clock, warp: w.index, pc: e.pc, together };
+    for lane in lanes(reach.mask) {
+        let at = reach.addresses[lane];
+        if at.saturating_add(reach.bytes as u64) > e.shared_bytes as u64 {
+            return Err(beyond_shared(reach, lane, e.shared_bytes));
+        }
+        e.shared.note(&who, lane as u32, (at as usize, reach.bytes), how)?;
+    }
+    Ok(())
+}
+
+#[cold]
+fn beyond_shared(reach: &Reach<'_>, lane: usize, size: usize) -> Box<Trouble> {
+    let (bytes, at) = (reach.bytes, reach.addresses[lane]);
+    let text = format!("access to {bytes} bytes of shared memory at {at:#x}: the block has {size}");
+    Trouble::new(FaultKind::OutOfBounds, lane as u32, text)
+}
+
+#[inline(always)]
+fn load_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer) -> Step {
+    note_shared(w, e, reach, How::Read, false)?;
+    count_passes(e, reach);
+    let bytes = reach.bytes;
+    for lane in lanes(reach.mask) {
+        let from = e.shared.bytes(reach.addresses[lane] as usize, bytes);
+        buffer[lane * bytes..(lane + 1) * bytes].copy_from_slice(from);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn store_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -> Step {
+    note_shared(w, e, reach, How::Write, false)?;
+    count_passes(e, reach);
+    let bytes = reach.bytes;
+    for lane in lanes(reach.mask) {
+        let to = e.shared.bytes_mut(reach.addresses[lane] as usize, bytes);
+        to.copy_from_slice(&buffer[lane * bytes..(lane + 1) * bytes]);
+    }
+    Ok(())
+}
+
+/// Counts the passes of an access to shared memory: 32 banks of four bytes, wide accesses by halves or quarters of a warp.
+fn count_passes(e: &mut Env<'_>, reach: &Reach<'_>) {
+    let words = reach.bytes.div_ceil(4);
+    let phase = LANES / words;
+    for first in (0..LANES).step_by(phase) {
+        let part = (reach.mask >> first) & (FULL >> (LANES - phase));
+        if part == 0 {
+            continue;
+        }
+        let passes = phase_passes(reach, part << first, words);
+        e.counters.shared_passes += passes;
+        e.counters.shared_ideal_passes += 1;
+        e.counters.worst_bank_conflict = e.counters.worst_bank_conflict.max(passes);
+    }
+}
+
+/// The most words that one bank must give to the lanes of `mask`; lanes that want the same word share it.
+fn phase_passes(reach: &Reach<'_>, mask: u32, words: usize) -> u64 {
+    let mut wanted = [u64::MAX; LANES];
+    let mut repeated = false;
+    for lane in lanes(mask) {
+        for word in 0..words {
+            let word = reach.addresses[lane] / 4 + word as u64;
+            let bank = &mut wanted[word as usize % 32];
+            repeated |= *bank != u64::MAX && *bank != word;
+            *bank = word;
+        }
+    }
+    if !repeated {
+        return 1;
+    }
+    let mut all: Vec<_> = lanes(mask)
+        .flat_map(|lane| (0..words as u64).map(move |word| (lane, word)))
+        .map(|(lane, word)| reach.addresses[lane] / 4 + word)
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    let mut banks = [0u64; 32];
+    all.iter().for_each(|word| banks[*word as usize % 32] += 1);
+    banks.into_iter().max().unwrap_or(1)
+}
+
+#[inline(never)]
+fn load_param(e: &Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer) -> Step {
+    reach.aligned("read of a parameter")?;
+    let (bytes, size) = (reach.bytes, e.params.len());
+    for lane in lanes(reach.mask) {
+        let at = reach.addresses[lane];
+        if at.saturating_add(bytes as u64) > size as u64 {
+            let text =
+                format!("read of {bytes} bytes of the parameters at {at:#x}: there are {size}");
+            return Err(Trouble::new(FaultKind::OutOfBounds, lane as u32, text));
+        }
+        let at = at as usize;
+        buffer[lane * bytes..(lane + 1) * bytes].copy_from_slice(&e.params[at..at + bytes]);
+    }
+    Ok(())
+}
+
+fn local_range(e: &Env<'_>, reach: &Reach<'_>, lane: usize) -> Step<std::ops::Range<usize>> {
+    let size = e.program.local_bytes as u64;
+    let (at, bytes) = (reach.addresses[lane], reach.bytes as u64);
+    if at.saturating_add(bytes) > size {
+        let text =
+            format!("access to {bytes} bytes of local memory at {at:#x}: the thread has {size}");
+        return Err(Trouble::new(FaultKind::OutOfBounds, lane as u32, text));
+    }
+    let start = lane * e.program.local_bytes + at as usize;
+    Ok(start..start + reach.bytes)
+}
+
+#[inline(never)]
+fn load_local(w: &Warp, e: &Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer) -> Step {
+    reach.aligned("read of local memory")?;
+    let bytes = reach.bytes;
+    for lane in lanes(reach.mask) {
+        let range = local_range(e, reach, lane)?;
+        buffer[lane * bytes..(lane + 1) * bytes].copy_from_slice(&w.local[range]);
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn store_local(w: &mut Warp, e: &Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -> Step {
+    reach.aligned("write of local memory")?;
+    let bytes = reach.bytes;
+    for lane in lanes(reach.mask) {
+        let range = local_range(e, reach, lane)?;
+        w.local[range].copy_from_slice(&buffer[lane * bytes..(lane + 1) * bytes]);
+    }
+    Ok(())
+}
+
+/// A `cp.async` that was issued and has not landed.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    lanes: u32,
+    bytes: usize,
+    to: [u64; LANES],
+    from: [u64; LANES],
+    /// Bytes of the source; the rest of the destination becomes zero.
+    sizes: [u32; LANES],
+    /// Each lane's group.
+    groups: [u32; LANES],
+    pc: u32,
+}
+
+#[inline(never)]
+pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m: u32) -> Step {
+    let (to_offset, from_offset) = (i64::from(ins.imm as i32), ins.imm >> 32);
+    let to = addresses(&w.registers, ins.o[0], false, to_offset);
+    let from = addresses(&w.registers, ins.o[1], true, from_offset);
+    let sizes = *w.registers.word(ins.o[2]);
+    let bytes = usize::from(bytes);
+    let reach = Reach { addresses: &to, mask: m, bytes };
+    note_shared(w, e, &reach, How::Begin, false)?;
+    let copied =
+        lanes(m).filter(|lane| sizes[*lane] != 0).fold(0u32, |mask, lane| mask | 1 << lane);
+    let source = Reach { addresses: &from, mask: copied, bytes };
+    source.aligned("read by cp.async")?;
+    let whole = lanes(copied).all(|lane| sizes[lane] as usize >= bytes);
+    if whole {
+        e.memory.check_later(&source, &mut e.counters)?;
+    } else {
+        for lane in lanes(copied) {
+            let size = (sizes[lane] as usize).min(bytes);
+            let part = Reach { addresses: &from, mask: 1 << lane, bytes: size };
+            e.memory.check_later(&part, &mut e.counters)?;
+        }
+    }
+    for lane in lanes(m) {
+        e.shared.bytes_mut(to[lane] as usize, bytes).fill(POISON);
+    }
+    w.copies.push(Copy { lanes: m, bytes, to, from, sizes, groups: w.groups_begun, pc: e.pc });
+    Ok(())
+}
+
+/// Ends the current group of each lane.
+pub(super) fn commit(w: &mut Warp, m: u32) {
+    lanes(m).for_each(|lane| w.groups_begun[lane] += 1);
+}
+
+/// Lands the copies of each lane but those of its last `keep` groups; with `None`, all.
+#[inline(never)]
+pub(super) fn wait(w: &mut Warp, e: &mut Env<'_>, m: u32, keep: Option<u32>) -> Step {
+    let mut copies = std::mem::take(&mut w.copies);
+    let done = |copy: &Copy, lane: usize| match keep {
+        None => true,
+        // A group that is not committed is not waited for.
+        Some(keep) => copy.groups[lane] + keep < w.groups_begun[lane],
+    };
+    for copy in &mut copies {
+        let landing = lanes(copy.lanes & m).filter(|lane| done(copy, *lane));
+        let landing = landing.fold(0u32, |mask, lane| mask | 1 << lane);
+        land(w, e, copy, landing)?;
+        copy.lanes &= !landing;
+    }
+    copies.retain(|copy| copy.lanes != 0);
+    w.copies = copies;
+    Ok(())
+}
+
+fn land(w: &Warp, e: &mut Env<'_>, copy: &Copy, landing: u32) -> Step {
+    let who = Who { clock: &w.clock, warp: w.index, pc: copy.pc, together: false };
+    for lane in lanes(landing) {
+        let size = (copy.sizes[lane] as usize).min(copy.bytes);
+        let mut data = [0; 16];
+        if size > 0 {
+            e.memory.fetch(copy.from[lane], &mut data[..size]);
+        }
+        let at = copy.to[lane] as usize;
+        e.shared.note(&who, lane as u32, (at, copy.bytes), How::Land)?;
+        e.shared.bytes_mut(at, copy.bytes).copy_from_slice(&data[..copy.bytes]);
+    }
+    Ok(())
+}
+
+/// `ldmatrix`: lanes `8i` to `8i + 7` have the addresses of the rows of matrix `i`.
+#[inline(always)]
+pub(super) fn load_matrix(
+    w: &mut Warp,
+    e: &mut Env<'_>,
+    ins: &Ins,
+    count: u8,
+    transposed: bool,
+) -> Step {
+    let addresses = addresses(&w.registers, ins.o[0], false, ins.imm);
+    let rows = FULL >> (32 - 8 * u32::from(count));
+    let reach = Reach { addresses: &addresses, mask: rows, bytes: 16 };
+    note_shared(w, e, &reach, How::Read, true)?;
+    count_passes(e, &reach);
+    for matrix in 0..usize::from(count) {
+        let mut values = [0u32; LANES];
+        for row in 0..8 {
+            let bytes = e.shared.bytes(addresses[matrix * 8 + row] as usize, 16);
+            if transposed {
+                for (column, pair) in bytes.chunks_exact(2).enumerate() {
+                    let element = u32::from(u16::from_le_bytes([pair[0], pair[1]]));
+                    values[column * 4 + row / 2] |= element << (16 * (row % 2));
+                }
+            } else {
+                for (part, word) in bytes.chunks_exact(4).enumerate() {
+                    values[row * 4 + part] =
+                        u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+                }
+            }
+        }
+        w.registers.set_word(ins.o[1 + matrix], FULL, &values);
+    }
+    Ok(())
+}
