@@ -19,9 +19,11 @@ impl Reach<'_> {
     #[inline(always)]
     pub(crate) fn is_straight(&self) -> bool {
         let (first, bytes) = (self.addresses[0], self.bytes as u64);
-        let expected = |lane: usize| first.wrapping_add(lane as u64 * bytes);
-        self.mask == FULL
-            && (0..LANES).fold(true, |same, lane| same & (self.addresses[lane] == expected(lane)))
+        let mut apart = 0;
+        for (lane, address) in self.addresses.iter().enumerate() {
+            apart |= address ^ first.wrapping_add(lane as u64 * bytes);
+        }
+        self.mask == FULL && apart == 0
     }
 
     /// The lowest and highest address.
@@ -40,9 +42,10 @@ impl Reach<'_> {
     /// A fault unless every address is a multiple of the size.
     #[inline(always)]
     pub(crate) fn aligned(&self, what: &str) -> Step {
-        let bits = (0..LANES).fold(0, |bits, lane| {
-            bits | if self.mask >> lane & 1 != 0 { self.addresses[lane] } else { 0 }
-        });
+        let mut bits = 0;
+        for lane in 0..LANES {
+            bits |= if self.mask >> lane & 1 != 0 { self.addresses[lane] } else { 0 };
+        }
         if bits & (self.bytes as u64 - 1) == 0 { Ok(()) } else { Err(self.misaligned(what)) }
     }
 

@@ -1,6 +1,6 @@
 //! Loads, stores, atomics and asynchronous copies of a warp.
 
-use super::registers::{FULL, LANES, Longs, O, Registers, Words, lanes};
+use super::registers::{FULL, LANES, Longs, O, Registers, Words, each, lanes};
 use super::{Env, Warp};
 use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::fault::{FaultKind, Step, Trouble};
@@ -53,10 +53,10 @@ pub(super) fn store(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32)
 pub(super) fn addresses(r: &Registers, base: Slot, long: bool, offset: i64) -> [u64; LANES] {
     if long {
         let base = r.long(base);
-        std::array::from_fn(|lane| base[lane].wrapping_add_signed(offset))
+        each(|lane| base[lane].wrapping_add_signed(offset))
     } else {
         let base = r.word(base);
-        std::array::from_fn(|lane| u64::from(base[lane]).wrapping_add_signed(offset))
+        each(|lane| u64::from(base[lane]).wrapping_add_signed(offset))
     }
 }
 
@@ -67,6 +67,14 @@ fn spread(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &Buffer) {
         (4, 1, false) => spread_words::<4>(r, &o[1..2], m, buffer),
         (4, 2, false) => spread_words::<8>(r, &o[1..3], m, buffer),
         (4, 4, false) => spread_words::<16>(r, &o[1..5], m, buffer),
+        (2, 1, false) if !a.signed => {
+            let half = |lane: usize| {
+                u32::from(u16::from_le_bytes([buffer[2 * lane], buffer[2 * lane + 1]]))
+            };
+            r.set_word(o[1], m, &each(half));
+        }
+        (8, 1, true) => spread_longs::<8>(r, &o[1..2], m, buffer),
+        (8, 2, true) => spread_longs::<16>(r, &o[1..3], m, buffer),
         _ => spread_any(r, o, a, m, buffer),
     }
 }
@@ -78,7 +86,19 @@ fn spread_words<const STRIDE: usize>(r: &mut Registers, to: &[Slot], m: u32, buf
             let at = lane * STRIDE + part * 4;
             u32::from_le_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]])
         };
-        r.set_word(*slot, m, &std::array::from_fn(word));
+        r.set_word(*slot, m, &each(word));
+    }
+}
+
+#[inline(always)]
+fn spread_longs<const STRIDE: usize>(r: &mut Registers, to: &[Slot], m: u32, buffer: &Buffer) {
+    for (part, slot) in to.iter().enumerate() {
+        let long = |lane: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&buffer[lane * STRIDE + part * 8..][..8]);
+            u64::from_le_bytes(bytes)
+        };
+        r.set_long(*slot, m, &each(long));
     }
 }
 
@@ -98,7 +118,7 @@ fn spread_any(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &Buffer) {
                 value
             }
         };
-        let values: [u64; LANES] = std::array::from_fn(value);
+        let values: [u64; LANES] = each(value);
         if a.long_data {
             r.set_long(o[1 + part], m, &values);
         } else {

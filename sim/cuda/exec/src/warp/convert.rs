@@ -1,7 +1,7 @@
 //! Conversions, comparisons, selection.
 
 use super::integer::combine;
-use super::registers::{LANES, O, Registers};
+use super::registers::{LANES, O, Registers, each};
 use crate::number::{
     E4M3, E5M2, F8, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_bf16_cut, f32_to_f16,
     f32_to_f16_cut, f32_to_tf32,
@@ -48,17 +48,17 @@ pub(super) fn convert(r: &mut Registers, m: u32, o: &O, c: Convert) {
         (T::F32, T::U32) if plain => r.map1(m, o, |x| (x as f32).to_bits()),
         (T::S64 | T::U64, T::S32) if !c.saturate => {
             let x = r.word(o[1]);
-            let z = std::array::from_fn(|lane| i64::from(x[lane].cast_signed()).cast_unsigned());
+            let z = each(|lane| i64::from(x[lane].cast_signed()).cast_unsigned());
             r.set_long(o[0], m, &z);
         }
         (T::S64 | T::U64, T::U32) => {
             let x = r.word(o[1]);
-            let z = std::array::from_fn(|lane| u64::from(x[lane]));
+            let z = each(|lane| u64::from(x[lane]));
             r.set_long(o[0], m, &z);
         }
         (T::S32 | T::U32, T::S64 | T::U64) if !c.saturate => {
             let x = r.long(o[1]);
-            let z = std::array::from_fn(|lane| x[lane] as u32);
+            let z = each(|lane| x[lane] as u32);
             r.set_word(o[0], m, &z);
         }
         _ => general(r, m, o, c),
@@ -72,7 +72,7 @@ fn general(r: &mut Registers, m: u32, o: &O, c: Convert) {
     {
         return packed(r, m, o, c);
     }
-    let values: [u64; LANES] = std::array::from_fn(|lane| {
+    let values: [u64; LANES] = each(|lane| {
         let bits =
             if c.from.bytes() == 8 { r.long(o[1])[lane] } else { u64::from(r.word(o[1])[lane]) };
         scalar(bits, c)
@@ -102,7 +102,7 @@ fn packed(r: &mut Registers, m: u32, o: &O, c: Convert) {
             (_, true) => f32_to_bf16_cut(x),
         })
     };
-    let values = std::array::from_fn(|lane| {
+    let values = each(|lane| {
         let (x, y) = (x[lane], y[lane]);
         match (c.to, c.from) {
             (to @ (T::E4m3x2 | T::E5m2x2), T::F32) => {
@@ -301,13 +301,11 @@ pub(super) fn select(r: &mut Registers, m: u32, o: &O, width: Width) {
     let chosen = r.predicate(o[3]);
     if width == Width::W64 {
         let (yes, no) = (r.long(o[1]), r.long(o[2]));
-        let z =
-            std::array::from_fn(|lane| if chosen >> lane & 1 != 0 { yes[lane] } else { no[lane] });
+        let z = each(|lane| if chosen >> lane & 1 != 0 { yes[lane] } else { no[lane] });
         r.set_long(o[0], m, &z);
     } else {
         let (yes, no) = (r.word(o[1]), r.word(o[2]));
-        let z =
-            std::array::from_fn(|lane| if chosen >> lane & 1 != 0 { yes[lane] } else { no[lane] });
+        let z = each(|lane| if chosen >> lane & 1 != 0 { yes[lane] } else { no[lane] });
         r.set_word(o[0], m, &z);
     }
 }

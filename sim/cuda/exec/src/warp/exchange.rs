@@ -1,6 +1,6 @@
 //! Shuffles, votes, matches and reductions between the lanes of a warp.
 
-use super::registers::{LANES, O, Registers, lanes};
+use super::registers::{LANES, O, Registers, each, lanes};
 use crate::program::Lanes;
 
 /// Executes `op` for the lanes `m`, which are all there.
@@ -27,7 +27,7 @@ pub(super) fn exchange(r: &mut Registers, m: u32, o: &O, op: Lanes, imm: i64) {
 fn shuffle(r: &mut Registers, m: u32, o: &O, op: Lanes) {
     let (value, by, control) = (r.word(o[2]), r.word(o[3]), r.word(o[4]));
     let mut there = 0u32;
-    let z = std::array::from_fn(|lane| {
+    let z = each(|lane| {
         let segment = (control[lane] >> 8 & 31) as usize;
         let clamp = (control[lane] & 31) as usize;
         let by = (by[lane] & 31) as usize;
@@ -63,7 +63,7 @@ fn matching(r: &mut Registers, m: u32, o: &O, all: bool) {
             .filter(|other| value[*other] == value[lane])
             .fold(0u32, |mask, other| mask | 1 << other)
     };
-    let masks: [u32; LANES] = std::array::from_fn(same);
+    let masks: [u32; LANES] = each(same);
     if !all {
         r.set_word(o[0], m, &masks);
         return;

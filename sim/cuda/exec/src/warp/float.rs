@@ -1,6 +1,6 @@
 //! Floats: f32 with its roundings and approximations, f64, packed halves.
 
-use super::registers::{LANES, O, Registers};
+use super::registers::{LANES, O, Registers, each};
 use crate::number::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::program::{F32, F64, Half, HalfKind, Mode, Round};
 
@@ -33,7 +33,7 @@ fn special(r: &mut Registers, m: u32, o: &O, op: F32, mode: Mode) {
         return nearest(r, m, o, op, flush, finish);
     }
     let (x, y, z) = (*r.word(o[1]), *r.word(o[2]), *r.word(o[3]));
-    let values: [u32; LANES] = std::array::from_fn(|lane| {
+    let values: [u32; LANES] = each(|lane| {
         let (x, y, z) = (flush(f(x[lane])), flush(f(y[lane])), flush(f(z[lane])));
         let (a, b, c) = match op {
             F32::Add => (x, 1.0, y),
@@ -199,7 +199,7 @@ fn pairs(
             Half::Abs => x.abs(),
         })
     };
-    let values = std::array::from_fn(|lane| {
+    let values = each(|lane| {
         let (x, y, z) = (x[lane], y[lane], z[lane]);
         let low = one(x as u16, y as u16, z as u16);
         let high = one((x >> 16) as u16, (y >> 16) as u16, (z >> 16) as u16);

@@ -1,6 +1,6 @@
 //! Integers, bits and predicates.
 
-use super::registers::{LANES, O, Registers};
+use super::registers::{LANES, O, Registers, each};
 use crate::program::{Bits, Int, Logic, Move, Wide, Width};
 
 /// Sign-extends 16 bits.
@@ -159,7 +159,7 @@ fn int64(r: &mut Registers, m: u32, o: &O, op: Int) {
 #[inline(always)]
 fn shift64(r: &mut Registers, m: u32, o: &O, f: impl Fn(u64, u32) -> u64) {
     let (x, y) = (r.long(o[1]), r.word(o[2]));
-    let z = std::array::from_fn(|lane| f(x[lane], y[lane]));
+    let z = each(|lane| f(x[lane], y[lane]));
     r.set_long(o[0], m, &z);
 }
 
@@ -168,13 +168,13 @@ pub(super) fn wide(r: &mut Registers, m: u32, o: &O, op: Wide) {
     let (x, y) = (r.word(o[1]), r.word(o[2]));
     if op.from == Width::W16 {
         let z: [u32; LANES] = if op.signed {
-            std::array::from_fn(|lane| (s16(x[lane]) * s16(y[lane])).cast_unsigned())
+            each(|lane| (s16(x[lane]) * s16(y[lane])).cast_unsigned())
         } else {
-            std::array::from_fn(|lane| u16_of(x[lane]) * u16_of(y[lane]))
+            each(|lane| u16_of(x[lane]) * u16_of(y[lane]))
         };
         let z = if op.add {
             let addend = r.word(o[3]);
-            std::array::from_fn(|lane| z[lane].wrapping_add(addend[lane]))
+            each(|lane| z[lane].wrapping_add(addend[lane]))
         } else {
             z
         };
@@ -182,13 +182,13 @@ pub(super) fn wide(r: &mut Registers, m: u32, o: &O, op: Wide) {
     }
     let signed = |x: u32| i64::from(x.cast_signed());
     let z: [u64; LANES] = if op.signed {
-        std::array::from_fn(|lane| (signed(x[lane]) * signed(y[lane])).cast_unsigned())
+        each(|lane| (signed(x[lane]) * signed(y[lane])).cast_unsigned())
     } else {
-        std::array::from_fn(|lane| u64::from(x[lane]) * u64::from(y[lane]))
+        each(|lane| u64::from(x[lane]) * u64::from(y[lane]))
     };
     let z = if op.add {
         let addend = r.long(o[3]);
-        std::array::from_fn(|lane| z[lane].wrapping_add(addend[lane]))
+        each(|lane| z[lane].wrapping_add(addend[lane]))
     } else {
         z
     };
@@ -235,7 +235,7 @@ pub(super) fn bits(r: &mut Registers, m: u32, o: &O, op: Bits) {
         Bits::ExtractS => r.map3(m, o, |x, at, len| extract_signed(x, at & 255, len & 255)),
         Bits::Insert32 => {
             let (x, y, at, len) = (r.word(o[1]), r.word(o[2]), r.word(o[3]), r.word(o[4]));
-            let z = std::array::from_fn(|lane| {
+            let z = each(|lane| {
                 let mask = field(at[lane] & 255, len[lane] & 255) as u32;
                 let moved = u64::from(x[lane]).checked_shl(at[lane] & 255).unwrap_or(0) as u32;
                 y[lane] & !mask | moved & mask
@@ -244,7 +244,7 @@ pub(super) fn bits(r: &mut Registers, m: u32, o: &O, op: Bits) {
         }
         Bits::Insert64 => {
             let (x, y, at, len) = (r.long(o[1]), r.long(o[2]), r.word(o[3]), r.word(o[4]));
-            let z = std::array::from_fn(|lane| {
+            let z = each(|lane| {
                 let mask = field(at[lane] & 255, len[lane] & 255);
                 y[lane] & !mask | x[lane].checked_shl(at[lane] & 255).unwrap_or(0) & mask
             });
@@ -257,7 +257,7 @@ pub(super) fn bits(r: &mut Registers, m: u32, o: &O, op: Bits) {
 #[inline(always)]
 fn long_to_word(r: &mut Registers, m: u32, o: &O, f: impl Fn(u64) -> u32) {
     let x = r.long(o[1]);
-    let z = std::array::from_fn(|lane| f(x[lane]));
+    let z = each(|lane| f(x[lane]));
     r.set_word(o[0], m, &z);
 }
 
@@ -333,7 +333,7 @@ pub(super) fn moves(r: &mut Registers, m: u32, o: &O, op: Move, imm: i64) {
         }
         Move::Pack32x2 => {
             let (low, high) = (r.word(o[1]), r.word(o[2]));
-            let z = std::array::from_fn(|lane| u64::from(low[lane]) | u64::from(high[lane]) << 32);
+            let z = each(|lane| u64::from(low[lane]) | u64::from(high[lane]) << 32);
             r.set_long(o[0], m, &z);
         }
         Move::Unpack32x2 => {
@@ -342,7 +342,7 @@ pub(super) fn moves(r: &mut Registers, m: u32, o: &O, op: Move, imm: i64) {
             r.set_word(o[2], m, &x.map(|x| (x >> 32) as u32));
         }
         Move::Pack16x4 => {
-            let z = std::array::from_fn(|lane| {
+            let z = each(|lane| {
                 (0..4)
                     .fold(0, |z, part| z | u64::from(cut(r.word(o[1 + part])[lane])) << (16 * part))
             });

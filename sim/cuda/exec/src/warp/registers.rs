@@ -28,6 +28,19 @@ pub(crate) struct Registers {
 /// Slots of an instruction.
 pub(crate) type O = [Slot; OPERANDS];
 
+/// `f` of every lane. As `array::from_fn`, which is not always inlined: then it would be compiled without the vector
+/// instructions of the function around it.
+#[inline(always)]
+pub(crate) fn each<T: Copy + Default>(mut f: impl FnMut(usize) -> T) -> [T; LANES] {
+    let mut all = [T::default(); LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        all[lane] = f(lane);
+        lane += 1;
+    }
+    all
+}
+
 /// The lanes of `mask`.
 #[inline(always)]
 pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
@@ -38,6 +51,18 @@ pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
             lane as usize
         })
     })
+}
+
+/// A mask of the lanes where `f` holds.
+#[inline(always)]
+pub(crate) fn mask_of(f: impl Fn(usize) -> bool) -> u32 {
+    let mut mask = 0;
+    let mut lane = 0;
+    while lane < LANES {
+        mask |= u32::from(f(lane)) << lane;
+        lane += 1;
+    }
+    mask
 }
 
 impl Registers {
@@ -91,7 +116,7 @@ impl Registers {
     #[inline(always)]
     pub(crate) fn map1(&mut self, m: u32, o: &O, f: impl Fn(u32) -> u32) {
         let x = self.word(o[1]);
-        let z = std::array::from_fn(|lane| f(x[lane]));
+        let z = each(|lane| f(x[lane]));
         self.set_word(o[0], m, &z);
     }
 
@@ -99,7 +124,7 @@ impl Registers {
     #[inline(always)]
     pub(crate) fn map2(&mut self, m: u32, o: &O, f: impl Fn(u32, u32) -> u32) {
         let (x, y) = (self.word(o[1]), self.word(o[2]));
-        let z = std::array::from_fn(|lane| f(x[lane], y[lane]));
+        let z = each(|lane| f(x[lane], y[lane]));
         self.set_word(o[0], m, &z);
     }
 
@@ -107,7 +132,7 @@ impl Registers {
     #[inline(always)]
     pub(crate) fn map3(&mut self, m: u32, o: &O, f: impl Fn(u32, u32, u32) -> u32) {
         let (x, y, w) = (self.word(o[1]), self.word(o[2]), self.word(o[3]));
-        let z = std::array::from_fn(|lane| f(x[lane], y[lane], w[lane]));
+        let z = each(|lane| f(x[lane], y[lane], w[lane]));
         self.set_word(o[0], m, &z);
     }
 
@@ -115,7 +140,7 @@ impl Registers {
     #[inline(always)]
     pub(crate) fn map1_long(&mut self, m: u32, o: &O, f: impl Fn(u64) -> u64) {
         let x = self.long(o[1]);
-        let z = std::array::from_fn(|lane| f(x[lane]));
+        let z = each(|lane| f(x[lane]));
         self.set_long(o[0], m, &z);
     }
 
@@ -123,7 +148,7 @@ impl Registers {
     #[inline(always)]
     pub(crate) fn map2_long(&mut self, m: u32, o: &O, f: impl Fn(u64, u64) -> u64) {
         let (x, y) = (self.long(o[1]), self.long(o[2]));
-        let z = std::array::from_fn(|lane| f(x[lane], y[lane]));
+        let z = each(|lane| f(x[lane], y[lane]));
         self.set_long(o[0], m, &z);
     }
 
@@ -131,7 +156,7 @@ impl Registers {
     #[inline(always)]
     pub(crate) fn map3_long(&mut self, m: u32, o: &O, f: impl Fn(u64, u64, u64) -> u64) {
         let (x, y, w) = (self.long(o[1]), self.long(o[2]), self.long(o[3]));
-        let z = std::array::from_fn(|lane| f(x[lane], y[lane], w[lane]));
+        let z = each(|lane| f(x[lane], y[lane], w[lane]));
         self.set_long(o[0], m, &z);
     }
 
@@ -139,13 +164,13 @@ impl Registers {
     #[inline(always)]
     pub(crate) fn test(&self, (a, b): (Slot, Slot), f: impl Fn(u32, u32) -> bool) -> u32 {
         let (x, y) = (self.word(a), self.word(b));
-        (0..LANES).fold(0, |mask, lane| mask | u32::from(f(x[lane], y[lane])) << lane)
+        mask_of(|lane| f(x[lane], y[lane]))
     }
 
     /// A mask of the lanes where `f` holds for 64-bit sources.
     #[inline(always)]
     pub(crate) fn test_long(&self, (a, b): (Slot, Slot), f: impl Fn(u64, u64) -> bool) -> u32 {
         let (x, y) = (self.long(a), self.long(b));
-        (0..LANES).fold(0, |mask, lane| mask | u32::from(f(x[lane], y[lane])) << lane)
+        mask_of(|lane| f(x[lane], y[lane]))
     }
 }

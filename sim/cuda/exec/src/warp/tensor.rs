@@ -4,7 +4,7 @@
 //! `g + 8`. A 32-bit register has as many neighbouring elements of `k` as fit. Sums are f32, one product after the other
 //! along `k`: hardware leaves the order and the rounding inside a group open, so tests compare with a tolerance.
 
-use super::registers::{LANES, O, Registers};
+use super::registers::{LANES, O, Registers, each};
 use crate::number::{E4M3, E5M2, F8, f16_to_f32};
 use crate::program::{Mma, Slot};
 
@@ -89,21 +89,22 @@ fn floats<const K: usize, const PER: usize>(
 #[inline(always)]
 fn gather(r: &Registers, even: Slot, odd: Slot) -> [[f32; COLUMNS]; 8] {
     let (even, odd) = (r.word(even), r.word(odd));
-    std::array::from_fn(|row| {
-        std::array::from_fn(|column| {
-            let register = if column % 2 == 0 { even } else { odd };
-            f32::from_bits(register[row * 4 + column / 2])
-        })
-    })
+    let mut rows = [[0.0; COLUMNS]; 8];
+    for row in 0..8 {
+        for pair in 0..4 {
+            rows[row][2 * pair] = f32::from_bits(even[row * 4 + pair]);
+            rows[row][2 * pair + 1] = f32::from_bits(odd[row * 4 + pair]);
+        }
+    }
+    rows
 }
 
 #[inline(always)]
 fn scatter(r: &mut Registers, even: Slot, odd: Slot, rows: &[[f32; COLUMNS]; 8]) {
-    let part = |first: usize| -> [u32; LANES] {
-        std::array::from_fn(|lane| rows[lane / 4][lane % 4 * 2 + first].to_bits())
-    };
-    r.words[usize::from(even)].0 = part(0);
-    r.words[usize::from(odd)].0 = part(1);
+    let part = |first: usize| each(|lane| rows[lane / 4][lane % 4 * 2 + first].to_bits());
+    let (evens, odds) = (part(0), part(1));
+    r.words[usize::from(even)].0 = evens;
+    r.words[usize::from(odd)].0 = odds;
 }
 
 /// Adds rows `first` to `first + 8` of A times B.
@@ -141,7 +142,7 @@ fn integers(r: &mut Registers, o: &O, a_signed: bool, b_signed: bool) {
     }
     for part in 0..4 {
         let c = *r.word(o[10 + part]);
-        let d = std::array::from_fn(|lane| {
+        let d = each(|lane| {
             let (row, column) = (lane / 4 + part / 2 * 8, lane % 4 * 2 + part % 2);
             let sum = (0..32).fold(0i32, |sum, k| sum.wrapping_add(a[row][k] * b[k][column]));
             c[lane].wrapping_add(sum.cast_unsigned())
