@@ -1,0 +1,239 @@
+//! Memory: device, pinned, pools, copies, fills.
+
+use super::context::current;
+use super::stream::here;
+use super::{In, Out};
+use crate::code::{Code, Failure, Outcome};
+use crate::driver::{Device, Driver};
+use crate::stream::{Stream, Work};
+use halyard_sim_cuda_exec::Home;
+use std::ffi::{c_int, c_uchar, c_uint, c_ushort, c_void};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+/// Handle of the one pool of each device.
+const POOL: usize = 0x2000;
+
+fn allocate(address: &Out<u64>, bytes: usize) -> Outcome {
+    let (driver, device) = current()?;
+    device.healthy()?;
+    if bytes == 0 {
+        return Err(Code::InvalidValue.into());
+    }
+    address.set(driver.memory().allocate(bytes, Home::Device(device.index))?)
+}
+
+/// Whether `bytes` bytes at `address` are in an allocation, of a device or pinned.
+fn is_known(driver: &Driver, address: u64, bytes: usize) -> bool {
+    let found = driver.memory().lookup(address);
+    found.is_some_and(|(base, size, _)| address - base + bytes as u64 <= size as u64)
+}
+
+/// A copy from memory of the host. Pageable memory is read before this returns, as the driver does.
+fn from_host(
+    driver: &'static Driver,
+    stream: &Stream,
+    to: u64,
+    from: &In<u8>,
+    bytes: usize,
+) -> Outcome {
+    let address = from.0.addr() as u64;
+    if is_known(driver, address, bytes) {
+        return stream.enqueue(driver, Work::Copy { to, from: address, bytes });
+    }
+    stream.enqueue(driver, Work::Write { to, bytes: from.bytes(bytes)?.into() })
+}
+
+/// A copy to memory of the host. For pageable memory this returns when it is done, as the driver does.
+fn to_host(
+    driver: &'static Driver,
+    stream: &Stream,
+    to: &Out<u8>,
+    from: u64,
+    bytes: usize,
+) -> Outcome {
+    let address = to.0.addr() as u64;
+    if is_known(driver, address, bytes) {
+        return stream.enqueue(driver, Work::Copy { to: address, from, bytes });
+    }
+    let (reply, answer) = channel();
+    stream.enqueue(driver, Work::Read { from, bytes, reply })?;
+    stream.synchronize(driver)?;
+    let data = answer.recv().map_err(|_| Failure::new(Code::Unknown, "the copy was not done"))?;
+    to.set_all(&data)
+}
+
+fn fill(stream: usize, to: u64, pattern: &[u8], count: usize) -> Outcome {
+    let (driver, _, stream) = here(stream)?;
+    let bytes = count.checked_mul(pattern.len()).ok_or(Code::InvalidValue)?;
+    if !to.is_multiple_of(pattern.len() as u64) {
+        return Err(Code::InvalidValue.into());
+    }
+    stream.enqueue(driver, Work::Fill { to, pattern: pattern.into(), bytes })
+}
+
+/// Runs `enqueue` on the null stream and waits for it.
+fn at_once(enqueue: impl FnOnce(&'static Driver, &Stream) -> Outcome) -> Outcome {
+    let (driver, _, stream) = here(0)?;
+    enqueue(driver, &stream)?;
+    stream.synchronize(driver)
+}
+
+/// Frees after everything on the device is done.
+fn free(driver: &'static Driver, device: &Device, address: u64) -> Outcome {
+    driver.synchronize(device)?;
+    let order = driver.timeline().host_order();
+    Ok(driver.memory().free(address, &order)?)
+}
+
+entries! {
+    fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) {
+        let (driver, device) = current()?;
+        let (left, all) = driver.memory().info(device.index);
+        free.set(usize::try_from(left).unwrap_or(usize::MAX))?;
+        total.set(usize::try_from(all).unwrap_or(usize::MAX))
+    }
+
+    fn cuMemAlloc_v2(address: Out<u64>, bytes: usize) {
+        allocate(&address, bytes)
+    }
+
+    fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: usize) {
+        here(stream)?;
+        allocate(&address, bytes)
+    }
+
+    fn cuMemAllocFromPoolAsync(address: Out<u64>, bytes: usize, _pool: usize, stream: usize) {
+        here(stream)?;
+        allocate(&address, bytes)
+    }
+
+    fn cuMemFree_v2(address: u64) {
+        let (driver, device) = current()?;
+        if address == 0 { Ok(()) } else { free(driver, device, address) }
+    }
+
+    fn cuMemFreeAsync(address: u64, stream: usize) {
+        let (driver, _, stream) = here(stream)?;
+        if address == 0 { Ok(()) } else { stream.enqueue(driver, Work::Free(address)) }
+    }
+
+    fn cuMemHostAlloc(address: Out<usize>, bytes: usize, _flags: c_uint) {
+        let (driver, _) = current()?;
+        let at = driver.memory().allocate(bytes, Home::Host)?;
+        address.set(usize::try_from(at).map_err(|_| Code::OutOfMemory)?)
+    }
+
+    fn cuMemAllocHost_v2(address: Out<usize>, bytes: usize) {
+        let (driver, _) = current()?;
+        let at = driver.memory().allocate(bytes, Home::Host)?;
+        address.set(usize::try_from(at).map_err(|_| Code::OutOfMemory)?)
+    }
+
+    fn cuMemFreeHost(address: usize) {
+        let (driver, device) = current()?;
+        if address == 0 { Ok(()) } else { free(driver, device, address as u64) }
+    }
+
+    fn cuMemHostGetDevicePointer_v2(device_address: Out<u64>, address: usize, _flags: c_uint) {
+        let (driver, _) = current()?;
+        match driver.memory().lookup(address as u64) {
+            Some((.., Home::Host)) => device_address.set(address as u64),
+            _ => Err(Code::InvalidValue.into()),
+        }
+    }
+
+    fn cuMemGetAddressRange_v2(base: Out<u64>, bytes: Out<usize>, address: u64) {
+        let (driver, _) = current()?;
+        let (start, size, _) = driver.memory().lookup(address).ok_or(Code::NotFound)?;
+        base.set_if_wanted(start);
+        bytes.set_if_wanted(size);
+        Ok(())
+    }
+
+    fn cuMemcpyHtoDAsync_v2(to: u64, from: In<u8>, bytes: usize, stream: usize) {
+        let (driver, _, stream) = here(stream)?;
+        from_host(driver, &stream, to, &from, bytes)
+    }
+
+    fn cuMemcpyHtoD_v2(to: u64, from: In<u8>, bytes: usize) {
+        at_once(|driver, stream| from_host(driver, stream, to, &from, bytes))
+    }
+
+    fn cuMemcpyDtoHAsync_v2(to: Out<u8>, from: u64, bytes: usize, stream: usize) {
+        let (driver, _, stream) = here(stream)?;
+        to_host(driver, &stream, &to, from, bytes)
+    }
+
+    fn cuMemcpyDtoH_v2(to: Out<u8>, from: u64, bytes: usize) {
+        at_once(|driver, stream| to_host(driver, stream, &to, from, bytes))
+    }
+
+    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) {
+        let (driver, _, stream) = here(stream)?;
+        stream.enqueue(driver, Work::Copy { to, from, bytes })
+    }
+
+    fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) {
+        at_once(|driver, stream| stream.enqueue(driver, Work::Copy { to, from, bytes }))
+    }
+
+    fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: usize) {
+        let (driver, _, stream) = here(stream)?;
+        stream.enqueue(driver, Work::Copy { to, from, bytes })
+    }
+
+    fn cuMemcpyPeerAsync(to: u64, _to_context: usize, from: u64, _from_context: usize, bytes: usize, stream: usize) {
+        let (driver, _, stream) = here(stream)?;
+        stream.enqueue(driver, Work::Copy { to, from, bytes })
+    }
+
+    fn cuMemsetD8Async(to: u64, value: c_uchar, count: usize, stream: usize) {
+        fill(stream, to, &[value], count)
+    }
+
+    fn cuMemsetD16Async(to: u64, value: c_ushort, count: usize, stream: usize) {
+        fill(stream, to, &value.to_le_bytes(), count)
+    }
+
+    fn cuMemsetD32Async(to: u64, value: c_uint, count: usize, stream: usize) {
+        fill(stream, to, &value.to_le_bytes(), count)
+    }
+
+    fn cuMemsetD8_v2(to: u64, value: c_uchar, count: usize) {
+        at_once(|driver, stream| stream.enqueue(driver, Work::Fill { to, pattern: Arc::new([value]), bytes: count }))
+    }
+
+    fn cuDeviceGetDefaultMemPool(pool: Out<usize>, device: c_int) {
+        let device = Driver::get()?.device(device)?;
+        pool.set(POOL + device.index as usize)
+    }
+
+    fn cuDeviceGetMemPool(pool: Out<usize>, device: c_int) {
+        let device = Driver::get()?.device(device)?;
+        pool.set(POOL + device.index as usize)
+    }
+
+    // The pool gives every allocation fresh addresses, so its thresholds have nothing to decide.
+    fn cuMemPoolSetAttribute(_pool: usize, _attribute: c_int, _value: In<u64>) {
+        Driver::get().map(|_| ())
+    }
+
+    fn cuMemPoolTrimTo(_pool: usize, _keep: usize) {
+        Driver::get().map(|_| ())
+    }
+
+    fn cuPointerGetAttribute(data: *mut c_void, attribute: c_int, address: u64) {
+        let (driver, _) = current()?;
+        let (_, _, home) = driver.memory().lookup(address).ok_or(Code::InvalidValue)?;
+        let value = match (attribute, home) {
+            // CU_POINTER_ATTRIBUTE_MEMORY_TYPE: host 1, device 2.
+            (2, Home::Host) => 1,
+            (2, Home::Device(_)) => 2,
+            // CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL.
+            (9, Home::Device(device)) => device,
+            _ => return Err(Code::NotSupported.into()),
+        };
+        Out(data.cast::<u32>()).set(value)
+    }
+}

@@ -1,0 +1,50 @@
+//! What the simulator counted, for tests and tools: functions that no real driver has.
+
+use super::{In, Out};
+use crate::driver::{Driver, choose};
+use halyard_sim_cuda_exec::{Class, Counters};
+use std::ffi::c_char;
+use std::sync::PoisonError;
+
+entries! {
+    /* Chooses the devices as HALYARD_SIM_CUDA_DEVICES does; before cuInit. */
+    fn halyard_sim_cuda_devices(names: In<c_char>) {
+        choose(names.text()?)
+    }
+
+    /* Writes the counters of every kernel so far as JSON, cut to `capacity` bytes with a zero at the end; `bytes` gets
+       the length of the whole text. */
+    fn halyard_sim_cuda_counters(text: Out<c_char>, capacity: usize, bytes: Out<usize>) {
+        let driver = Driver::get()?;
+        let totals = driver.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernels: Vec<_> = totals.iter().map(|(name, (launches, counted))| json(name, *launches, counted)).collect();
+        let whole = format!("{{{}}}", kernels.join(", "));
+        bytes.set(whole.len())?;
+        if capacity == 0 {
+            return Ok(());
+        }
+        let mut cut: Vec<c_char> = whole.bytes().take(capacity - 1).map(u8::cast_signed).collect();
+        cut.push(0);
+        text.set_all(&cut)
+    }
+}
+
+fn json(name: &str, launches: u64, counted: &Counters) -> String {
+    let classes =
+        Class::ALL.map(|class| format!("\"{class:?}\": {}", counted.of(class))).join(", ");
+    let rest = [
+        ("thread_instructions", counted.thread_instructions),
+        ("tensor_ops", counted.tensor_ops),
+        ("tensor_ops_8bit", counted.tensor_ops_8bit),
+        ("read_sectors", counted.read_sectors),
+        ("written_sectors", counted.written_sectors),
+        ("unique_read_sectors", counted.unique_read_sectors),
+        ("unique_written_sectors", counted.unique_written_sectors),
+        ("shared_passes", counted.shared_passes),
+        ("shared_ideal_passes", counted.shared_ideal_passes),
+        ("worst_bank_conflict", counted.worst_bank_conflict),
+    ];
+    let rest = rest.map(|(name, count)| format!("\"{name}\": {count}")).join(", ");
+    // A kernel's name is an identifier: nothing in it needs escaping.
+    format!("\"{name}\": {{\"launches\": {launches}, \"instructions\": {{{classes}}}, {rest}}}")
+}

@@ -1,0 +1,264 @@
+//! Unmodified cudarc on the simulated driver: what a backend would do.
+
+use cudarc::driver::sys::{self, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+};
+use cudarc::nvrtc::Ptx;
+use half::bf16;
+use std::env;
+use std::ffi::{CString, c_char};
+use std::sync::{Arc, Once};
+
+const ADD: &str = include_str!("../../kernels/ptx/vector_add.sm_80.ptx");
+const GEMM: &str = include_str!("../../kernels/ptx/gemm.sm_80.ptx");
+
+/// Loads the simulated driver, once. Its devices are one of each kind, then some for tests that end a context.
+fn load() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let exe = env::current_exe().expect("a test knows its path");
+        let path = exe.with_file_name("libhalyard_sim_cuda.so");
+        // SAFETY: it is the library of this package, whose loading does nothing by itself.
+        let library = unsafe { libloading::Library::new(&path) };
+        let library = Box::leak(Box::new(
+            library.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+        ));
+        type Devices = unsafe extern "C" fn(*const c_char) -> u32;
+        // SAFETY: the library exports it with this signature.
+        let devices = unsafe { library.get::<Devices>(b"halyard_sim_cuda_devices") }.unwrap();
+        let names =
+            CString::new("a100-80g,a100-40g,h100,l20,rtx4090,h100,h100,h100,h100,h100,h100")
+                .unwrap();
+        // SAFETY: the text ends with a zero.
+        assert_eq!(unsafe { devices(names.as_ptr()) }, 0);
+    });
+}
+
+fn context(device: usize) -> Arc<CudaContext> {
+    load();
+    CudaContext::new(device).unwrap()
+}
+
+fn function(context: &Arc<CudaContext>, ptx: &str, name: &str) -> CudaFunction {
+    context.load_module(Ptx::from_src(ptx)).unwrap().load_function(name).unwrap()
+}
+
+fn blocks(n: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (n.div_ceil(128), 1, 1), block_dim: (128, 1, 1), shared_mem_bytes: 0 }
+}
+
+/// out = a + b for the first `n` elements.
+fn add(
+    stream: &Arc<CudaStream>,
+    function: &CudaFunction,
+    (out, a, b): (&mut CudaSlice<f32>, &CudaSlice<f32>, &CudaSlice<f32>),
+    n: u32,
+) -> Result<(), DriverError> {
+    let mut launch = stream.launch_builder(function);
+    launch.arg(out).arg(a).arg(b).arg(&n);
+    // SAFETY: the simulator checks every access.
+    unsafe { launch.launch(blocks(n)) }.map(|_| ())
+}
+
+#[test]
+fn devices_are_those_that_were_named() {
+    load();
+    assert_eq!(CudaContext::device_count().unwrap(), 11);
+    let expected = [
+        ("a100-80g", (8, 0)),
+        ("a100-40g", (8, 0)),
+        ("h100", (9, 0)),
+        ("l20", (8, 9)),
+        ("rtx4090", (8, 9)),
+    ];
+    for (device, (name, capability)) in expected.into_iter().enumerate() {
+        let context = context(device);
+        assert_eq!(context.name().unwrap(), format!("Simulated {name}"));
+        assert_eq!(context.compute_capability().unwrap(), capability);
+    }
+    assert_eq!(context(1).total_mem().unwrap(), 40 << 30);
+    let opt_in = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    assert_eq!(context(2).attribute(opt_in).unwrap(), 232_448);
+    assert!(CudaContext::new(11).is_err());
+}
+
+#[test]
+fn a_kernel_on_the_default_stream() {
+    let context = context(0);
+    let stream = context.default_stream();
+    let function = function(&context, ADD, "vector_add_f32");
+    let a = stream.clone_htod(&(0..1000).map(|i| i as f32).collect::<Vec<_>>()).unwrap();
+    let b = stream.clone_htod(&vec![0.5f32; 1000]).unwrap();
+    let mut out = stream.alloc_zeros::<f32>(1000).unwrap();
+    add(&stream, &function, (&mut out, &a, &b), 1000).unwrap();
+    let result = stream.clone_dtoh(&out).unwrap();
+    assert!(result.iter().enumerate().all(|(i, x)| *x == i as f32 + 0.5));
+}
+
+#[test]
+fn streams_are_ordered_by_events_that_cudarc_records() {
+    let context = context(1);
+    let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let function = function(&context, ADD, "vector_add_f32");
+    let a = first.clone_htod(&vec![1f32; 4096]).unwrap();
+    let mut x = first.alloc_zeros::<f32>(4096).unwrap();
+    let mut y = second.alloc_zeros::<f32>(4096).unwrap();
+    for _ in 0..20 {
+        add(&first, &function, (&mut x, &y, &a), 4096).unwrap();
+        add(&second, &function, (&mut y, &x, &a), 4096).unwrap();
+    }
+    assert!(second.clone_dtoh(&y).unwrap().iter().all(|value| *value == 40.0));
+}
+
+#[test]
+fn launches_return_before_they_are_done() {
+    let context = context(2);
+    let stream = context.new_stream().unwrap();
+    let function = function(&context, GEMM, "gemm_bf16_nt");
+    let n = 256u32;
+    let one = vec![bf16::ONE; (n * n) as usize];
+    let (a, b) = (stream.clone_htod(&one).unwrap(), stream.clone_htod(&one).unwrap());
+    let mut c = stream.alloc_zeros::<bf16>((n * n) as usize).unwrap();
+    stream.synchronize().unwrap();
+    let config = LaunchConfig {
+        grid_dim: (n / 64, n / 64, 1),
+        block_dim: (128, 1, 1),
+        shared_mem_bytes: 24_576,
+    };
+    let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
+    let start = stream.record_event(timed).unwrap();
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&mut c).arg(&a).arg(&b).arg(&n).arg(&n).arg(&n);
+    // SAFETY: the simulator checks every access.
+    unsafe { launch.launch(config) }.unwrap();
+    let end = stream.record_event(timed).unwrap();
+    assert!(!end.is_complete(), "the product takes milliseconds");
+    assert!(start.elapsed_ms(&end).unwrap() > 0.0);
+    assert!(stream.clone_dtoh(&c).unwrap().iter().all(|x| x.to_f32() == 256.0));
+}
+
+#[test]
+fn a_captured_graph_does_the_same_again() {
+    let context = context(3);
+    let stream = context.new_stream().unwrap();
+    let function = function(&context, ADD, "vector_add_f32");
+    let a = stream.clone_htod(&vec![2f32; 300]).unwrap();
+    let mut sum = stream.alloc_zeros::<f32>(300).unwrap();
+    let pointer = {
+        use cudarc::driver::DevicePtrMut;
+        sum.device_ptr_mut(&stream).0
+    };
+    stream.synchronize().unwrap();
+    // SAFETY: one stream uses the buffers.
+    unsafe { context.disable_event_tracking() };
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&pointer).arg(&pointer).arg(&a).arg(&300u32);
+    // SAFETY: the simulator checks every access.
+    unsafe { launch.launch(blocks(300)) }.unwrap();
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).unwrap().unwrap();
+    assert!(stream.clone_dtoh(&sum).unwrap().iter().all(|x| *x == 0.0), "captured, not run");
+    for _ in 0..3 {
+        graph.launch().unwrap();
+    }
+    assert!(stream.clone_dtoh(&sum).unwrap().iter().all(|x| *x == 6.0));
+}
+
+#[test]
+fn pinned_memory_is_copied_while_the_caller_goes_on() {
+    let context = context(4);
+    let stream = context.new_stream().unwrap();
+    // SAFETY: it is written below before anything reads it.
+    let mut pinned = unsafe { context.alloc_pinned::<f32>(64) }.unwrap();
+    pinned.as_mut_slice().unwrap().fill(3.0);
+    let device = stream.clone_htod(&pinned).unwrap();
+    stream.synchronize().unwrap();
+    assert!(stream.clone_dtoh(&device).unwrap().iter().all(|x| *x == 3.0));
+}
+
+#[test]
+fn a_bad_module_says_line_and_reason() {
+    let context = context(0);
+    let bad = ADD.replace("add.rn.f32", "add.f32").replace("add.f32", "frobnicate.f32");
+    let error = context.load_module(Ptx::from_src(bad)).unwrap_err();
+    assert_eq!(error.0, sys::CUresult::CUDA_ERROR_INVALID_PTX);
+    let module = context.load_module(Ptx::from_src(ADD)).unwrap();
+    let missing = module.load_function("absent").unwrap_err();
+    assert_eq!(missing.0, sys::CUresult::CUDA_ERROR_NOT_FOUND);
+}
+
+#[test]
+fn too_much_shared_memory_is_refused_at_launch() {
+    let context = context(5);
+    let stream = context.new_stream().unwrap();
+    let function = function(&context, GEMM, "gemm_bf16_nt");
+    let config =
+        LaunchConfig { grid_dim: (1, 1, 1), block_dim: (128, 1, 1), shared_mem_bytes: 60_000 };
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&0u64).arg(&0u64).arg(&0u64).arg(&0u32).arg(&0u32).arg(&0u32);
+    // SAFETY: the simulator checks every access.
+    let error = unsafe { launch.launch(config) }.unwrap_err();
+    assert_eq!(error.0, sys::CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
+    let dynamic = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    function.set_attribute(dynamic, 60_000).unwrap();
+    // SAFETY: the simulator checks every access; there are no blocks with work.
+    unsafe { launch.launch(config) }.unwrap();
+    assert!(function.set_attribute(dynamic, 240_000).is_err());
+}
+
+#[test]
+fn a_fault_ends_the_context_and_says_who_did_what() {
+    let context = context(6);
+    let stream = context.new_stream().unwrap();
+    let function = function(&context, ADD, "vector_add_f32");
+    let a = stream.clone_htod(&vec![1f32; 256]).unwrap();
+    let b = stream.clone_htod(&vec![1f32; 256]).unwrap();
+    let mut out = stream.alloc_zeros::<f32>(255).unwrap();
+    add(&stream, &function, (&mut out, &a, &b), 256).unwrap();
+    let error = stream.synchronize().unwrap_err();
+    assert_eq!(error.0, sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    let text = error.error_string().unwrap().to_str().unwrap().to_owned();
+    assert!(text.contains("kernel vector_add_f32, PTX line "), "{text}");
+    assert!(text.contains("block (1, 0, 0), thread (127, 0, 0): write of 4 bytes at 0x"), "{text}");
+    assert!(text.contains("0 bytes past the end of the 1020 bytes allocated"), "{text}");
+    assert!(stream.clone_htod(&[1f32]).is_err(), "the context is lost");
+}
+
+#[test]
+fn streams_without_an_event_between_are_a_fault() {
+    let context = context(7);
+    // SAFETY: that is the mistake which the simulator must find.
+    unsafe { context.disable_event_tracking() };
+    let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let function = function(&context, ADD, "vector_add_f32");
+    let a = first.clone_htod(&vec![1f32; 256]).unwrap();
+    let mut x = first.alloc_zeros::<f32>(256).unwrap();
+    let mut y = second.alloc_zeros::<f32>(256).unwrap();
+    first.synchronize().unwrap();
+    add(&first, &function, (&mut x, &a, &a), 256).unwrap();
+    add(&second, &function, (&mut y, &x, &a), 256).unwrap();
+    _ = first.synchronize();
+    let error = second.synchronize().unwrap_err();
+    assert_eq!(error.0, sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
+    let text = error.error_string().unwrap().to_str().unwrap().to_owned();
+    assert!(text.contains("no event or synchronisation orders the two"), "{text}");
+}
+
+#[test]
+fn an_event_between_the_streams_is_enough() {
+    let context = context(8);
+    // SAFETY: the events are recorded by hand.
+    unsafe { context.disable_event_tracking() };
+    let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let function = function(&context, ADD, "vector_add_f32");
+    let a = first.clone_htod(&vec![1f32; 256]).unwrap();
+    let mut x = first.alloc_zeros::<f32>(256).unwrap();
+    let mut y = second.alloc_zeros::<f32>(256).unwrap();
+    first.synchronize().unwrap();
+    add(&first, &function, (&mut x, &a, &a), 256).unwrap();
+    second.wait(&first.record_event(None).unwrap()).unwrap();
+    add(&second, &function, (&mut y, &x, &a), 256).unwrap();
+    assert!(second.clone_dtoh(&y).unwrap().iter().all(|value| *value == 3.0));
+}
