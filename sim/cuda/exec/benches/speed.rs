@@ -1,4 +1,4 @@
-//! How fast kernels are interpreted: `cargo bench -p halyard-sim-cuda-exec`. One worker, so figures are a core's.
+//! How fast kernels are interpreted: `cargo bench -p halyard-sim-cuda-exec [NAME]`. One worker, so figures are a core's.
 #![expect(clippy::print_stdout, reason = "a benchmark reports on the terminal")]
 #![allow(missing_docs, reason = "not a library")]
 
@@ -7,8 +7,8 @@ mod machine;
 
 use halyard_sim_cuda_exec::Counters;
 use machine::{Arg, Machine};
-use std::fs;
 use std::time::Duration;
+use std::{env, fs};
 
 const GEMM: &str = include_str!("../../kernels/ptx/gemm.sm_80.ptx");
 const NORM: &str = include_str!("../../kernels/ptx/rms_norm.sm_80.ptx");
@@ -31,7 +31,13 @@ fn best(run: impl Fn() -> Counters) -> (Duration, Counters) {
     (0..3).map(timed).min_by_key(|timed| timed.0).expect("three runs")
 }
 
-fn report(name: &str, (time, counters): (Duration, Counters)) {
+/// Runs and reports, unless the command line names another.
+fn report(name: &str, run: impl Fn() -> Counters) {
+    let wanted = env::args().nth(1).filter(|wanted| !wanted.starts_with("--"));
+    if wanted.is_some_and(|wanted| !name.contains(&wanted)) {
+        return;
+    }
+    let (time, counters) = best(run);
     let nanoseconds = time.as_nanos() as f64;
     println!(
         "{name}: {:.1} ms, {:.1} ns a warp instruction, {:.2} G thread instructions/s, {:.1} GFLOP/s in mma",
@@ -50,29 +56,21 @@ fn main() {
     let machine = Machine::with_helpers(GEMM, 0);
     let n = 512u32;
     let [a, b, c] = [(); 3].map(|()| ones(&machine, (n * n) as usize));
-    report(
-        "gemm 512x512x512",
-        best(|| {
-            let args = [c.into(), a.into(), b.into(), n.into(), n.into(), n.into()];
-            machine
-                .launch("gemm_bf16_nt", ([n / 64, n / 64, 1], [128, 1, 1], 24_576), &args)
-                .expect("no fault")
-        }),
-    );
+    report("gemm 512x512x512", || {
+        let args = [c.into(), a.into(), b.into(), n.into(), n.into(), n.into()];
+        machine
+            .launch("gemm_bf16_nt", ([n / 64, n / 64, 1], [128, 1, 1], 24_576), &args)
+            .expect("no fault")
+    });
 
     let machine = Machine::with_helpers(NORM, 0);
     let (rows, width) = (256u32, 4096u32);
     let [x, w, out] =
         [rows * width, width, rows * width].map(|count| ones(&machine, count as usize));
-    report(
-        "rms_norm 256x4096",
-        best(|| {
-            let args = [out.into(), x.into(), w.into(), 1e-5f32.into(), width.into()];
-            machine
-                .launch("rms_norm_bf16", ([rows, 1, 1], [256, 1, 1], 0), &args)
-                .expect("no fault")
-        }),
-    );
+    report("rms_norm 256x4096", || {
+        let args = [out.into(), x.into(), w.into(), 1e-5f32.into(), width.into()];
+        machine.launch("rms_norm_bf16", ([rows, 1, 1], [256, 1, 1], 0), &args).expect("no fault")
+    });
 
     let machine = Machine::with_helpers(DECODE, 0);
     let (seqs, heads, kv_heads, pages) = (4u32, 16u32, 4u32, 64u32);
@@ -80,24 +78,21 @@ fn main() {
     let [k, v] = [(); 2].map(|()| ones(&machine, (seqs * pages * 16 * kv_heads * 128) as usize));
     let table = machine.u32s(&(0..seqs * pages).collect::<Vec<_>>());
     let lens = machine.u32s(&vec![pages * 16; seqs as usize]);
-    report(
-        "paged_decode 4x16 heads, 1024 keys",
-        best(|| {
-            let mut shape = Arg::from(heads);
-            shape.extend([kv_heads, pages, 16]);
-            let args = [
-                out.into(),
-                q.into(),
-                k.into(),
-                v.into(),
-                table.into(),
-                lens.into(),
-                0.1f32.into(),
-                shape,
-            ];
-            machine
-                .launch("paged_decode_bf16", ([seqs, heads, 1], [128, 1, 1], 0), &args)
-                .expect("no fault")
-        }),
-    );
+    report("paged_decode 4x16 heads, 1024 keys", || {
+        let mut shape = Arg::from(heads);
+        shape.extend([kv_heads, pages, 16]);
+        let args = [
+            out.into(),
+            q.into(),
+            k.into(),
+            v.into(),
+            table.into(),
+            lens.into(),
+            0.1f32.into(),
+            shape,
+        ];
+        machine
+            .launch("paged_decode_bf16", ([seqs, heads, 1], [128, 1, 1], 0), &args)
+            .expect("no fault")
+    });
 }

@@ -12,8 +12,9 @@ use crate::warp::{Env, Group, Pause, State, Warp, run};
 
 /// What registers hold that nothing wrote: a NaN, and as an index far outside.
 const POISON: u32 = 0x7fba_dbad;
-/// The most instructions that a warp runs in one turn; the least is an eighth.
-const TURN: u32 = 2048;
+/// A warp runs a power of two of instructions in one turn, the exponent below this: from one, so that warps meet in the
+/// middle of short kernels, to enough that turns cost little.
+const TURNS: usize = 12;
 
 /// One worker's blocks of a launch, one after the other.
 #[derive(Debug)]
@@ -54,12 +55,12 @@ impl<'l> Block<'l> {
         loop {
             while !ready.is_empty() {
                 let at = random.below(ready.len());
-                let turn = TURN / 8 + random.below((TURN - TURN / 8) as usize) as u32;
+                let turn = 1 << random.below(TURNS);
                 let warp = ready[at];
                 match run(&mut self.warps[warp], &mut self.env, turn) {
                     Ok(Pause::Slice) => {}
                     Ok(Pause::Blocked | Pause::Done) => _ = ready.swap_remove(at),
-                    Err(trouble) => return Err(self.fault(warp, *trouble)),
+                    Err(trouble) => return Err(self.fault(warp, &trouble)),
                 }
             }
             ready = self.release()?;
@@ -243,7 +244,7 @@ impl<'l> Block<'l> {
         self.env.program.code.get(pc as usize).map_or(0, |ins| ins.line)
     }
 
-    fn fault(&self, warp: usize, trouble: Trouble) -> Fault {
+    fn fault(&self, warp: usize, trouble: &Trouble) -> Fault {
         let lane = trouble.lane.unwrap_or_else(|| self.env.active.trailing_zeros()) & 31;
         let text = with_lines(&trouble.text, |pc| self.line(u32::try_from(pc).unwrap_or(u32::MAX)));
         let (kind, kernel) = (trouble.kind, self.env.program.name.clone());

@@ -13,6 +13,7 @@
 //! Tensor cores and approximate functions are computed in f32: compare with a tolerance, as with hardware.
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "an instruction set's arithmetic is modular, and its registers are read at several widths"
 )]
 #![allow(

@@ -188,7 +188,7 @@ pub enum Operand<'a> {
     Not(&'a str),
     /// `%r|%p`
     Pair(Box<Operand<'a>>, Box<Operand<'a>>),
-    /// `{a, b, …}`
+    /// `{a, b, …}`, or `(a, b, …)` of a call
     Vector(Vec<Operand<'a>>),
     /// `[…]`
     Address(Address<'a>),

@@ -159,6 +159,7 @@ impl<'a> Decoder<'a, '_> {
             "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "mma" => {
                 self.lanes(&mut m, operands)?;
             }
+            "call" => return Err("unsupported: calls of functions".to_owned()),
             _ => self.arithmetic(&mut m, operands)?,
         }
         if let Some(left) = m.left() {

@@ -84,6 +84,10 @@ impl Arena {
     #[inline(always)]
     pub(crate) fn atomic32(&self, at: usize) -> &AtomicU32 {
         assert!(at.is_multiple_of(4), "aligned");
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the start is aligned to 256, `at` was checked"
+        )]
         let word = self.pointer(at, 4).cast::<u32>();
         // SAFETY: it is inside and aligned, and lives as long as the arena, whose borrow the reference keeps.
         unsafe { AtomicU32::from_ptr(word) }
@@ -93,6 +97,10 @@ impl Arena {
     #[inline(always)]
     pub(crate) fn atomic64(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8), "aligned");
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the start is aligned to 256, `at` was checked"
+        )]
         let word = self.pointer(at, 8).cast::<u64>();
         // SAFETY: it is inside and aligned, and lives as long as the arena, whose borrow the reference keeps.
         unsafe { AtomicU64::from_ptr(word) }

@@ -310,7 +310,7 @@ struct RangeTrouble {
 
 impl RangeTrouble {
     #[cold]
-    fn in_lane(self: Box<Self>, lane: impl Fn(usize) -> usize) -> Box<Trouble> {
+    fn in_lane(self, lane: impl Fn(usize) -> usize) -> Box<Trouble> {
         Trouble::new(self.kind, lane(self.offset).min(LANES - 1) as u32, self.text)
     }
 }

@@ -9,25 +9,25 @@ use crate::number::{
 use crate::program::{Compare, Convert, Kind, Round, Test, Width};
 use halyard_sim_cuda_ptx::ScalarType as T;
 
-/// Every test over ordered values; unordered ones compare as neither.
+/// Every test over ordered values; unordered ones (NaN) fail all but the `u` tests and `nan`.
 macro_rules! tests {
     ($test:expr, $v:ty, $all:ident) => {
         match $test {
             Test::Eq => $all!(|x: &$v, y: &$v| x == y),
-            // `ne` of floats is false for NaN, `neu` true.
-            Test::Ne => $all!(|x: &$v, y: &$v| x < y || x > y),
             Test::Lt => $all!(|x: &$v, y: &$v| x < y),
             Test::Le => $all!(|x: &$v, y: &$v| x <= y),
             Test::Gt => $all!(|x: &$v, y: &$v| x > y),
             Test::Ge => $all!(|x: &$v, y: &$v| x >= y),
-            Test::Equ => $all!(|x: &$v, y: &$v| !(x < y || x > y)),
-            Test::Neu => $all!(|x: &$v, y: &$v| !(x == y)),
-            Test::Ltu => $all!(|x: &$v, y: &$v| !(x >= y)),
-            Test::Leu => $all!(|x: &$v, y: &$v| !(x > y)),
-            Test::Gtu => $all!(|x: &$v, y: &$v| !(x <= y)),
-            Test::Geu => $all!(|x: &$v, y: &$v| !(x < y)),
+            Test::Ne => $all!(|x: &$v, y: &$v| (x < y) | (x > y)),
             Test::Num => $all!(|x: &$v, y: &$v| x.partial_cmp(y).is_some()),
-            Test::Nan => $all!(|x: &$v, y: &$v| x.partial_cmp(y).is_none()),
+            // Each of these is the opposite of an ordered test.
+            Test::Equ => !$all!(|x: &$v, y: &$v| (x < y) | (x > y)),
+            Test::Neu => !$all!(|x: &$v, y: &$v| x == y),
+            Test::Ltu => !$all!(|x: &$v, y: &$v| x >= y),
+            Test::Leu => !$all!(|x: &$v, y: &$v| x > y),
+            Test::Gtu => !$all!(|x: &$v, y: &$v| x <= y),
+            Test::Geu => !$all!(|x: &$v, y: &$v| x < y),
+            Test::Nan => !$all!(|x: &$v, y: &$v| x.partial_cmp(y).is_some()),
         }
     };
 }
@@ -122,6 +122,7 @@ fn packed(r: &mut Registers, m: u32, o: &O, c: Convert) {
 }
 
 /// What a source holds.
+#[derive(Clone, Copy)]
 enum Value {
     Whole(i128),
     Real(f64),
@@ -142,6 +143,8 @@ fn scalar(bits: u64, c: Convert) -> u64 {
     };
     match c.to {
         T::F16 | T::Bf16 | T::F32 | T::F64 | T::Tf32 => real(value, c),
+        // Narrow results fill their register: signed ones with their sign.
+        T::S8 => u64::from(i32::from(whole(value, c) as i8).cast_unsigned()),
         ty => whole(value, c) & width_mask(ty),
     }
 }

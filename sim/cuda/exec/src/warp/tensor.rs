@@ -62,18 +62,25 @@ fn floats<const K: usize, const PER: usize>(
     let blocks = K / (4 * PER);
     let mut x = Operands::<K> { a: [[0.0; K]; ROWS], b: [[0.0; COLUMNS]; K] };
     for block in 0..blocks {
+        let first = block * 4 * PER;
         for half in 0..2 {
             let register = r.word(o[4 + 2 * block + half]);
-            for (lane, word) in register.iter().enumerate() {
-                let (row, k) = (lane / 4 + 8 * half, block * 4 * PER + lane % 4 * PER);
-                x.a[row][k..k + PER].copy_from_slice(&unpack(*word, true));
+            for row in 0..8 {
+                for t in 0..4 {
+                    let values = unpack(register[4 * row + t], true);
+                    for part in 0..PER {
+                        x.a[row + 8 * half][first + t * PER + part] = values[part];
+                    }
+                }
             }
         }
         let register = r.word(o[4 + 2 * blocks + block]);
-        for (lane, word) in register.iter().enumerate() {
-            let (column, k) = (lane / 4, block * 4 * PER + lane % 4 * PER);
-            for (at, value) in unpack(*word, false).into_iter().enumerate() {
-                x.b[k + at][column] = value;
+        for t in 0..4 {
+            for column in 0..COLUMNS {
+                let values = unpack(register[4 * column + t], false);
+                for part in 0..PER {
+                    x.b[first + t * PER + part][column] = values[part];
+                }
             }
         }
     }

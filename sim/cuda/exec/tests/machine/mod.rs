@@ -7,15 +7,15 @@ use halyard_sim_cuda_exec::{
 use std::cell::Cell;
 use std::sync::Arc;
 
-pub struct Machine {
-    pub executor: Executor,
-    pub image: Image,
+pub(crate) struct Machine {
+    pub(crate) executor: Executor,
+    pub(crate) image: Image,
     op: Cell<u32>,
-    pub seed: Cell<u64>,
+    pub(crate) seed: Cell<u64>,
 }
 
 /// One argument of a launch, as its bytes.
-pub struct Arg(Vec<u8>);
+pub(crate) struct Arg(Vec<u8>);
 
 macro_rules! args {
     ($($ty:ty)*) => { $(impl From<$ty> for Arg {
@@ -25,15 +25,15 @@ macro_rules! args {
 args!(u64 u32 f32 i32);
 
 impl Machine {
-    pub fn new(ptx: &str) -> Self {
+    pub(crate) fn new(ptx: &str) -> Self {
         Self::with_helpers(ptx, 1)
     }
 
-    pub fn with_helpers(ptx: &str, helpers: usize) -> Self {
+    pub(crate) fn with_helpers(ptx: &str, helpers: usize) -> Self {
         Self::load(ptx, "h100", helpers).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    pub fn load(ptx: &str, profile: &str, helpers: usize) -> Result<Self, LoadError> {
+    pub(crate) fn load(ptx: &str, profile: &str, helpers: usize) -> Result<Self, LoadError> {
         let profile = Profile::named(profile).unwrap();
         let memory = Arc::new(Memory::new(&[profile]));
         let order = Order { op: 1, ..Order::default() };
@@ -55,15 +55,15 @@ impl Machine {
     }
 
     /// Memory that nothing wrote.
-    pub fn space(&self, bytes: usize) -> u64 {
+    pub(crate) fn space(&self, bytes: usize) -> u64 {
         self.memory().allocate(bytes, Home::Device(0)).unwrap()
     }
 
-    pub fn free(&self, address: u64) {
+    pub(crate) fn free(&self, address: u64) {
         self.memory().free(address, &self.order()).unwrap();
     }
 
-    pub fn buffer<T: Copy, const N: usize>(
+    pub(crate) fn buffer<T: Copy, const N: usize>(
         &self,
         values: &[T],
         bytes: impl Fn(T) -> [u8; N],
@@ -74,15 +74,15 @@ impl Machine {
         address
     }
 
-    pub fn f32s(&self, values: &[f32]) -> u64 {
+    pub(crate) fn f32s(&self, values: &[f32]) -> u64 {
         self.buffer(values, f32::to_le_bytes)
     }
 
-    pub fn u32s(&self, values: &[u32]) -> u64 {
+    pub(crate) fn u32s(&self, values: &[u32]) -> u64 {
         self.buffer(values, u32::to_le_bytes)
     }
 
-    pub fn read<T, const N: usize>(
+    pub(crate) fn read<T, const N: usize>(
         &self,
         address: u64,
         count: usize,
@@ -93,7 +93,7 @@ impl Machine {
         data.chunks_exact(N).map(|bytes| value(bytes.try_into().unwrap())).collect()
     }
 
-    pub fn launch(
+    pub(crate) fn launch(
         &self,
         kernel: &str,
         (grid, block, shared_bytes): ([u32; 3], [u32; 3], u32),
@@ -116,7 +116,7 @@ impl Machine {
 
 impl Arg {
     /// Appends words: a struct by value.
-    pub fn extend(&mut self, words: impl IntoIterator<Item = u32>) {
+    pub(crate) fn extend(&mut self, words: impl IntoIterator<Item = u32>) {
         self.0.extend(words.into_iter().flat_map(u32::to_le_bytes));
     }
 }

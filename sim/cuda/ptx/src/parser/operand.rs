@@ -17,7 +17,12 @@ impl<'a> Parser<'_, 'a> {
         match self.peek_punct() {
             Some('{') => {
                 self.at += 1;
-                self.nested(Self::vector).map(Operand::Vector)
+                self.nested(|parser| parser.vector('}')).map(Operand::Vector)
+            }
+            // Results and arguments of a call.
+            Some('(') => {
+                self.at += 1;
+                self.nested(|parser| parser.vector(')')).map(Operand::Vector)
             }
             Some('[') => {
                 self.at += 1;
@@ -43,13 +48,13 @@ impl<'a> Parser<'_, 'a> {
         }
     }
 
-    /// Elements up to and with `}`.
-    fn vector(&mut self) -> Parsed<Vec<Operand<'a>>> {
+    /// Elements up to and with `end`.
+    fn vector(&mut self, end: char) -> Parsed<Vec<Operand<'a>>> {
         let mut all = vec![self.simple_operand()?];
         while self.eat(',') {
             all.push(self.simple_operand()?);
         }
-        self.expect('}')?;
+        self.expect(end)?;
         Ok(all)
     }
 
@@ -68,7 +73,7 @@ impl<'a> Parser<'_, 'a> {
         }
         if self.eat(',') {
             self.expect('{')?;
-            address.coordinates = self.vector()?;
+            address.coordinates = self.vector('}')?;
         }
         self.expect(']')?;
         Ok(address)
