@@ -159,7 +159,10 @@ impl Driver {
         }
         let memory = Arc::new(Memory::new(&profiles));
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let threads = number(THREADS).map_or(cores, |threads| threads as usize).max(1);
+        let threads = number(THREADS)
+            .and_then(|threads| usize::try_from(threads).ok())
+            .unwrap_or(cores)
+            .max(1);
         Ok(Self {
             devices: profiles
                 .into_iter()

@@ -1,4 +1,12 @@
 //! Kernels that clang compiled, against references in f64. Their sources are in `sim/cuda/kernels`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    clippy::float_cmp,
+    reason = "tests: sizes are small, results exact where compared"
+)]
 
 mod machine;
 

@@ -1,5 +1,13 @@
 //! Kernels with one mistake each: it must be found, with kernel, line, block and thread. Where a line is marked `FIX`, the
 //! kernel with it must run without a fault, whatever the order of warps.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    clippy::float_cmp,
+    reason = "tests: sizes are small, results exact where compared"
+)]
 
 mod machine;
 
@@ -198,7 +206,6 @@ const MISUSES: &[Misuse] = &[
         body: "mul.lo.u32 %r2, %r1, 16;\nmul.wide.u32 %rd3, %r1, 16;\nadd.s64 %rd3, %rd3, %rd1;\ncp.async.cg.shared.global [%r2], [%rd3], 16; // HERE",
         thread: None,
         says: "past the end",
-        ..BASE
     },
     Misuse {
         name: "a barrier that lanes of a warp meet at different places",

@@ -3,6 +3,14 @@
 //! A line is `mnemonic | sources | results`; a source is a number of the type that the mnemonic wants, results are the bits
 //! in hexadecimal. `|` lines that start with `#` are comments. Each case runs in all 32 lanes of a warp, and with half
 //! of them switched off by a guard.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    clippy::float_cmp,
+    reason = "tests: sizes are small, results exact where compared"
+)]
 
 mod machine;
 

@@ -83,7 +83,7 @@ fn identity(index: u32) -> [u8; 16] {
 /// The attribute with this number; those of features that are not simulated are 0.
 fn attribute_of(profile: &Profile, index: u32, attribute: c_int) -> Option<u32> {
     Some(match attribute {
-        1 | 2 | 3 => Profile::BLOCK_THREADS,
+        1..=3 => Profile::BLOCK_THREADS,
         4 => 64,
         5 => i32::MAX.cast_unsigned(),
         6 | 7 => 65_535,
@@ -105,7 +105,7 @@ fn attribute_of(profile: &Profile, index: u32, attribute: c_int) -> Option<u32> 
         97 => profile.shared_opt_in_bytes,
         106 => profile.sm_blocks,
         111 => Profile::SHARED_RESERVED,
-        1..=200 => 0,
+        other if (1..=200).contains(&other) => 0,
         _ => return None,
     })
 }

@@ -102,15 +102,15 @@ fn nearest(
         F32::Mul => binary!(|x: f32, y: f32| x * y),
         F32::Div => binary!(|x: f32, y: f32| x / y),
         F32::Fma => {
-            r.map3(m, o, |x, y, z| leave(enter(f(x)).mul_add(enter(f(y)), enter(f(z)))).to_bits())
+            r.map3(m, o, |x, y, z| leave(enter(f(x)).mul_add(enter(f(y)), enter(f(z)))).to_bits());
         }
         F32::Min => binary!(f32::min),
         F32::Max => binary!(f32::max),
         F32::MinNan => {
-            binary!(|x: f32, y: f32| if x.is_nan() || y.is_nan() { f32::NAN } else { x.min(y) })
+            binary!(|x: f32, y: f32| if x.is_nan() || y.is_nan() { f32::NAN } else { x.min(y) });
         }
         F32::MaxNan => {
-            binary!(|x: f32, y: f32| if x.is_nan() || y.is_nan() { f32::NAN } else { x.max(y) })
+            binary!(|x: f32, y: f32| if x.is_nan() || y.is_nan() { f32::NAN } else { x.max(y) });
         }
         F32::Neg => unary!(|x: f32| -x),
         F32::Abs => unary!(f32::abs),
@@ -212,7 +212,7 @@ fn pairs(
 /// a tie.
 fn round_to_odd(x: f64) -> f32 {
     let near = x as f32;
-    if f64::from(near) == x || !near.is_finite() {
+    if f64::from(near).to_bits() == x.to_bits() || !near.is_finite() {
         return near;
     }
     let truncated =

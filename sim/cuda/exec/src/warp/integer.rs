@@ -31,8 +31,8 @@ fn int32(r: &mut Registers, m: u32, o: &O, op: Int) {
         Int::Add => r.map2(m, o, u32::wrapping_add),
         Int::Sub => r.map2(m, o, u32::wrapping_sub),
         Int::Mul => r.map2(m, o, u32::wrapping_mul),
-        Int::MulHiS => r.map2(m, o, |x, y| high_signed(x, y)),
-        Int::MulHiU => r.map2(m, o, |x, y| high(x, y)),
+        Int::MulHiS => r.map2(m, o, high_signed),
+        Int::MulHiU => r.map2(m, o, high),
         Int::Mad => r.map3(m, o, |x, y, z| x.wrapping_mul(y).wrapping_add(z)),
         Int::MadHiS => r.map3(m, o, |x, y, z| high_signed(x, y).wrapping_add(z)),
         Int::MadHiU => r.map3(m, o, |x, y, z| high(x, y).wrapping_add(z)),
@@ -42,11 +42,11 @@ fn int32(r: &mut Registers, m: u32, o: &O, op: Int) {
                 m,
                 o,
                 |x, y| if y == 0 { u32::MAX } else { s(x).wrapping_div(s(y)).cast_unsigned() },
-            )
+            );
         }
         Int::DivU => r.map2(m, o, |x, y| x.checked_div(y).unwrap_or(u32::MAX)),
         Int::RemS => {
-            r.map2(m, o, |x, y| if y == 0 { x } else { s(x).wrapping_rem(s(y)).cast_unsigned() })
+            r.map2(m, o, |x, y| if y == 0 { x } else { s(x).wrapping_rem(s(y)).cast_unsigned() });
         }
         Int::RemU => r.map2(m, o, |x, y| x.checked_rem(y).unwrap_or(x)),
         Int::MinS => r.map2(m, o, |x, y| s(x).min(s(y)).cast_unsigned()),
@@ -118,7 +118,7 @@ fn int64(r: &mut Registers, m: u32, o: &O, op: Int) {
         Int::Sub => r.map2_long(m, o, u64::wrapping_sub),
         Int::Mul => r.map2_long(m, o, u64::wrapping_mul),
         Int::MulHiS => {
-            r.map2_long(m, o, |x, y| ((i128::from(s(x)) * i128::from(s(y))) >> 64) as u64)
+            r.map2_long(m, o, |x, y| ((i128::from(s(x)) * i128::from(s(y))) >> 64) as u64);
         }
         Int::MulHiU => r.map2_long(m, o, |x, y| ((u128::from(x) * u128::from(y)) >> 64) as u64),
         Int::Mad => r.map3_long(m, o, |x, y, z| x.wrapping_mul(y).wrapping_add(z)),
@@ -133,11 +133,11 @@ fn int64(r: &mut Registers, m: u32, o: &O, op: Int) {
                 m,
                 o,
                 |x, y| if y == 0 { u64::MAX } else { signed(s(x).wrapping_div(s(y))) },
-            )
+            );
         }
         Int::DivU => r.map2_long(m, o, |x, y| x.checked_div(y).unwrap_or(u64::MAX)),
         Int::RemS => {
-            r.map2_long(m, o, |x, y| if y == 0 { x } else { signed(s(x).wrapping_rem(s(y))) })
+            r.map2_long(m, o, |x, y| if y == 0 { x } else { signed(s(x).wrapping_rem(s(y))) });
         }
         Int::RemU => r.map2_long(m, o, |x, y| x.checked_rem(y).unwrap_or(x)),
         Int::MinS => r.map2_long(m, o, |x, y| signed(s(x).min(s(y)))),

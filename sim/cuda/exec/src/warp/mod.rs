@@ -193,7 +193,7 @@ impl Warp {
         for group in &mut self.groups {
             match group.state {
                 State::Meeting(wanted) if wanted & live & !group.lanes == 0 => {
-                    group.state = State::Ready
+                    group.state = State::Ready;
                 }
                 State::WarpBarrier(wanted) if wanted & live & !group.lanes == 0 => {
                     *group = Group { pc: group.pc + 1, state: State::Ready, ..*group };

@@ -4,6 +4,11 @@
 //! `g + 8`. A 32-bit register has as many neighbouring elements of `k` as fit. Sums are f32, one product after the other
 //! along `k`: hardware leaves the order and the rounding inside a group open, so tests compare with a tolerance.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "loops over rows, columns and k read best, and become vector code, as such"
+)]
+
 use super::registers::{LANES, O, Registers, each};
 use crate::number::{E4M3, E5M2, F8, f16_to_f32};
 use crate::program::{Mma, Slot};

@@ -1,5 +1,5 @@
 //! A device with one stream, as small as tests want it.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test and the benchmark use a part of it")]
 
 use halyard_sim_cuda_exec::{
     Counters, Executor, Fault, Home, Image, Launch, LoadError, Memory, Order, Past, Profile,
