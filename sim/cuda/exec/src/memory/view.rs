@@ -167,30 +167,6 @@ impl<'l> View<'l> {
         Ok(())
     }
 
-    /// Checks a read that happens later.
-    pub(crate) fn check_later(&mut self, reach: &Reach<'_>, counters: &mut Counters) -> Step {
-        if reach.mask == 0 {
-            return Ok(());
-        }
-        if let Some(index) = self.one(reach) {
-            return self.check(index, reach, reach.is_straight(), false, counters);
-        }
-        for lane in lanes(reach.mask) {
-            let part = Reach { mask: 1 << lane, ..*reach };
-            let index = self.one(&part).ok_or_else(|| self.outside(&part, "read"))?;
-            self.check(index, &part, false, false, counters)?;
-        }
-        Ok(())
-    }
-
-    /// Copies what was checked before.
-    pub(crate) fn fetch(&mut self, address: u64, into: &mut [u8]) {
-        if let Some(index) = self.locate(address, into.len()) {
-            let found = &self.met[index];
-            found.data.load_slice((address - found.base) as usize, into);
-        }
-    }
-
     /// The word that an atomic update of one lane uses: its allocation and offset.
     pub(crate) fn word(
         &mut self,

@@ -241,7 +241,7 @@ fn load_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer
     let bytes = reach.bytes;
     for lane in lanes(reach.mask) {
         let from = e.shared.bytes(reach.addresses[lane] as usize, bytes);
-        buffer[lane * bytes..(lane + 1) * bytes].copy_from_slice(from);
+        copy_piece(from, &mut buffer[lane * bytes..(lane + 1) * bytes]);
     }
     Ok(())
 }
@@ -253,7 +253,7 @@ fn store_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -
     let bytes = reach.bytes;
     for lane in lanes(reach.mask) {
         let to = e.shared.bytes_mut(reach.addresses[lane] as usize, bytes);
-        to.copy_from_slice(&buffer[lane * bytes..(lane + 1) * bytes]);
+        copy_piece(&buffer[lane * bytes..(lane + 1) * bytes], to);
     }
     Ok(())
 }
@@ -276,6 +276,14 @@ fn count_passes(e: &mut Env<'_>, reach: &Reach<'_>) {
 
 /// The most words that one bank must give to the lanes of `mask`; lanes that want the same word share it.
 fn phase_passes(reach: &Reach<'_>, mask: u32, words: usize) -> u64 {
+    if words == 4 {
+        // Eight lanes of 16 bytes that lie in different pieces of 128 bytes: the usual case of matrices.
+        let groups =
+            lanes(mask).fold(0u32, |seen, lane| seen | 1 << (reach.addresses[lane] / 16 % 8));
+        if groups.count_ones() == mask.count_ones() {
+            return 1;
+        }
+    }
     let mut wanted = [u64::MAX; LANES];
     let mut repeated = false;
     for lane in lanes(mask) {
@@ -357,14 +365,14 @@ pub(crate) struct Copy {
     lanes: u32,
     bytes: usize,
     to: [u64; LANES],
-    from: [u64; LANES],
-    /// Bytes of the source; the rest of the destination becomes zero.
-    sizes: [u32; LANES],
+    /// What will be there, lane after lane.
+    data: Buffer,
     /// Each lane's group.
     groups: [u32; LANES],
     pc: u32,
 }
 
+/// Reads the source and poisons the destination, which gets the data at the wait.
 #[inline(never)]
 pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m: u32) -> Step {
     let (to_offset, from_offset) = (i64::from(ins.imm as i32), ins.imm >> 32);
@@ -372,26 +380,33 @@ pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m:
     let from = addresses(&w.registers, ins.o[1], true, from_offset);
     let sizes = *w.registers.word(ins.o[2]);
     let bytes = usize::from(bytes);
-    let reach = Reach { addresses: &to, mask: m, bytes };
-    note_shared(w, e, &reach, How::Begin, false)?;
-    let copied =
-        lanes(m).filter(|lane| sizes[*lane] != 0).fold(0u32, |mask, lane| mask | 1 << lane);
-    let source = Reach { addresses: &from, mask: copied, bytes };
-    source.aligned("read by cp.async")?;
-    let whole = lanes(copied).all(|lane| sizes[lane] as usize >= bytes);
-    if whole {
-        e.memory.check_later(&source, &mut e.counters)?;
-    } else {
-        for lane in lanes(copied) {
-            let size = (sizes[lane] as usize).min(bytes);
-            let part = Reach { addresses: &from, mask: 1 << lane, bytes: size };
-            e.memory.check_later(&part, &mut e.counters)?;
+    note_shared(w, e, &Reach { addresses: &to, mask: m, bytes }, How::Begin, false)?;
+    let (mut whole, mut part) = (0u32, 0u32);
+    for lane in lanes(m) {
+        let size = sizes[lane] as usize;
+        whole |= u32::from(size >= bytes) << lane;
+        part |= u32::from(size > 0 && size < bytes) << lane;
+    }
+    let mut data: Buffer = [0; 512];
+    if whole != 0 {
+        let reach = Reach { addresses: &from, mask: whole, bytes };
+        e.memory.load(&reach, &mut data, &mut e.counters)?;
+    }
+    for lane in lanes(part) {
+        // The rest of the destination becomes zero. The source is aligned as a whole copy's is.
+        Reach { addresses: &from, mask: 1 << lane, bytes }.aligned("read by cp.async")?;
+        for byte in 0..sizes[lane] {
+            let addresses = [from[lane] + u64::from(byte); LANES];
+            let mut read: Buffer = [0; 512];
+            let reach = Reach { addresses: &addresses, mask: 1 << lane, bytes: 1 };
+            e.memory.load(&reach, &mut read, &mut e.counters)?;
+            data[lane * bytes + byte as usize] = read[lane];
         }
     }
     for lane in lanes(m) {
-        e.shared.bytes_mut(to[lane] as usize, bytes).fill(POISON);
+        copy_piece(&[POISON; 16][..bytes], e.shared.bytes_mut(to[lane] as usize, bytes));
     }
-    w.copies.push(Copy { lanes: m, bytes, to, from, sizes, groups: w.groups_begun, pc: e.pc });
+    w.copies.push(Copy { lanes: m, bytes, to, data, groups: w.groups_begun, pc: e.pc });
     Ok(())
 }
 
@@ -403,36 +418,41 @@ pub(super) fn commit(w: &mut Warp, m: u32) {
 /// Lands the copies of each lane but those of its last `keep` groups; with `None`, all.
 #[inline(never)]
 pub(super) fn wait(w: &mut Warp, e: &mut Env<'_>, m: u32, keep: Option<u32>) -> Step {
-    let mut copies = std::mem::take(&mut w.copies);
-    let done = |copy: &Copy, lane: usize| match keep {
-        None => true,
-        // A group that is not committed is not waited for.
-        Some(keep) => copy.groups[lane] + keep < w.groups_begun[lane],
-    };
-    for copy in &mut copies {
-        let landing = lanes(copy.lanes & m).filter(|lane| done(copy, *lane));
-        let landing = landing.fold(0u32, |mask, lane| mask | 1 << lane);
-        land(w, e, copy, landing)?;
-        copy.lanes &= !landing;
+    for at in 0..w.copies.len() {
+        let copy = &w.copies[at];
+        let mut landing = 0u32;
+        for lane in lanes(copy.lanes & m) {
+            // A group that is not committed is not waited for.
+            let done = keep.is_none_or(|keep| copy.groups[lane] + keep < w.groups_begun[lane]);
+            landing |= u32::from(done) << lane;
+        }
+        land(w, e, &w.copies[at], landing)?;
+        w.copies[at].lanes &= !landing;
     }
-    copies.retain(|copy| copy.lanes != 0);
-    w.copies = copies;
+    w.copies.retain(|copy| copy.lanes != 0);
     Ok(())
 }
 
 fn land(w: &Warp, e: &mut Env<'_>, copy: &Copy, landing: u32) -> Step {
     let who = Who { clock: &w.clock, warp: w.index, pc: copy.pc, together: false };
     for lane in lanes(landing) {
-        let size = (copy.sizes[lane] as usize).min(copy.bytes);
-        let mut data = [0; 16];
-        if size > 0 {
-            e.memory.fetch(copy.from[lane], &mut data[..size]);
-        }
-        let at = copy.to[lane] as usize;
-        e.shared.note(&who, lane as u32, (at, copy.bytes), How::Land)?;
-        e.shared.bytes_mut(at, copy.bytes).copy_from_slice(&data[..copy.bytes]);
+        let (at, bytes) = (copy.to[lane] as usize, copy.bytes);
+        e.shared.note(&who, lane as u32, (at, bytes), How::Land)?;
+        copy_piece(&copy.data[lane * bytes..(lane + 1) * bytes], e.shared.bytes_mut(at, bytes));
     }
     Ok(())
+}
+
+/// Copies 1 to 16 bytes; the usual sizes without a call.
+#[inline(always)]
+fn copy_piece(from: &[u8], to: &mut [u8]) {
+    match from.len() {
+        16 => to[..16].copy_from_slice(&from[..16]),
+        8 => to[..8].copy_from_slice(&from[..8]),
+        4 => to[..4].copy_from_slice(&from[..4]),
+        2 => to[..2].copy_from_slice(&from[..2]),
+        len => to[..len].copy_from_slice(from),
+    }
 }
 
 /// `ldmatrix`: lanes `8i` to `8i + 7` have the addresses of the rows of matrix `i`.

@@ -122,14 +122,15 @@ fn scatter(r: &mut Registers, even: Slot, odd: Slot, rows: &[[f32; COLUMNS]; 8])
 /// Adds rows `first` to `first + 8` of A times B.
 #[inline(always)]
 fn multiply<const K: usize>(sums: &mut [[f32; COLUMNS]; 8], x: &Operands<K>, first: usize) {
-    for k in 0..K {
-        let b = x.b[k];
-        for row in 0..8 {
+    for row in 0..8 {
+        let mut sum = sums[row];
+        for k in 0..K {
             let a = x.a[first + row][k];
             for column in 0..COLUMNS {
-                sums[row][column] = a.mul_add(b[column], sums[row][column]);
+                sum[column] = a.mul_add(x.b[k][column], sum[column]);
             }
         }
+        sums[row] = sum;
     }
 }
 
