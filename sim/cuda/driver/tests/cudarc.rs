@@ -14,33 +14,48 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 use half::bf16;
+use libloading::Library;
 use std::env;
-use std::ffi::{CString, c_char};
-use std::sync::{Arc, Once};
+use std::ffi::{CString, c_char, c_void};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::{ptr, thread};
 
 const ADD: &str = include_str!("../../kernels/ptx/vector_add.sm_80.ptx");
 const GEMM: &str = include_str!("../../kernels/ptx/gemm.sm_80.ptx");
 
-/// Loads the simulated driver, once. Its devices are one of each kind, then some for tests that end a context.
-fn load() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+/// The simulated driver, loaded once. Its devices are one of each kind, then some for tests that end a context.
+fn load() -> &'static Library {
+    static LIBRARY: OnceLock<Library> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
         let exe = env::current_exe().expect("a test knows its path");
         let path = exe.with_file_name("libhalyard_sim_cuda.so");
         // SAFETY: it is the library of this package, whose loading does nothing by itself.
-        let library = unsafe { libloading::Library::new(&path) };
-        let library = Box::leak(Box::new(
-            library.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
-        ));
-        type Devices = unsafe extern "C" fn(*const c_char) -> u32;
-        // SAFETY: the library exports it with this signature.
-        let devices = unsafe { library.get::<Devices>(b"halyard_sim_cuda_devices") }.unwrap();
+        let library = unsafe { Library::new(&path) };
+        let library = library.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let names =
             CString::new("a100-80g,a100-40g,h100,l20,rtx4090,h100,h100,h100,h100,h100,h100")
                 .unwrap();
+        // SAFETY: the library exports it with this signature.
+        let choose = unsafe {
+            library.get::<unsafe extern "C" fn(*const c_char) -> u32>(b"halyard_sim_cuda_devices")
+        };
         // SAFETY: the text ends with a zero.
-        assert_eq!(unsafe { devices(names.as_ptr()) }, 0);
-    });
+        assert_eq!(unsafe { choose.unwrap()(names.as_ptr()) }, 0);
+        library
+    })
+}
+
+/// What was counted so far, as JSON.
+fn counters() -> String {
+    type Counters = unsafe extern "C" fn(*mut c_char, usize, *mut usize) -> u32;
+    // SAFETY: the library exports it with this signature.
+    let get = unsafe { load().get::<Counters>(b"halyard_sim_cuda_counters") }.unwrap();
+    let mut text = vec![0 as c_char; 1 << 16];
+    let mut bytes = 0;
+    // SAFETY: the text has as much room as is said, and the length may be written.
+    assert_eq!(unsafe { get(text.as_mut_ptr(), text.len(), &raw mut bytes) }, 0);
+    text.into_iter().take(bytes).map(|c| c.cast_unsigned() as char).collect()
 }
 
 fn context(device: usize) -> Arc<CudaContext> {
@@ -102,6 +117,7 @@ fn a_kernel_on_the_default_stream() {
     add(&stream, &function, (&mut out, &a, &b), 1000).unwrap();
     let result = stream.clone_dtoh(&out).unwrap();
     assert!(result.iter().enumerate().all(|(i, x)| *x == i as f32 + 0.5));
+    assert!(counters().contains("\"vector_add_f32\": {\"launches\": "), "{}", counters());
 }
 
 #[test]
@@ -119,16 +135,24 @@ fn streams_are_ordered_by_events_that_cudarc_records() {
     assert!(second.clone_dtoh(&y).unwrap().iter().all(|value| *value == 40.0));
 }
 
+/// Whether the stream that calls [`wait_for_gate`] may go on.
+static GATE: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn wait_for_gate(_: *mut c_void) {
+    while !GATE.load(SeqCst) {
+        thread::yield_now();
+    }
+}
+
 #[test]
-fn launches_return_before_they_are_done() {
+fn calls_return_while_the_stream_still_works() {
     let context = context(2);
     let stream = context.new_stream().unwrap();
     let function = function(&context, GEMM, "gemm_bf16_nt");
-    let n = 256u32;
+    let n = 128u32;
     let one = vec![bf16::ONE; (n * n) as usize];
     let (a, b) = (stream.clone_htod(&one).unwrap(), stream.clone_htod(&one).unwrap());
     let mut c = stream.alloc_zeros::<bf16>((n * n) as usize).unwrap();
-    stream.synchronize().unwrap();
     let config = LaunchConfig {
         grid_dim: (n / 64, n / 64, 1),
         block_dim: (128, 1, 1),
@@ -136,14 +160,19 @@ fn launches_return_before_they_are_done() {
     };
     let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
     let start = stream.record_event(timed).unwrap();
+    // SAFETY: the function takes any argument and may be called from any thread.
+    let called =
+        unsafe { sys::cuLaunchHostFunc(stream.cu_stream(), Some(wait_for_gate), ptr::null_mut()) };
+    called.result().unwrap();
     let mut launch = stream.launch_builder(&function);
     launch.arg(&mut c).arg(&a).arg(&b).arg(&n).arg(&n).arg(&n);
     // SAFETY: the simulator checks every access.
     unsafe { launch.launch(config) }.unwrap();
     let end = stream.record_event(timed).unwrap();
-    assert!(!end.is_complete(), "the product takes milliseconds");
+    assert!(!end.is_complete(), "the gate is closed");
+    GATE.store(true, SeqCst);
     assert!(start.elapsed_ms(&end).unwrap() > 0.0);
-    assert!(stream.clone_dtoh(&c).unwrap().iter().all(|x| x.to_f32() == 256.0));
+    assert!(stream.clone_dtoh(&c).unwrap().iter().all(|x| x.to_f32() == 128.0));
 }
 
 #[test]
@@ -269,4 +298,27 @@ fn an_event_between_the_streams_is_enough() {
     second.wait(&first.record_event(None).unwrap()).unwrap();
     add(&second, &function, (&mut y, &x, &a), 256).unwrap();
     assert!(second.clone_dtoh(&y).unwrap().iter().all(|value| *value == 3.0));
+}
+
+#[test]
+fn memory_of_another_device_needs_peer_access() {
+    let (own, other) = (context(9), context(10));
+    let stream = other.new_stream().unwrap();
+    let far = stream.clone_htod(&vec![1f32; 128]).unwrap();
+    let address = {
+        use cudarc::driver::DevicePtr;
+        far.device_ptr(&stream).0
+    };
+    stream.synchronize().unwrap();
+    own.bind_to_thread().unwrap();
+    let stream = own.new_stream().unwrap();
+    let function = function(&own, ADD, "vector_add_f32");
+    let near = stream.alloc_zeros::<f32>(128).unwrap();
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&near).arg(&address).arg(&address).arg(&128u32);
+    // SAFETY: the simulator checks every access.
+    unsafe { launch.launch(blocks(128)) }.unwrap();
+    let error = stream.synchronize().unwrap_err();
+    let text = error.error_string().unwrap().to_str().unwrap().to_owned();
+    assert!(text.contains("on device 10, to which device 9 has no peer access"), "{text}");
 }
