@@ -135,23 +135,22 @@ impl Allocation {
         for sector in at / SECTOR..=(at + len - 1) / SECTOR {
             let writer = self.uses.atomic32(sector * 8);
             let reader = self.uses.atomic32(sector * 8 + 4);
-            let (wrote, read) = (writer.load(Relaxed), reader.load(Relaxed));
+            // Who used it so before has been checked; whoever came since has checked against that.
+            let own = if write { writer } else { reader };
+            if own.load(Relaxed) == order.op {
+                continue;
+            }
             let conflict = |op, wrote| Conflict { op, wrote, offset: sector * SECTOR };
-            if wrote != order.op && !order.follows(wrote) {
+            let wrote = writer.load(Relaxed);
+            if !order.follows(wrote) {
                 return Err(conflict(wrote, true));
             }
-            if write {
-                if read != order.op && !order.follows(read) {
-                    return Err(conflict(read, false));
-                }
-                if wrote != order.op {
-                    writer.store(order.op, Relaxed);
-                    fresh.written += 1;
-                }
-            } else if read != order.op {
-                reader.store(order.op, Relaxed);
-                fresh.read += 1;
+            let read = reader.load(Relaxed);
+            if write && !order.follows(read) {
+                return Err(conflict(read, false));
             }
+            own.store(order.op, Relaxed);
+            *(if write { &mut fresh.written } else { &mut fresh.read }) += 1;
         }
         Ok(())
     }

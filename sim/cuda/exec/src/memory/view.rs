@@ -63,13 +63,18 @@ impl Reach<'_> {
     /// Sectors that the lanes use, each counted once.
     fn sectors(&self) -> u64 {
         let mut seen = [0u64; LANES];
-        let mut count = 0;
+        let (mut count, mut highest) = (0, 0);
         for lane in lanes(self.mask) {
             let sector = self.addresses[lane] / SECTOR as u64;
-            if count == 0 || !seen[..count].iter().rev().any(|other| *other == sector) {
+            // Addresses mostly ascend: then a sector is new or the last one.
+            if count == 0
+                || sector > highest
+                || sector < highest && !seen[..count].contains(&sector)
+            {
                 seen[count] = sector;
                 count += 1;
             }
+            highest = highest.max(sector);
         }
         count as u64
     }
@@ -243,9 +248,21 @@ impl<'l> View<'l> {
             })?;
         } else {
             sectors = reach.sectors();
-            for lane in lanes(reach.mask) {
-                use_range(found, (at(lane), reach.bytes), write, self.order, &mut self.fresh)
-                    .map_err(|trouble| trouble.in_lane(|_| lane))?;
+            let mut rest = reach.mask;
+            while rest != 0 {
+                // Neighbouring lanes that use neighbouring bytes are checked as one.
+                let first = rest.trailing_zeros() as usize;
+                let mut count = 1;
+                while rest >> (first + count - 1) & 2 != 0
+                    && at(first + count) == at(first) + count * reach.bytes
+                {
+                    count += 1;
+                }
+                rest &= !(FULL >> (LANES - count) << first);
+                let range = (at(first), count * reach.bytes);
+                use_range(found, range, write, self.order, &mut self.fresh).map_err(|trouble| {
+                    trouble.in_lane(|offset| first + offset.saturating_sub(range.0) / reach.bytes)
+                })?;
             }
         }
         if write {
