@@ -69,6 +69,7 @@ impl<'l> Block<'l> {
             }
         }
         if self.warps.iter().all(|warp| warp.live == 0) {
+            self.env.counters.blocks += 1;
             return Ok(());
         }
         Err(self.deadlock())

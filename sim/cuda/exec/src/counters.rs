@@ -6,6 +6,8 @@ use crate::program::Class;
 /// What one launch, or several, did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Blocks that ran to their end.
+    pub blocks: u64,
     /// Instructions issued by warps, by [`Class`].
     pub instructions: [u64; Class::ALL.len()],
     /// Instructions executed by threads.
@@ -48,6 +50,7 @@ impl Counters {
         for (sum, part) in self.instructions.iter_mut().zip(other.instructions) {
             *sum += part;
         }
+        self.blocks += other.blocks;
         self.thread_instructions += other.thread_instructions;
         self.tensor_ops += other.tensor_ops;
         self.tensor_ops_8bit += other.tensor_ops_8bit;
@@ -102,11 +105,12 @@ pub struct Roofline {
 }
 
 impl Roofline {
-    /// The estimate for `counters` on a device of `profile`, with `blocks` blocks to spread over it.
+    /// The estimate for `counters` on a device of `profile`: fewer blocks than multiprocessors leave some idle.
+    /// Infinite where the device lacks what was used.
     #[must_use]
-    pub fn of(profile: &Profile, counters: &Counters, blocks: u64) -> Self {
+    pub fn of(profile: &Profile, counters: &Counters) -> Self {
         let real = |count: u64| count as f64;
-        let busy = real(blocks.clamp(1, profile.multiprocessors.into()));
+        let busy = real(counters.blocks.clamp(1, profile.multiprocessors.into()));
         let clock = f64::from(profile.clock_khz) * 1e3;
         let sectors = counters.unique_read_sectors + counters.unique_written_sectors;
         let eight_bit = match counters.tensor_ops_8bit {
@@ -146,9 +150,13 @@ mod tests {
     #[test]
     fn the_roofline_is_the_slowest_part() {
         let h100 = Profile::named("h100").unwrap();
-        let counters =
-            Counters { unique_read_sectors: 1 << 20, tensor_ops: 1 << 30, ..Counters::default() };
-        let roof = Roofline::of(h100, &counters, 132);
+        let counters = Counters {
+            blocks: 132,
+            unique_read_sectors: 1 << 20,
+            tensor_ops: 1 << 30,
+            ..Counters::default()
+        };
+        let roof = Roofline::of(h100, &counters);
         assert!((roof.memory - 32.0 * 1048576.0 / 3.35e12).abs() < 1e-12);
         assert!((roof.seconds() - roof.memory).abs() < 1e-15);
     }

@@ -444,3 +444,28 @@ fn memory_runs_out_where_the_device_says() {
     let again = memory.free(first, &Order { op: 2, ..Order::default() }).unwrap_err();
     assert!(again.to_string().contains("freed memory"), "{again}");
 }
+
+/// Words that stand in for others.
+const STRAYS: [&str; 8] =
+    ["%r1", "{", "}", ";", "[%rd1+", "0x7fffffffffffffff", ".b64", "ld.global.v4.u32"];
+
+#[test]
+fn damaged_modules_are_loaded_or_refused_but_never_panic() {
+    let kernels = [
+        include_str!("../../kernels/ptx/gemm.sm_80.ptx"),
+        include_str!("../../kernels/ptx/paged_decode.sm_80.ptx"),
+    ];
+    let mut refused = 0;
+    for (at, seed) in (0..400usize).map(|seed| (seed * 7919, seed)) {
+        let words: Vec<_> = kernels[seed % 2].split_inclusive(char::is_whitespace).collect();
+        let mut damaged = words.clone();
+        let place = at % words.len();
+        match seed % 3 {
+            0 => damaged[place] = STRAYS[seed % STRAYS.len()],
+            1 => damaged.swap(place, (at / 3 + 1) % words.len()),
+            _ => damaged.truncate(place),
+        }
+        refused += usize::from(Machine::load(&damaged.concat(), "h100", 0).is_err());
+    }
+    assert!(refused > 200, "only {refused} of 400 were refused");
+}

@@ -2,7 +2,7 @@
 
 use super::{In, Out};
 use crate::driver::{Driver, choose};
-use halyard_sim_cuda_exec::{Class, Counters};
+use halyard_sim_cuda_exec::{Class, Counters, Profile, Roofline};
 use std::ffi::c_char;
 use std::sync::PoisonError;
 
@@ -33,6 +33,7 @@ fn json(name: &str, launches: u64, counted: &Counters) -> String {
     let classes =
         Class::ALL.map(|class| format!("\"{class:?}\": {}", counted.of(class))).join(", ");
     let rest = [
+        ("blocks", counted.blocks),
         ("thread_instructions", counted.thread_instructions),
         ("tensor_ops", counted.tensor_ops),
         ("tensor_ops_8bit", counted.tensor_ops_8bit),
@@ -46,5 +47,21 @@ fn json(name: &str, launches: u64, counted: &Counters) -> String {
     ];
     let rest = rest.map(|(name, count)| format!("\"{name}\": {count}")).join(", ");
     // A kernel's name is an identifier: nothing in it needs escaping.
-    format!("\"{name}\": {{\"launches\": {launches}, \"instructions\": {{{classes}}}, {rest}}}")
+    let roofs = roofs(launches, counted);
+    format!(
+        "\"{name}\": {{\"launches\": {launches}, \"instructions\": {{{classes}}}, {rest}, \"roofline_seconds\": {{{roofs}}}}}"
+    )
+}
+
+/// The least time of an average launch on each device that has what it used.
+fn roofs(launches: u64, counted: &Counters) -> String {
+    let able = |profile: &&Profile| counted.tensor_ops_8bit == 0 || profile.tensor_fp8_rate > 0.0;
+    let roofs = Profile::ALL.iter().filter(able).map(|profile| {
+        // Rates divide sums: the average of the launches' times, if their blocks fill the device alike.
+        let mut average = *counted;
+        average.blocks = counted.blocks.div_ceil(launches.max(1));
+        let seconds = Roofline::of(profile, &average).seconds() / launches.max(1) as f64;
+        format!("\"{}\": {seconds:e}", profile.name)
+    });
+    roofs.collect::<Vec<_>>().join(", ")
 }
