@@ -96,14 +96,18 @@ pub(crate) enum How {
     Land,
 }
 
-/// Sizes by which uses are remembered.
+/// Sizes by which uses are remembered, and their logarithms.
 const WIDTHS: [usize; 3] = [16, 4, 1];
+const SHIFTS: [u32; 3] = [4, 2, 0];
+
+/// [`Uses`] as they are kept: zeroed memory of plain integers costs nothing until it is used.
+type Kept = [u64; 3];
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     data: Vec<u8>,
     /// Uses by 16, by 4 and by 1 bytes.
-    uses: [Vec<Uses>; 3],
+    uses: [Vec<Kept>; 3],
     /// Which of `WIDTHS` each 16 bytes are remembered by.
     level: Vec<u8>,
     /// Steps before this one are of blocks before.
@@ -113,7 +117,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(bytes: usize) -> Self {
         let bytes = bytes.next_multiple_of(16);
-        let uses = WIDTHS.map(|width| vec![Uses::default(); bytes / width]);
+        let uses = WIDTHS.map(|width| vec![Kept::default(); bytes / width]);
         Self { data: vec![0; bytes], uses, level: vec![0; bytes / 16], first_step: 1 }
     }
 
@@ -122,7 +126,7 @@ impl Shared {
         self.data.fill(crate::memory::POISON);
         if first < self.first_step {
             for uses in &mut self.uses {
-                uses.fill(Uses::default());
+                uses.fill(Kept::default());
             }
         }
         self.first_step = first;
@@ -157,13 +161,16 @@ impl Shared {
             self.refine(granule, wanted);
         }
         let level = usize::from(self.level[granule]);
-        let width = WIDTHS[level];
+        let shift = SHIFTS[level];
         let thread = who.warp * 32 + lane;
         let first_step = self.first_step;
-        for piece in at / width..(at + bytes).div_ceil(width) {
-            let uses = &mut self.uses[level][piece];
-            if let Err(problem) = uses.add(who, thread, how, first_step) {
-                return Err(problem.told(lane, (piece * width).max(at), bytes, how));
+        for piece in at >> shift..=(at + bytes - 1) >> shift {
+            let kept = &mut self.uses[level][piece];
+            let mut uses = Uses::from(*kept);
+            let added = uses.add(who, thread, how, first_step);
+            *kept = uses.kept();
+            if let Err(problem) = added {
+                return Err(problem.told(lane, (piece << shift).max(at), bytes, how));
             }
         }
         Ok(())
@@ -190,7 +197,19 @@ struct Problem {
     other_wrote: bool,
 }
 
+impl From<Kept> for Uses {
+    #[inline(always)]
+    fn from([write, first, second]: Kept) -> Self {
+        Self { write: Mark(write), reads: [Mark(first), Mark(second)] }
+    }
+}
+
 impl Uses {
+    #[inline(always)]
+    fn kept(self) -> Kept {
+        [self.write.0, self.reads[0].0, self.reads[1].0]
+    }
+
     #[inline(always)]
     fn add(
         &mut self,
