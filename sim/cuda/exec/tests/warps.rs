@@ -62,6 +62,11 @@ const EXCHANGES: &[(&str, Lane)] = &[
         "@%p1 bra even;\nshfl.sync.bfly.b32 %r0, %r2, 2, 31, 0xaaaaaaaa;\nbra done;\neven:\nshfl.sync.bfly.b32 %r0, %r2, 4, 31, 0x55555555;\ndone:\nshfl.sync.idx.b32 %r0, %r0, 3, 31, -1;",
         |_| 10,
     ),
+    // Two groups wait at different barriers of the warp for lanes that exit instead; lane 31 stores before it does.
+    (
+        "mov.u32 %r0, %r1;\nsetp.eq.u32 %p2, %r1, 31;\n@%p2 st.global.u32 [%rd2], %r0;\n@%p2 ret;\n@%p1 bra even;\nbar.warp.sync -1;\nbra done;\neven:\nbar.warp.sync -1;\ndone:",
+        |lane| lane,
+    ),
     // Lanes leave a loop one after the other.
     (
         "mov.u32 %r4, 0;\nagain:\nadd.u32 %r0, %r0, 2;\nadd.u32 %r4, %r4, 1;\nsetp.le.u32 %p2, %r4, %r1;\n@%p2 bra again;",

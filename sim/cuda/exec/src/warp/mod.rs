@@ -171,13 +171,18 @@ impl Warp {
         Ok(false)
     }
 
-    /// `bar.warp.sync`: lets every waiting lane go on once all of `wanted` came.
+    /// `bar.warp.sync`.
     fn warp_barrier(&mut self, pc: u32, active: u32, wanted: u32) {
         self.join(Group { pc, lanes: active, state: State::WarpBarrier(wanted) });
+        self.open_warp_barrier(wanted);
+    }
+
+    /// Lets every lane that waits for `wanted` go on, once all of them came.
+    fn open_warp_barrier(&mut self, wanted: u32) {
         let waiting = |group: &&mut Group| group.state == State::WarpBarrier(wanted);
         let here =
             self.groups.iter_mut().filter(waiting).fold(0, |lanes, group| lanes | group.lanes);
-        if wanted & self.live & !here != 0 {
+        if here == 0 || wanted & self.live & !here != 0 {
             return;
         }
         for group in self.groups.iter_mut().filter(waiting) {
@@ -190,14 +195,13 @@ impl Warp {
     fn exit(&mut self, lanes: u32) {
         self.live &= !lanes;
         let live = self.live;
-        for group in &mut self.groups {
+        for at in 0..self.groups.len() {
+            let group = &mut self.groups[at];
             match group.state {
                 State::Meeting(wanted) if wanted & live & !group.lanes == 0 => {
                     group.state = State::Ready;
                 }
-                State::WarpBarrier(wanted) if wanted & live & !group.lanes == 0 => {
-                    *group = Group { pc: group.pc + 1, state: State::Ready, ..*group };
-                }
+                State::WarpBarrier(wanted) => self.open_warp_barrier(wanted),
                 _ => {}
             }
         }
