@@ -45,12 +45,11 @@ fn head(page: &mut String, report: &Report) {
     let verdict = if report.passed() { "passed" } else { "did not pass" };
     let _ = writeln!(
         page,
-        "<h1>{} {} {verdict}</h1><p>{} ({}), seed {}, {seconds} s<br>{} passed, {} failed, {} unsupported, {} unavailable of {} \
+        "<h1>{} {} {verdict}</h1><p>{}, seed {}, {seconds} s<br>{} passed, {} failed, {} unsupported, {} unavailable of {} \
          cases<br>declares: {}<br><small>sha256 {}</small></p>",
         escape(&report.backend),
         escape(&report.version),
-        escape(&report.device),
-        escape(&report.arch),
+        escape(&report.hardware()),
         report.seed,
         c.passed,
         c.failed,
