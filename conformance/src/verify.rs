@@ -232,6 +232,14 @@ fn outcome(
 /// Scratch memory full of NaN, and full of zeros.
 const SCRATCH: [u32; 2] = [u32::MAX, 0];
 
+/// The weights and inputs of a case.
+pub(crate) fn drawn(case: &Case, seed: u64) -> Result<(Vec<WeightSource>, Inputs), String> {
+    let mut rng = Rng::new(seed, &case.name);
+    let weights = case.weights.iter().map(|w| WeightSource::new(*w, &mut rng));
+    let weights = weights.collect::<Result<_, _>>()?;
+    Ok((weights, inputs(&case.op, &case.symbols, &case.recipe, &mut rng)?))
+}
+
 fn run_case(
     device: &Device,
     oracle: &Device,
@@ -239,14 +247,7 @@ fn run_case(
     seed: u64,
 ) -> Result<Vec<Comparison>, Trouble> {
     check_support(device, &case.op)?;
-    let mut rng = Rng::new(seed, &case.name);
-    let weights: Vec<WeightSource> = case
-        .weights
-        .iter()
-        .map(|w| WeightSource::new(*w, &mut rng))
-        .collect::<Result<_, _>>()
-        .map_err(Trouble::Case)?;
-    let inputs = inputs(&case.op, &case.symbols, &case.recipe, &mut rng).map_err(Trouble::Case)?;
+    let (weights, inputs) = drawn(case, seed).map_err(Trouble::Case)?;
     let inputs = inputs.shown(&case.op, case.layout);
 
     let under_test = Prepared::new(device, &case.op, &weights)?;

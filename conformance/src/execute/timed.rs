@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use halyard_core::{Launch, Weight, Workspace};
+use halyard_core::Workspace;
 
-use super::{Cache, Layout, Prepared, Trouble};
+use super::{Layout, Prepared, Trouble};
 use crate::generate::Inputs;
 
 /// Measurements, of which the median counts; the fewest, where each takes long.
@@ -17,23 +17,9 @@ const AT_LEAST: Duration = Duration::from_millis(2);
 impl Prepared<'_> {
     /// Times a launch: the sorted times of several measurements, each from the first of some launches in a row to the end of the last.
     pub(crate) fn time(&self, inputs: &Inputs) -> Result<Vec<Duration>, Trouble> {
-        let cache = match &inputs.cache {
-            Some(contents) => Some(Cache::new(self.device, &self.stream, contents)?),
-            None => None,
-        };
-        let placed = self.place(inputs, Layout::Packed)?;
-        let caches = cache.as_ref().map(|c| c.seen_by(self.kernel.op().kind()));
-        let tensors = self.tensors(inputs, &placed, caches.as_ref());
-        let weights: Vec<&Weight> = self.weights.iter().collect();
-        let mut launch = Launch::new(&self.kernel, &tensors, &weights)?;
-        for (i, &scalar) in inputs.scalars.iter().enumerate() {
-            launch.set_scalar(i, scalar)?;
-        }
+        let flight = self.board(inputs, Layout::Packed)?;
+        let launch = &flight.launch;
         let host: Vec<&[i32]> = inputs.host.iter().map(Vec::as_slice).collect();
-        if !host.is_empty() {
-            let plan = launch.plan(&self.stream, &host)?;
-            launch.set_plan(Some(plan))?;
-        }
         let workspace = Workspace::new(self.device, launch.workspace_bytes())?;
         let several = |count: u32| -> Result<Duration, Trouble> {
             let start = Instant::now();

@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     catalog::{self, Case, CatalogError},
     execute::{Prepared, Trouble},
-    generate::inputs,
-    rng::Rng,
-    verify::{Options, Progress},
-    weight::WeightSource,
+    verify::{Options, Progress, drawn},
 };
 use work::Work;
 
@@ -160,14 +157,7 @@ fn row(device: &mut Device, case: &Case, seed: u64) -> PerfRow {
 
 /// The counts of a launch, and its sorted times.
 fn time(device: &Device, case: &Case, seed: u64) -> Result<(Work, Vec<Duration>), Trouble> {
-    let mut rng = Rng::new(seed, &case.name);
-    let weights: Vec<WeightSource> = case
-        .weights
-        .iter()
-        .map(|w| WeightSource::new(*w, &mut rng))
-        .collect::<Result<_, _>>()
-        .map_err(Trouble::Case)?;
-    let inputs = inputs(&case.op, &case.symbols, &case.recipe, &mut rng).map_err(Trouble::Case)?;
+    let (weights, inputs) = drawn(case, seed).map_err(Trouble::Case)?;
     let work = Work::of(&case.op, &case.symbols, &inputs);
     let times = Prepared::new(device, &case.op, &weights)?.time(&inputs)?;
     Ok((work, times))
