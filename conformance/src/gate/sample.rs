@@ -2,7 +2,7 @@
 
 use halyard_abi::{
     Attr, AttrKey,
-    scheme::{self, FP8_BLOCK, Rows},
+    scheme::{self, FP8_BLOCK},
 };
 use halyard_core::{
     OpBuf, OpKind, TensorSpec, WeightDesc,
@@ -71,7 +71,7 @@ fn linear(op: &OpBuf, w: &WeightSource, inputs: &Inputs, rng: &mut Rng) -> Resul
 
 /// Whether neighbouring rows share a scale.
 fn in_blocks(w: &WeightDesc<'_>) -> bool {
-    scheme::parts(w).is_ok_and(|parts| parts.iter().any(|p| p.rows == Rows::Blocks))
+    scheme::parts(w).is_ok_and(|parts| scheme::in_blocks(&parts))
 }
 
 /// Both ends, both sides of tile borders, and random ones.

@@ -7,7 +7,7 @@ mod gguf;
 mod pool;
 
 use halyard_abi::scheme::{self, FP8_BLOCK, Rows};
-use halyard_core::{Device, DeviceBuffer, DeviceError, Scheme, Stream, Weight, WeightDesc};
+use halyard_core::{Device, DeviceBuffer, DeviceError, Stream, Weight, WeightDesc};
 
 use crate::rng::{Rng, mix};
 use pool::Pool;
@@ -40,7 +40,7 @@ impl WeightSource {
     }
 
     /// A smaller weight of some rows, the same number in each of `groups` groups. Rows that share a scale must stay together: blocks of
-    /// [`Scheme::FP8_BLOCK`] begin at multiples of 128 rows here as there.
+    /// [`Scheme::FP8_BLOCK`](halyard_core::Scheme::FP8_BLOCK) begin at multiples of 128 rows here as there.
     pub(crate) fn pick(&self, groups: u32, rows: Vec<(u32, u64)>) -> Self {
         let n = rows.len() as u64 / u64::from(groups.max(1));
         let desc = WeightDesc { groups, n, ..self.desc };
@@ -132,7 +132,8 @@ impl WeightSource {
         let most = (CHUNK / (row_bytes as u64).max(1)).max(1);
         let uneven = if self.desc.n > 4 { [self.desc.n / 2 + 1, 1] } else { [most; 2] };
         let mut sizes = uneven.into_iter().chain(std::iter::repeat(most));
-        let step = if self.desc.scheme == Scheme::FP8_BLOCK { FP8_BLOCK } else { 1 };
+        let in_blocks = scheme::parts(&self.desc).is_ok_and(|parts| scheme::in_blocks(&parts));
+        let step = if in_blocks { FP8_BLOCK } else { 1 };
         let (mut pieces, mut end) = (Vec::new(), self.desc.n);
         while end > 0 {
             let piece = sizes.next().unwrap_or(most).min(most);
@@ -148,12 +149,31 @@ impl WeightSource {
 mod tests {
     use super::{pool::POOL, *};
     use halyard_abi::types::{WEIGHT_PERM, WEIGHT_ZERO};
-    use halyard_core::DType;
+    use halyard_core::{DType, Scheme};
 
     fn part(source: &WeightSource, part: usize, group: u32, rows: (u64, u64)) -> Vec<u8> {
         let mut bytes = Vec::new();
         source.fill(part, group, rows, &mut bytes);
         bytes
+    }
+
+    #[test]
+    fn memory_that_is_no_room_for_a_weight_is_refused() {
+        let device = crate::oracle().unwrap();
+        let stream = device.stream(0).unwrap();
+        let desc = WeightDesc::linear(Scheme::DENSE, DType::F32, 4, 64);
+        let source = WeightSource::new(desc, &mut Rng::new(1, "weights")).unwrap();
+        let place = |more: i64, offset: u64, of: &Device| {
+            source.load(&device, &stream, &mut |bytes, align| {
+                let all = (bytes + offset).checked_add_signed(more).unwrap();
+                Ok((of.alloc_aligned(all, align)?, offset))
+            })
+        };
+        assert!(place(0, 0, &device).is_ok() && place(0, 4096, &device).is_ok());
+        assert!(place(-1, 0, &device).is_err() && place(-1, 4096, &device).is_err());
+        assert!(place(4096, 1, &device).is_err(), "not aligned");
+        let other = crate::oracle().unwrap();
+        assert!(place(0, 0, &other).is_err(), "memory of another device");
     }
 
     #[test]

@@ -149,6 +149,12 @@ pub fn parts(w: &WeightDesc<'_>) -> Result<Vec<Part>, AbiError> {
     })
 }
 
+/// Whether neighbouring rows share a part, so that fills start at multiples of [`FP8_BLOCK`].
+#[must_use]
+pub fn in_blocks(parts: &[Part]) -> bool {
+    parts.iter().any(|p| p.rows == Rows::Blocks)
+}
+
 /// Checks the rows and parts of a fill.
 ///
 /// # Errors
@@ -167,8 +173,7 @@ pub fn check_fill(w: &WeightDesc<'_>, f: &WeightFill<'_>) -> Result<(), AbiError
         let (got, want) = (f.parts.len(), parts.len());
         return Err(AbiError::invalid(format!("{got} parts, expected {want} for {}", w.scheme)));
     }
-    let in_blocks = parts.iter().any(|p| p.rows == Rows::Blocks);
-    if in_blocks && !f.row0.is_multiple_of(FP8_BLOCK) {
+    if in_blocks(&parts) && !f.row0.is_multiple_of(FP8_BLOCK) {
         let at = f.row0;
         return Err(AbiError::invalid(format!("{}: row {at} begins no block of 128", w.scheme)));
     }

@@ -37,10 +37,7 @@ impl Workspace {
     /// # Errors
     /// If the buffer has fewer.
     pub fn within(buffer: &DeviceBuffer, bytes: u64) -> Result<Self> {
-        if bytes > buffer.bytes() {
-            let size = buffer.bytes();
-            return Err(DeviceError::invalid("workspace", format!("{bytes} bytes of {size}")));
-        }
+        buffer.check_range(0, bytes, "workspace")?;
         let device = Arc::clone(buffer.device());
         Ok(Self { device, buffer: Some(buffer.clone()), bytes })
     }

@@ -105,7 +105,24 @@ impl DeviceBuffer {
         Err(DeviceError::invalid(call, "stream and memory belong to different devices"))
     }
 
-    fn check_range(&self, offset: u64, bytes: u64, call: &'static str) -> Result<()> {
+    /// Checks that a backend may lay something out here: memory of this device, large enough, and aligned if the buffer's start is.
+    pub(crate) fn check_room(
+        &self,
+        device: &Arc<DeviceInner>,
+        (offset, bytes): (u64, u64),
+        align: u64,
+        call: &'static str,
+    ) -> Result<()> {
+        if !Arc::ptr_eq(&self.inner.device, device) {
+            return Err(DeviceError::invalid(call, "memory of another device"));
+        }
+        if !offset.is_multiple_of(align.max(1)) {
+            return Err(DeviceError::invalid(call, format!("offset {offset}, not of {align}")));
+        }
+        self.check_range(offset, bytes, call)
+    }
+
+    pub(crate) fn check_range(&self, offset: u64, bytes: u64, call: &'static str) -> Result<()> {
         if offset.checked_add(bytes).is_some_and(|end| end <= self.bytes()) {
             return Ok(());
         }

@@ -110,10 +110,7 @@ impl Device {
             let bytes = block_bytes.checked_mul(blocks as u64);
             let bytes = bytes.ok_or_else(|| bad(format!("{blocks} blocks of {block_bytes}")))?;
             let (buffer, offset) = place(bytes, layout.align)?;
-            if offset.checked_add(bytes).is_none_or(|end| end > buffer.bytes()) {
-                let size = buffer.bytes();
-                return Err(bad(format!("a cache of {bytes} bytes at byte {offset} of {size}")));
-            }
+            buffer.check_room(&self.inner, (offset, bytes), layout.align, "kv_cache")?;
             let dims = [blocks, desc.block_size as usize, desc.heads as usize, dim as usize];
             let latent = [dims[0], dims[1], dims[3]];
             let dims = if desc.kind == KV_MLA { &latent[..] } else { &dims[..] };

@@ -63,7 +63,7 @@ impl Device {
     /// Begins a weight in memory that `place` finds: given bytes and alignment, a buffer and the offset in it.
     ///
     /// # Errors
-    /// If the backend cannot use such a weight, or what `place` says.
+    /// If the backend cannot use such a weight, what `place` says, or if that is no room for it.
     pub fn weight_in(
         &self,
         desc: WeightDesc<'static>,
@@ -71,6 +71,7 @@ impl Device {
     ) -> Result<WeightBuilder> {
         let WeightPlan { bytes, align, .. } = self.weight_plan(&desc)?;
         let (buffer, offset) = place(bytes, align.max(1))?;
+        buffer.check_room(&self.inner, (offset, bytes), align, "weight_create")?;
         let dst = buffer.place(offset);
         let raw = self.inner.raw.weight_create(&desc, &dst).named("weight_create")?;
         let device = Arc::clone(&self.inner);
