@@ -266,10 +266,18 @@ fn a_fault_ends_the_context_and_says_who_did_what() {
     assert!(stream.clone_htod(&[1f32]).is_err(), "the context is lost");
 }
 
-#[test]
-fn streams_without_an_event_between_are_a_fault() {
-    let context = context(7);
-    // SAFETY: that is the mistake which the simulator must find.
+/// A stream that writes `x` and another one that reads it into `y`, with what `between` does after the first launch. The slices live until
+/// both streams are done.
+struct Handover {
+    first: Arc<CudaStream>,
+    second: Arc<CudaStream>,
+    _inputs: [CudaSlice<f32>; 2],
+    y: CudaSlice<f32>,
+}
+
+fn handover(device: usize, between: fn(&Arc<CudaStream>, &Arc<CudaStream>)) -> Handover {
+    let context = context(device);
+    // SAFETY: what orders the streams, or does not, is what the tests are about.
     unsafe { context.disable_event_tracking() };
     let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
     let function = function(&context, ADD, "vector_add_f32");
@@ -278,7 +286,14 @@ fn streams_without_an_event_between_are_a_fault() {
     let mut y = second.alloc_zeros::<f32>(256).unwrap();
     first.synchronize().unwrap();
     add(&first, &function, (&mut x, &a, &a), 256).unwrap();
+    between(&first, &second);
     add(&second, &function, (&mut y, &x, &a), 256).unwrap();
+    Handover { first, second, _inputs: [a, x], y }
+}
+
+#[test]
+fn streams_without_an_event_between_are_a_fault() {
+    let Handover { first, second, _inputs, y: _y } = handover(7, |_, _| ());
     _ = first.synchronize();
     let error = second.synchronize().unwrap_err();
     assert_eq!(error.0, sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
@@ -288,18 +303,9 @@ fn streams_without_an_event_between_are_a_fault() {
 
 #[test]
 fn an_event_between_the_streams_is_enough() {
-    let context = context(8);
-    // SAFETY: the events are recorded by hand.
-    unsafe { context.disable_event_tracking() };
-    let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
-    let function = function(&context, ADD, "vector_add_f32");
-    let a = first.clone_htod(&vec![1f32; 256]).unwrap();
-    let mut x = first.alloc_zeros::<f32>(256).unwrap();
-    let mut y = second.alloc_zeros::<f32>(256).unwrap();
-    first.synchronize().unwrap();
-    add(&first, &function, (&mut x, &a, &a), 256).unwrap();
-    second.wait(&first.record_event(None).unwrap()).unwrap();
-    add(&second, &function, (&mut y, &x, &a), 256).unwrap();
+    let Handover { first: _first, second, _inputs, y } = handover(8, |first, second| {
+        second.wait(&first.record_event(None).unwrap()).unwrap();
+    });
     assert!(second.clone_dtoh(&y).unwrap().iter().all(|value| *value == 3.0));
 }
 

@@ -1,6 +1,6 @@
 //! Narrow floats: f16, bf16, tf32 and the two 8-bit ones.
 
-use half::{bf16, f16};
+use half::f16;
 
 #[inline(always)]
 pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
@@ -87,7 +87,7 @@ pub(crate) fn f32_to_tf32(x: f32) -> f32 {
 
 /// Rounds toward zero to a bf16.
 pub(crate) fn f32_to_bf16_cut(x: f32) -> u16 {
-    if x.is_nan() { 0x7fff } else { bf16::from_bits((x.to_bits() >> 16) as u16).to_bits() }
+    if x.is_nan() { 0x7fff } else { (x.to_bits() >> 16) as u16 }
 }
 
 /// Rounds toward zero to an f16.
@@ -100,6 +100,7 @@ pub(crate) fn f32_to_f16_cut(x: f32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
 
     #[test]
     fn halves_are_those_of_the_half_crate() {
