@@ -10,7 +10,7 @@ use crate::{
     compare::Comparison,
     conduct::{self, Subject},
     execute::{Layout, Outputs, Prepared, Setting, Trouble},
-    generate::{self, Inputs, Slot, inputs, parts},
+    generate::{Inputs, Slot, inputs, parts},
     judge::{Reference, first_difference, judge},
     opbuf,
     report::{CaseResult, Counts, Outcome, Report},
@@ -230,7 +230,7 @@ fn outcome(
 }
 
 /// Scratch memory full of NaN, and full of zeros.
-const SCRATCH: [u32; 2] = [u32::MAX, 0];
+pub(crate) const SCRATCH: [u32; 2] = [u32::MAX, 0];
 
 /// The weights and inputs of a case.
 pub(crate) fn drawn(case: &Case, seed: u64) -> Result<(Vec<WeightSource>, Inputs), String> {
@@ -268,46 +268,8 @@ fn run_case(
             reference: &reference,
             seed,
         })?;
-        if case.concurrent {
-            // The other thread's inputs are its own, or memory that both use would not show.
-            let mut rng = Rng::new(seed.wrapping_add(1), &case.name);
-            let others = generate::inputs(&case.op, &case.symbols, &case.recipe, &mut rng)
-                .map_err(Trouble::Case)?
-                .shown(&case.op, case.layout);
-            let theirs = expected(oracle, &case.op, &weights, &others, case.layout)?;
-            let both = [(&inputs, &reference), (&others, &theirs)];
-            check_concurrency(device, case, &weights, both)?;
-        }
     }
     Ok(comparisons)
-}
-
-/// Two threads launch the same op at once, each with a kernel, weights and a stream of its own.
-fn check_concurrency(
-    device: &Device,
-    case: &Case,
-    weights: &[WeightSource],
-    [mine, theirs]: [(&Inputs, &Reference); 2],
-) -> Result<(), Trouble> {
-    let alone = |(inputs, reference): (&Inputs, &Reference)| -> Result<(), Trouble> {
-        let prepared = Prepared::new(device, &case.op, weights)?;
-        for scratch in SCRATCH.into_iter().cycle().take(8) {
-            let got = prepared.launch(inputs, Setting { layout: case.layout, scratch })?;
-            let comparisons = judge(&case.op, inputs, &got, reference, None);
-            if let Some(failure) = comparisons.into_iter().find_map(|c| c.failure) {
-                return Err(Trouble::Violation(format!("with two threads at once: {failure}")));
-            }
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| alone(theirs));
-        let mine = alone(mine);
-        let theirs = other.join().unwrap_or_else(|_| {
-            Err(Trouble::Violation("a thread that launched it panicked".into()))
-        });
-        mine.and(theirs)
-    })
 }
 
 /// What the oracle gives for the same inputs.

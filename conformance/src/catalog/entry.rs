@@ -55,9 +55,6 @@ pub(super) struct Entry {
     /// A linear layer whose weight is declared as an embedding, as in models with tied embeddings.
     #[serde(default)]
     pub(super) tied: bool,
-    /// Also launched from two threads at once, each on a stream of its own.
-    #[serde(default)]
-    pub(super) concurrent: bool,
     /// What its kernel is put to beside launches on their own.
     #[serde(default)]
     pub(super) conduct: Vec<Conduct>,

@@ -169,22 +169,9 @@ fn case(entry: &Entry, schema: &'static OpSchema, choice: &Choice) -> Result<Cas
     let op = opbuf::build(schema.kind, &attrs, tensors, weights.clone())?;
     let name = [std::slice::from_ref(&entry.name), &choice.label].concat().join("/");
     let profile = profile(entry, &op);
-    let Entry { optional, concurrent, .. } = *entry;
-    let layout = choice.layout;
+    let (optional, layout) = (entry.optional, choice.layout);
     let (why, conduct) = (entry.why.clone(), entry.conduct.clone());
-    Ok(Case {
-        name,
-        why,
-        profile,
-        optional,
-        concurrent,
-        conduct,
-        op,
-        weights,
-        symbols,
-        recipe,
-        layout,
-    })
+    Ok(Case { name, why, profile, optional, conduct, op, weights, symbols, recipe, layout })
 }
 
 /// Symbols whose values change from launch to launch in a server.

@@ -20,8 +20,6 @@ pub(crate) struct Case {
     pub(crate) profile: String,
     /// A backend that declares the profile may still say no.
     pub(crate) optional: bool,
-    /// Also launched from two threads at once.
-    pub(crate) concurrent: bool,
     /// What its kernel is put to beside launches on their own.
     pub(crate) conduct: Vec<Conduct>,
     pub(crate) op: OpBuf,

@@ -5,6 +5,7 @@ mod again;
 mod errors;
 mod leaks;
 mod streams;
+mod threads;
 
 use halyard_core::{Device, OpBuf, OpKind, ops::OpSchema};
 use serde::Deserialize;
@@ -26,6 +27,8 @@ pub(crate) enum Conduct {
     Again,
     /// A stream waits for another one's event, the host for an event.
     Streams,
+    /// Two threads launch it at once.
+    Threads,
     /// Everything is made and dropped ten thousand times.
     Leaks,
     /// An index that is out of range is an error, now or when the stream is waited for, or nobody else notices it.
@@ -51,6 +54,7 @@ pub(crate) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
         match conduct {
             Conduct::Again => again::check(subject)?,
             Conduct::Streams => streams::check(subject)?,
+            Conduct::Threads => threads::check(subject)?,
             Conduct::Leaks => leaks::check(subject)?,
             Conduct::Errors => errors::check(subject)?,
         }
