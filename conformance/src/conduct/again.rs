@@ -40,10 +40,7 @@ pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
         .map(|(kernel, r)| kernel.board_with(&r.weights, &r.inputs, layout))
         .collect::<Result<_, _>>()?;
     let most = flights.iter().map(|f| f.scratch_bytes()).max().unwrap_or(0);
-    let scratch = match most {
-        0 => None,
-        bytes => Some(Scratch::new(device, &stream, bytes, u32::MAX)?),
-    };
+    let scratch = Scratch::new(device, &stream, most, u32::MAX)?;
     for flight in &flights {
         flight.go(scratch.as_ref())?;
     }

@@ -42,10 +42,7 @@ pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
     let stream = Rc::new(device.stream(0)?);
     let prepared = Prepared::on(device, Rc::clone(&stream), op, weights)?;
     let flight = prepared.board(inputs, case.layout)?;
-    let scratch = match flight.scratch_bytes() {
-        0 => None,
-        bytes => Some(Scratch::new(device, &stream, bytes, u32::MAX)?),
-    };
+    let scratch = Scratch::new(device, &stream, flight.scratch_bytes(), u32::MAX)?;
     steady(device, "launching a kernel", &mut || {
         flight.go(scratch.as_ref())?;
         Ok(stream.sync()?)

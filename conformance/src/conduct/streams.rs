@@ -39,10 +39,7 @@ pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
         let result = flight.tensor(output).ok_or_else(|| Trouble::Case("no output".into()))?;
         let other = device.stream(0)?;
         let copy = Copied::new(device, &other, result)?;
-        let scratch = match flight.scratch_bytes() {
-            0 => None,
-            bytes => Some(Scratch::new(device, &stream, bytes, u32::MAX)?),
-        };
+        let scratch = Scratch::new(device, &stream, flight.scratch_bytes(), u32::MAX)?;
         stream.sync()?;
         other.sync()?;
 

@@ -143,10 +143,8 @@ impl<'a> Prepared<'a> {
     /// Launches once, in fresh memory that is not the launch's before.
     pub(crate) fn launch(&self, inputs: &Inputs, setting: Setting) -> Result<Outputs, Trouble> {
         let flight = self.board(inputs, setting.layout)?;
-        let scratch = match flight.scratch_bytes() {
-            0 => None,
-            bytes => Some(Scratch::new(self.device, &self.stream, bytes, setting.scratch)?),
-        };
+        let scratch =
+            Scratch::new(self.device, &self.stream, flight.scratch_bytes(), setting.scratch)?;
         flight.go(scratch.as_ref())?;
         self.stream.sync()?;
         let mut memory = Vec::new();
@@ -349,16 +347,19 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Full of a pattern.
+    /// Full of a pattern; none if there are no bytes of it.
     pub(crate) fn new(
         device: &Device,
         stream: &Stream,
         bytes: u64,
         pattern: u32,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Option<Self>, Trouble> {
+        if bytes == 0 {
+            return Ok(None);
+        }
         let memory = Fenced::first((device, stream), bytes)?;
         memory.fill(stream, pattern)?;
-        Ok(Self { memory })
+        Ok(Some(Self { memory }))
     }
 
     /// Checks that nothing was written behind it.
