@@ -140,18 +140,15 @@ impl Report {
         format!("halyard verify {backend}{full} --case {} --seed {}", case.name, self.seed)
     }
 
-    /// The device, with its architecture if it says one.
-    fn hardware(&self) -> String {
-        match self.arch.as_str() {
-            "" => self.device.clone(),
-            arch => format!("{} ({arch})", self.device),
-        }
-    }
-
     /// For people: a line an op and profile, then every failure and how to replay it.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut text = format!("{} {} on {}\n\n", self.backend, self.version, self.hardware());
+        let mut text = format!(
+            "{} {} on {}\n\n",
+            self.backend,
+            self.version,
+            hardware(&self.device, &self.arch)
+        );
         let mut rows: BTreeMap<(&str, &str), (Counts, f64, f64)> = BTreeMap::new();
         for case in &self.cases {
             let row = rows.entry((&case.profile, &case.op)).or_default();
@@ -201,6 +198,11 @@ fn line(text: &mut String, cells: &[String; 8]) {
         let _ = write!(text, " {cell:>9}");
     }
     text.push('\n');
+}
+
+/// A device, with its architecture if it says one.
+pub(crate) fn hardware(device: &str, arch: &str) -> String {
+    if arch.is_empty() { device.to_owned() } else { format!("{device} ({arch})") }
 }
 
 #[cfg(test)]

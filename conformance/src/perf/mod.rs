@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     catalog::{self, Case, CatalogError},
     execute::{Prepared, Trouble},
+    report::hardware,
     verify::{Options, Progress, drawn},
 };
 use work::Work;
@@ -169,7 +170,8 @@ impl PerfReport {
     pub fn table(&self) -> String {
         let Self { backend, version, device, arch, limits, rows } = self;
         let mut text = format!(
-            "{backend} {version} on {device} ({arch}): at best {:.1} GB/s, {:.1} GFLOP/s\n\n",
+            "{backend} {version} on {}: at best {:.1} GB/s, {:.1} GFLOP/s\n\n",
+            hardware(device, arch),
             limits.bytes_per_s / 1e9,
             limits.flops / 1e9
         );

@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
 };
 
-use super::{CaseResult, Counts, Outcome, Report, junit::escape};
+use super::{CaseResult, Counts, Outcome, Report, hardware, junit::escape};
 
 const STYLE: &str = "
 :root{color-scheme:light dark}
@@ -49,7 +49,7 @@ fn head(page: &mut String, report: &Report) {
          cases<br>declares: {}<br><small>sha256 {}</small></p>",
         escape(&report.backend),
         escape(&report.version),
-        escape(&report.hardware()),
+        escape(&hardware(&report.device, &report.arch)),
         report.seed,
         c.passed,
         c.failed,
