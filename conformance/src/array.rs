@@ -135,6 +135,11 @@ impl Array {
         self.bytes[i * size..][..size].copy_from_slice(&bytes[..size]);
     }
 
+    /// Rows along the last dim.
+    pub(crate) fn rows(&self) -> usize {
+        self.len() / self.width().max(1)
+    }
+
     /// Elements of a row (along the last dim).
     pub(crate) fn row(&self, row: usize) -> Vec<f64> {
         (row * self.width()..(row + 1) * self.width()).map(|i| self.get(i)).collect()

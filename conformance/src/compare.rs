@@ -90,11 +90,12 @@ pub(crate) fn compare(
     let mut sums = Sums::default();
     let mut outside = 0;
     let mut worst = (-1.0, 0);
-    let width = want.width().max(1);
+    let width = want.width();
     let typical = typical_scale(want);
-    for row in 0..want.len() / width {
+    for row in 0..want.rows() {
         let expected = context.expected.get(row).copied().unwrap_or(0.0);
-        let own = scale(want.row(row).into_iter());
+        let own = root_mean_square(want.row(row));
+        // A row of zeros is padding and has to be exact.
         let scale = if own > 0.0 { own.max(typical) } else { 0.0 }.max(expected);
         let slack = context.slack.get(row).copied().unwrap_or(0.0);
         let bounds = Bounds { tiny: bounds.tiny + slack, ..bounds };
@@ -126,17 +127,17 @@ pub(crate) fn compare(
     c
 }
 
-/// What absolute errors of a row are measured by: its root mean square. A row of zeros is padding and has to be exact.
-fn scale(row: impl Iterator<Item = f64>) -> f64 {
+/// Of finite values; 0 if there are none.
+pub(crate) fn root_mean_square(values: impl IntoIterator<Item = f64>) -> f64 {
     let add = |(n, sum): (f64, f64), v: f64| (n + 1.0, sum + v * v);
-    let (n, squares) = row.filter(|v| v.is_finite()).fold((0.0, 0.0), add);
+    let (n, squares) = values.into_iter().filter(|v| v.is_finite()).fold((0.0, 0.0), add);
     if squares > 0.0 { (squares / n).sqrt() } else { 0.0 }
 }
 
 /// A few columns say little of the size of their row: all rows together say more. 0 where rows speak for themselves.
 fn typical_scale(array: &Array) -> f64 {
     const FEW: usize = 16;
-    if array.width() < FEW { scale((0..array.len()).map(|i| array.get(i))) } else { 0.0 }
+    if array.width() < FEW { root_mean_square((0..array.len()).map(|i| array.get(i))) } else { 0.0 }
 }
 
 /// How much of its bound an element uses; infinite if it cannot be right.

@@ -156,7 +156,39 @@ pub(crate) fn with_unknown_attr(op: &OpBuf) -> Result<OpBuf, String> {
     by_kind!(op.kind(), typed(op))
 }
 
-/// Whether an op lists an attribute that asks for quantised activations.
-pub(crate) fn quantises_activations(op: &OpBuf) -> bool {
-    op.attrs().iter().any(|a| a.key == halyard_abi::AttrKey::ACT_QUANT && a.bits != 0)
+/// How an op quantises its activations: its ACT_QUANT; 0 if it does not.
+pub(crate) fn act_quant(op: &OpBuf) -> u64 {
+    let attr = op.attrs().iter().find(|a| a.key == halyard_abi::AttrKey::ACT_QUANT);
+    attr.map_or(0, |a| a.bits)
+}
+
+/// A slot's spec, by the slot's name.
+pub(crate) fn spec<'o>(op: &'o OpBuf, name: &str) -> Option<&'o TensorSpec> {
+    let at = OpSchema::of(op.kind())?.slot(name)?;
+    op.tensors().get(at).filter(|spec| !spec.is_none())
+}
+
+/// The attributes that every attention has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention {
+    pub(crate) scale: f64,
+    pub(crate) softcap: f64,
+    pub(crate) causal: bool,
+    pub(crate) window: i64,
+}
+
+/// Of PAGED_ATTENTION, MLA_ATTENTION or VARLEN_ATTENTION.
+pub(crate) fn attention(op: &OpBuf) -> Attention {
+    macro_rules! of {
+        ($attrs:ty) => {{
+            let attrs: $attrs = attrs_of(op);
+            let (scale, softcap) = (attrs.scale, attrs.softcap);
+            Attention { scale, softcap, causal: attrs.causal, window: attrs.window }
+        }};
+    }
+    match op.kind() {
+        OpKind::MLA_ATTENTION => of!(MlaAttention),
+        OpKind::VARLEN_ATTENTION => of!(VarlenAttention),
+        _ => of!(PagedAttention),
+    }
 }

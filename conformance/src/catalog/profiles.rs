@@ -16,7 +16,7 @@ pub(super) fn of(op: &OpBuf) -> &'static str {
     match op.kind() {
         OpKind::QKV_POST | OpKind::LINEAR_ACT_MUL | OpKind::RMS_NORM_QUANT => "fusion",
         OpKind::QUANT_ACT => "act_quant",
-        _ if opbuf::quantises_activations(op) => "act_quant",
+        _ if opbuf::act_quant(op) != 0 => "act_quant",
         _ if op.tensors().iter().any(eight_bit_cache) => "kv8",
         OpKind::BATCHED_LINEAR | OpKind::MLA_WRITE | OpKind::MLA_ATTENTION => "mla",
         OpKind::KV_GATHER if opbuf::attrs_of::<KvGather>(op).latent => "mla",

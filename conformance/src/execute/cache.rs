@@ -53,15 +53,10 @@ fn cache_slots(kind: OpKind) -> Option<(usize, usize)> {
 /// The op as this device wants it: without a slot for values if it keeps them with the keys.
 pub(super) fn op_for(device: &Device, op: &OpBuf) -> Result<OpBuf, Trouble> {
     let Some((k, v)) = cache_slots(op.kind()) else { return Ok(op.clone()) };
-    let schema = OpSchema::of(op.kind()).expect("it has slots");
     let mut tensors = op.tensors().to_vec();
     let keys = tensors[k];
     let dim = |axis: usize| usize::try_from(keys.dims[axis]).unwrap_or(0);
-    let width = |name: &str| {
-        let at = schema.slot(name)?;
-        let spec = tensors.get(at).filter(|t| !t.is_none())?;
-        usize::try_from(*spec.dims().last()?).ok()
-    };
+    let width = |name: &str| usize::try_from(*opbuf::spec(op, name)?.dims().last()?).ok();
     let last = keys.dims().len() - 1;
     let values = ["v", "r", "qr", "o", "v_cache", "r_cache"];
     let dim_v = values.into_iter().find_map(width).unwrap_or(dim(last));

@@ -12,7 +12,7 @@ use halyard_cpu_ref::sampling::{Rule, choose, uniform};
 
 use crate::{
     array::Array,
-    compare::{Comparison, Context, compare},
+    compare::{Comparison, Context, compare, root_mean_square},
     execute::Outputs,
     generate::Inputs,
     opbuf::attrs_of,
@@ -67,18 +67,17 @@ pub(crate) fn judge(
 
 /// What the inputs let expect of the size of results, row by row, where results may be much smaller by chance.
 fn expected_sizes(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
-    let of_rows = |x: &Array, size: fn(&[f64]) -> f64| -> Vec<f64> {
-        let rows = x.len() / x.width().max(1);
-        (0..rows).map(|row| size(&x.row(row))).collect()
+    let of_rows = |x: &Array, of: fn(&[f64]) -> f64| -> Vec<f64> {
+        (0..x.rows()).map(|row| of(&x.row(row))).collect()
     };
     let input = |name: &str| inputs.named(op, name);
     match op.kind() {
         // Weights of deviation 1/√K keep the inputs' size.
         OpKind::LINEAR | OpKind::BATCHED_LINEAR => {
-            input("x").map_or(Vec::new(), |x| of_rows(x, root_mean_square))
+            input("x").map_or(Vec::new(), |x| of_rows(x, size))
         }
         OpKind::GROUPED_LINEAR => {
-            let mut sizes = input("x").map_or(Vec::new(), |x| of_rows(x, root_mean_square));
+            let mut sizes = input("x").map_or(Vec::new(), |x| of_rows(x, size));
             // Rows of no expert are zeros, exactly.
             let used = input("offsets").map_or(0, |o| o.int(o.len() - 1));
             sizes.iter_mut().skip(usize::try_from(used).unwrap_or(0)).for_each(|s| *s = 0.0);
@@ -95,7 +94,7 @@ fn expected_sizes(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
 
 /// Of inputs of size s, gate and up have that size, and their product about s²/2 (for a gate of deviation 1).
 fn gated(row: &[f64]) -> f64 {
-    root_mean_square(row).powi(2) / 2.0
+    size(row).powi(2) / 2.0
 }
 
 /// The second layer keeps the size of what is gated, once for each expert of the slice, times its weight. A single intermediate value may
@@ -105,13 +104,13 @@ fn expert_sizes(op: &OpBuf, inputs: &Inputs) -> Option<Vec<f64>> {
     let (x, ids, weight) = (x?, ids?, weight?);
     let first = attrs_of::<MoeExperts>(op).expert_start;
     let local = first..first.saturating_add(i64::from(op.weights().first()?.groups));
-    let size = |row: usize| {
+    let of_token = |row: usize| {
         let choices = row * ids.width()..(row + 1) * ids.width();
         let squares =
             choices.filter(|&i| local.contains(&ids.int(i))).map(|i| weight.get(i).powi(2));
         gated(&x.row(row)) * squares.sum::<f64>().sqrt()
     };
-    Some((0..ids.len() / ids.width().max(1)).map(size).collect())
+    Some((0..ids.rows()).map(of_token).collect())
 }
 
 /// The largest logit over its row's temperature: of all rows, since one-dimensional results are one row.
@@ -124,17 +123,12 @@ fn largest_scaled(logits: Option<&Array>, temperature: Option<&Array>) -> f64 {
     (0..temperature.len()).map(of_row).fold(0.0, f64::max)
 }
 
-fn finite(row: &[f64]) -> impl Iterator<Item = f64> + Clone {
-    row.iter().copied().filter(|v| v.is_finite())
-}
-
-fn root_mean_square(row: &[f64]) -> f64 {
-    let squares: f64 = finite(row).map(|v| v * v).sum();
-    (squares / finite(row).count().max(1) as f64).sqrt()
+fn size(row: &[f64]) -> f64 {
+    root_mean_square(row.iter().copied())
 }
 
 fn largest(row: &[f64]) -> f64 {
-    finite(row).fold(0.0, |most, v| most.max(v.abs()))
+    row.iter().filter(|v| v.is_finite()).fold(0.0, |most, v| most.max(v.abs()))
 }
 
 /// Elements that may differ because the choice was a tie within rounding.

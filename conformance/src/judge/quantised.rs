@@ -1,9 +1,6 @@
 //! Integers and 8-bit floats that stand for `x / scale`: right if they are the nearest code of a number within rounding of it.
 
-use halyard_abi::{
-    AttrKey,
-    fp8::{E4M3_MAX, e4m3_from_f64, e4m3_to_f32},
-};
+use halyard_abi::fp8::{E4M3_MAX, e4m3_from_f64, e4m3_to_f32};
 use halyard_core::{
     DType, OpBuf, OpKind,
     attrs::{QkvPost, RmsNormQuant},
@@ -14,7 +11,7 @@ use crate::{
     compare::{Comparison, Context, compare},
     execute::Outputs,
     generate::{CacheContents, Inputs},
-    opbuf::attrs_of,
+    opbuf::{act_quant, attrs_of},
     tolerance::{EXACT, unit_roundoff},
 };
 
@@ -41,8 +38,7 @@ fn code(dtype: DType, got: f64, (x, error): (f64, f64), scale: f64) -> f64 {
 /// What each row of a product over quantised activations may be off by because some of its activations lie at a tie, within what a division
 /// rounds: a step of each, times a weight (deviation 1/√K, hardly one above five).
 pub(super) fn undecided(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
-    let mode = op.attrs().iter().find(|a| a.key == AttrKey::ACT_QUANT).map_or(0, |a| a.bits);
-    let (dtype, group) = match mode {
+    let (dtype, group) = match act_quant(op) {
         1 => (DType::I8, usize::MAX),
         2 => (DType::F8E4M3, 128),
         _ => return Vec::new(),
@@ -62,7 +58,7 @@ pub(super) fn undecided(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
         let values = x.row(row);
         values.chunks(group.min(values.len().max(1))).map(steps).sum::<f64>() * weight
     };
-    (0..x.len() / x.width().max(1)).map(row).collect()
+    (0..x.rows()).map(row).collect()
 }
 
 /// The scale that makes the largest value the largest code; 1 if there is none.

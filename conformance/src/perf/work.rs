@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use halyard_abi::scheme;
 use halyard_core::{
     DType, OpBuf, OpKind, Sym, WeightDesc,
-    attrs::{Linear, MlaAttention, MoeExperts, PagedAttention, VarlenAttention},
+    attrs::{Linear, MoeExperts},
     ops::{Access, OpSchema},
 };
 
 use crate::{
     array::Array,
     generate::{Inputs, Slot},
-    opbuf::attrs_of,
+    opbuf::{Attention, attention, attrs_of},
     symbols::Symbols,
 };
 
@@ -116,20 +116,7 @@ fn seen(batch: &[[usize; 2]], causal: bool, window: i64) -> (u64, u64) {
 
 /// What attention's attributes let be seen.
 fn visible(op: &OpBuf, inputs: &Inputs) -> (u64, u64) {
-    let (causal, window) = match op.kind() {
-        OpKind::PAGED_ATTENTION => {
-            let attrs = attrs_of::<PagedAttention>(op);
-            (attrs.causal, attrs.window)
-        }
-        OpKind::MLA_ATTENTION => {
-            let attrs = attrs_of::<MlaAttention>(op);
-            (attrs.causal, attrs.window)
-        }
-        _ => {
-            let attrs = attrs_of::<VarlenAttention>(op);
-            (attrs.causal, attrs.window)
-        }
-    };
+    let Attention { causal, window, .. } = attention(op);
     seen(&inputs.batch, causal, window)
 }
 

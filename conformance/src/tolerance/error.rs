@@ -4,14 +4,14 @@
 
 use halyard_core::{
     DType, OpBuf, OpKind, Scheme,
-    attrs::{Embedding, MlaAttention, MoeExperts, PagedAttention, QkvPost, VarlenAttention},
+    attrs::{Embedding, MoeExperts, QkvPost},
 };
 
 use super::{Error, unit_roundoff};
 use crate::{
     array::is_float,
     generate::Inputs,
-    opbuf::{self, attrs_of},
+    opbuf::{self, Attention, act_quant, attention, attrs_of},
 };
 
 /// The largest element of a row over the row's scale: of normal rows it is 6, of rows with outliers (one in 32 fifty times as large, so
@@ -34,17 +34,16 @@ pub(super) fn of_output(op: &OpBuf, inputs: &Inputs) -> Option<Error> {
         OpKind::MUL => Error::relative(1.0),
         // The product is rounded, unless it is fused with the sum; where the two cancel it is up to PEAK times what is left.
         OpKind::ADD => Error::relative(1.0).and(Error::shift(PEAK)),
-        OpKind::RMS_NORM => norm(op.width("x")),
         // The residual is a sum of two numbers, rounded once: within the norm's bound.
-        OpKind::RMS_NORM_QUANT => norm(op.width("x")),
+        OpKind::RMS_NORM | OpKind::RMS_NORM_QUANT => norm(op.width("x")),
         OpKind::ROPE => rotation(),
         OpKind::ACT_MUL => activation(),
         OpKind::LINEAR
         | OpKind::BATCHED_LINEAR
         | OpKind::GROUPED_LINEAR
-        | OpKind::LINEAR_ALL_REDUCE => linear(op, 0, op.dtype("x")),
+        | OpKind::LINEAR_ALL_REDUCE => linear(op, 0),
         OpKind::PAGED_ATTENTION | OpKind::VARLEN_ATTENTION | OpKind::MLA_ATTENTION => {
-            attention(scores(op), longest(inputs), op.dtype("o"))
+            weighted(scores(op), longest(inputs), op.dtype("o"))
         }
         OpKind::MERGE_ATTENTION => merge(),
         OpKind::KV_GATHER => return gather(op),
@@ -69,7 +68,7 @@ pub(super) fn of_cache(op: &OpBuf, inputs: &Inputs) -> Error {
     // Queries of deviation 1, scores scaled by 1/√dim_k.
     let deviation = (dims as f64 / cache.dim_k.max(1) as f64).sqrt();
     let scores = Scores { products: dims as f64, deviation };
-    let seen = attention(scores, cache.block as f64, cache.compute);
+    let seen = weighted(scores, cache.block as f64, cache.compute);
     if op.kind() != OpKind::QKV_POST {
         return seen;
     }
@@ -88,15 +87,11 @@ trait Sizes {
 impl Sizes for OpBuf {
     /// The last dim of a slot.
     fn width(&self, slot: &str) -> f64 {
-        let schema = halyard_core::ops::OpSchema::of(self.kind());
-        let spec = schema.and_then(|s| self.tensors().get(s.slot(slot)?));
-        spec.and_then(|s| s.dims().last()).map_or(1.0, |&d| d.max(1) as f64)
+        opbuf::spec(self, slot).and_then(|s| s.dims().last()).map_or(1.0, |&d| d.max(1) as f64)
     }
 
     fn dtype(&self, slot: &str) -> DType {
-        let schema = halyard_core::ops::OpSchema::of(self.kind());
-        let spec = schema.and_then(|s| self.tensors().get(s.slot(slot)?));
-        spec.map_or(DType::F32, |s| s.dtype)
+        opbuf::spec(self, slot).map_or(DType::F32, |s| s.dtype)
     }
 }
 
@@ -124,16 +119,16 @@ fn products(k: f64, inputs: DType) -> Error {
 
 /// A weight `d q - m` costs three roundings if it is computed; if scales and minima are summed apart, the parts are up to twice the result.
 /// The first is nothing beside the second: one rounding a term against one of the whole sum a term.
-fn weight(scheme: Scheme, sum: Error) -> Error {
-    if scheme == Scheme::DENSE { sum } else { Error { variance: 4.0 * sum.variance, ..sum } }
+fn scaled(in_parts: bool, sum: Error) -> Error {
+    if in_parts { Error { variance: 4.0 * sum.variance, ..sum } } else { sum }
 }
 
 /// The layer's sum; a bias and what was in `y` before add a rounding each.
-fn linear(op: &OpBuf, slot: usize, inputs: DType) -> Error {
+fn linear(op: &OpBuf, slot: usize) -> Error {
     let Some(w) = op.weights().get(slot) else { return Error::NONE };
     // Activations of 8 bits are multiplied by the row's scale, or the group's, after a sum of their own: as for weights with scales.
-    let scheme = if opbuf::quantises_activations(op) { Scheme::INT8_CHANNEL } else { w.scheme };
-    weight(scheme, products(w.k as f64, inputs)).and(Error::shift(4.0))
+    let in_parts = w.scheme != Scheme::DENSE || act_quant(op) != 0;
+    scaled(in_parts, products(w.k as f64, op.dtype("x"))).and(Error::shift(4.0))
 }
 
 /// Weights that are not computed, times 1, are the bits of the file; else a scale, a minimum and SCALE make three roundings, and where
@@ -176,19 +171,10 @@ struct Scores {
 
 /// Queries have a deviation of 2, keys of 1; a soft-cap bounds what comes out.
 fn scores(op: &OpBuf) -> Scores {
-    let (products, scale, softcap) = match op.kind() {
-        OpKind::MLA_ATTENTION => {
-            let attrs: MlaAttention = attrs_of(op);
-            (op.width("qc") + op.width("qr"), attrs.scale, attrs.softcap)
-        }
-        OpKind::VARLEN_ATTENTION => {
-            let attrs: VarlenAttention = attrs_of(op);
-            (op.width("q"), attrs.scale, attrs.softcap)
-        }
-        _ => {
-            let attrs: PagedAttention = attrs_of(op);
-            (op.width("q"), attrs.scale, attrs.softcap)
-        }
+    let Attention { scale, softcap, .. } = attention(op);
+    let products = match op.kind() {
+        OpKind::MLA_ATTENTION => op.width("qc") + op.width("qr"),
+        _ => op.width("q"),
     };
     let deviation = 2.0 * scale.abs() * products.sqrt();
     Scores { products, deviation: if softcap > 0.0 { deviation.min(softcap) } else { deviation } }
@@ -203,7 +189,7 @@ fn scores(op: &OpBuf) -> Scores {
 ///   are relative to the weights.
 /// - The weighted sum of values is one of `products`; a rescaling a chunk is one product more, with as few chunks as sums.
 /// - Weights may pass through the compute type, as matrix units want them: independent roundings again.
-fn attention(scores: Scores, n: f64, compute: DType) -> Error {
+fn weighted(scores: Scores, n: f64, compute: DType) -> Error {
     let cut = match compute {
         DType::F16 | DType::BF16 => 0.375 * scores.products * scores.deviation,
         _ => 0.0,
@@ -257,7 +243,7 @@ fn query_of_fusion(op: &OpBuf) -> Error {
 /// in the tail half a u of the scale.
 fn linear_act_mul(op: &OpBuf) -> Error {
     let compute = op.dtype("x");
-    let sums = linear(op, 0, compute);
+    let sums = linear(op, 0);
     let doubled = Error { variance: 4.0 * sums.variance, shift: 2.0 * sums.shift, ..sums };
     let between = match compute {
         DType::F16 | DType::BF16 => unit_roundoff(compute),
@@ -272,20 +258,20 @@ fn linear_act_mul(op: &OpBuf) -> Error {
 fn experts(op: &OpBuf) -> Error {
     let compute = op.dtype("x");
     let attrs: MoeExperts = attrs_of(op);
-    let first = linear(op, 0, compute);
+    let first = linear(op, 0);
     let roundings = 7.0 + f64::from(u8::from(attrs.weight_on_input));
     Error { variance: 4.0 * first.variance, shift: 2.0 * first.shift, ..first }
         .and(activation())
-        .and(linear(op, 1, compute))
+        .and(linear(op, 1))
         .and(Error::shift(2.0 * op.width("ids")))
         .and(rounded(compute, roundings))
-        .and(quantised_between(op, attrs.act_quant, compute))
+        .and(quantised_between(op, compute))
 }
 
 /// Activations of the second layer are quantised after they were computed: a code is another where its number, off by δ, lies that close
 /// to the middle between two codes. A share of `2 δ / step` of the codes is then off by a step; one alone is `step · 4/√I`.
-fn quantised_between(op: &OpBuf, mode: i64, compute: DType) -> Error {
-    let step = match mode {
+fn quantised_between(op: &OpBuf, compute: DType) -> Error {
+    let step = match act_quant(op) {
         0 => return Error::NONE,
         // Of i8: the largest of a row (4 scales) over 127.
         1 => 4.0 / 127.0,
