@@ -111,34 +111,11 @@ impl<'l> View<'l> {
         into: &mut [u8; 512],
         counters: &mut Counters,
     ) -> Step {
-        reach.aligned("read")?;
         let bytes = reach.bytes;
-        if let Some(index) = self.one(reach) {
-            let straight = reach.is_straight();
-            self.check(index, reach, straight, false, counters)?;
-            let found = &self.met[index];
-            let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
-            if straight {
-                found.data.load_slice(at(0), &mut into[..LANES * bytes]);
-            } else {
-                lanes(reach.mask)
-                    .for_each(|lane| fetch(found, at(lane), bytes, &mut into[lane * bytes..]));
-            }
-            return Ok(());
-        }
-        for lane in lanes(reach.mask) {
-            let part = Reach { mask: 1 << lane, ..*reach };
-            let index = self.one(&part).ok_or_else(|| self.outside(&part, "read"))?;
-            self.check(index, &part, false, false, counters)?;
-            let found = &self.met[index];
-            fetch(
-                found,
-                (reach.addresses[lane] - found.base) as usize,
-                bytes,
-                &mut into[lane * bytes..],
-            );
-        }
-        Ok(())
+        self.visit(reach, ("read", false), counters, |found, at, lane| match lane {
+            None => found.data.load_slice(at, &mut into[..LANES * bytes]),
+            Some(lane) => fetch(found, at, bytes, &mut into[lane * bytes..]),
+        })
     }
 
     pub(crate) fn store(
@@ -147,27 +124,41 @@ impl<'l> View<'l> {
         from: &[u8; 512],
         counters: &mut Counters,
     ) -> Step {
-        reach.aligned("write")?;
         let bytes = reach.bytes;
+        self.visit(reach, ("write", true), counters, |found, at, lane| match lane {
+            None => found.data.store_slice(at, &from[..LANES * bytes]),
+            Some(lane) => put(found, at, bytes, &from[lane * bytes..]),
+        })
+    }
+
+    /// Checks what the lanes reach, then shows `each` where it lies: once if all lanes are neighbours in one allocation, else lane by lane.
+    #[inline(always)]
+    fn visit(
+        &mut self,
+        reach: &Reach<'_>,
+        (verb, writes): (&str, bool),
+        counters: &mut Counters,
+        mut each: impl FnMut(&Allocation, usize, Option<usize>),
+    ) -> Step {
+        reach.aligned(verb)?;
         if let Some(index) = self.one(reach) {
             let straight = reach.is_straight();
-            self.check(index, reach, straight, true, counters)?;
+            self.check(index, reach, straight, writes, counters)?;
             let found = &self.met[index];
             let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
             if straight {
-                found.data.store_slice(at(0), &from[..LANES * bytes]);
+                each(found, at(0), None);
             } else {
-                lanes(reach.mask)
-                    .for_each(|lane| put(found, at(lane), bytes, &from[lane * bytes..]));
+                lanes(reach.mask).for_each(|lane| each(found, at(lane), Some(lane)));
             }
             return Ok(());
         }
         for lane in lanes(reach.mask) {
             let part = Reach { mask: 1 << lane, ..*reach };
-            let index = self.one(&part).ok_or_else(|| self.outside(&part, "write"))?;
-            self.check(index, &part, false, true, counters)?;
+            let index = self.one(&part).ok_or_else(|| self.outside(&part, verb))?;
+            self.check(index, &part, false, writes, counters)?;
             let found = &self.met[index];
-            put(found, (reach.addresses[lane] - found.base) as usize, bytes, &from[lane * bytes..]);
+            each(found, (reach.addresses[lane] - found.base) as usize, Some(lane));
         }
         Ok(())
     }
