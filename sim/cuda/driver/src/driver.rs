@@ -70,6 +70,8 @@ impl Timeline {
 pub(crate) struct Module {
     pub(crate) image: Image,
     pub(crate) device: u32,
+    /// Handles of its kernels that were asked for, by name.
+    pub(crate) functions: Mutex<HashMap<String, usize>>,
 }
 
 /// A kernel of a module.

@@ -38,6 +38,14 @@ entries! {
         name.set_all(&bytes)
     }
 
+    fn cuDeviceGetPCIBusId(text: Out<c_char>, len: c_int, device: c_int) {
+        let bus = format!("0000:{:02x}:00.0\0", Driver::get()?.device(device)?.index);
+        if usize::try_from(len).unwrap_or(0) < bus.len() {
+            return Err(Code::InvalidValue.into());
+        }
+        text.set_all(&bus.bytes().map(u8::cast_signed).collect::<Vec<_>>())
+    }
+
     fn cuDeviceGetUuid(uuid: Out<[u8; 16]>, device: c_int) {
         uuid.set(identity(Driver::get()?.device(device)?.index))
     }
@@ -80,6 +88,15 @@ fn identity(index: u32) -> [u8; 16] {
     uuid
 }
 
+/// Width of every device's memory bus; the clock makes up for it.
+const MEMORY_BUS_BITS: u32 = 4096;
+
+/// The memory clock that gives the profile's bandwidth, at two transfers a clock.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few million")]
+fn memory_clock_khz(profile: &Profile) -> u32 {
+    (profile.memory_rate / f64::from(2 * MEMORY_BUS_BITS / 8) / 1e3) as u32
+}
+
 /// The attribute with this number; those of features that are not simulated are 0.
 fn attribute_of(profile: &Profile, index: u32, attribute: c_int) -> Option<u32> {
     Some(match attribute {
@@ -96,6 +113,8 @@ fn attribute_of(profile: &Profile, index: u32, attribute: c_int) -> Option<u32> 
         // Kernels run beside each other, addresses are one space, memory pools are there.
         31 | 41 | 115 => 1,
         33 => index,
+        36 => memory_clock_khz(profile),
+        37 => MEMORY_BUS_BITS,
         38 => profile.l2_bytes,
         39 => profile.sm_threads,
         40 => 2,

@@ -72,6 +72,64 @@ fn fill(stream: usize, to: u64, pattern: &[u8], count: usize) -> Outcome {
     stream.enqueue(driver, Work::Fill { to, pattern: pattern.into(), bytes })
 }
 
+/// `CU_MEMORYTYPE_HOST` and `CU_MEMORYTYPE_DEVICE`.
+const ON_HOST: u32 = 1;
+const ON_DEVICE: u32 = 2;
+
+/// `CUDA_MEMCPY2D`: rows from one pitched place to another.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Copy2D {
+    from_x: usize,
+    from_y: usize,
+    from_type: u32,
+    from_host: *const u8,
+    from_device: u64,
+    from_array: usize,
+    from_pitch: usize,
+    to_x: usize,
+    to_y: usize,
+    to_type: u32,
+    to_host: *mut u8,
+    to_device: u64,
+    to_array: usize,
+    to_pitch: usize,
+    width: usize,
+    height: usize,
+}
+
+impl Copy2D {
+    /// Row after row, as copies of their own.
+    fn enqueue(&self, driver: &'static Driver, stream: &Stream) -> Outcome {
+        if self.from_pitch < self.width || self.to_pitch < self.width {
+            return Err(Code::InvalidValue.into());
+        }
+        for row in 0..self.height {
+            let from = self.from_x + (self.from_y + row) * self.from_pitch;
+            let to = self.to_x + (self.to_y + row) * self.to_pitch;
+            let (source, target) = (self.from_device + from as u64, self.to_device + to as u64);
+            match (self.from_type, self.to_type) {
+                (ON_DEVICE, ON_DEVICE) => {
+                    stream.enqueue(
+                        driver,
+                        Work::Copy { to: target, from: source, bytes: self.width },
+                    )?;
+                }
+                (ON_HOST, ON_DEVICE) => {
+                    let host = In(self.from_host.wrapping_add(from));
+                    from_host(driver, stream, target, &host, self.width)?;
+                }
+                (ON_DEVICE, ON_HOST) => {
+                    let host = Out(self.to_host.wrapping_add(to));
+                    to_host(driver, stream, &host, source, self.width)?;
+                }
+                _ => return Err(Code::NotSupported.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Runs `enqueue` on the null stream and waits for it.
 fn at_once(enqueue: impl FnOnce(&'static Driver, &Stream) -> Outcome) -> Outcome {
     let (driver, _, stream) = here(0)?;
@@ -181,6 +239,11 @@ entries! {
     fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: usize) {
         let (driver, _, stream) = here(stream)?;
         stream.enqueue(driver, Work::Copy { to, from, bytes })
+    }
+
+    fn cuMemcpy2DAsync_v2(copy: In<Copy2D>, stream: usize) {
+        let (driver, _, stream) = here(stream)?;
+        copy.at(0)?.enqueue(driver, &stream)
     }
 
     fn cuMemcpyPeerAsync(to: u64, _to_context: usize, from: u64, _from_context: usize, bytes: usize, stream: usize) {

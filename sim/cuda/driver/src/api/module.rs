@@ -8,8 +8,8 @@ use crate::driver::{Device, Driver, Function, Module};
 use crate::stream::{Start, Stream, Work};
 use halyard_sim_cuda_exec::{Image, Launch, Occupancy, Order, Profile};
 use std::ffi::{c_char, c_int, c_uint, c_void};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`
 const MAX_DYNAMIC_SHARED: c_int = 8;
@@ -20,7 +20,8 @@ fn load(module: &Out<usize>, text: &str) -> Outcome {
     let order = driver.timeline().host_order();
     let place = (device.index, device.profile.capability);
     let image = Image::load(text, driver.memory(), place, &order)?;
-    module.set(driver.modules.add(Arc::new(Module { image, device: device.index })))
+    let functions = Mutex::default();
+    module.set(driver.modules.add(Arc::new(Module { image, device: device.index, functions })))
 }
 
 /// The text of an image, which must be PTX: machine code can't be executed.
@@ -123,6 +124,9 @@ entries! {
         let (driver, device) = current()?;
         let module = driver.modules.remove(module)?;
         driver.synchronize(device)?;
+        for (_, function) in module.functions.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            driver.functions.remove(function)?;
+        }
         let order = driver.timeline().host_order();
         Ok(module.image.unload(&order)?)
     }
@@ -133,8 +137,12 @@ entries! {
         let Some(kernel) = module.image.kernel(&name).cloned() else {
             return Err(Failure::new(Code::NotFound, format!("the module has no kernel '{name}'")));
         };
-        let max_dynamic_shared = AtomicU32::new(0);
-        function.set(driver.functions.add(Arc::new(Function { kernel, module, max_dynamic_shared })))
+        let mut known = module.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let handle = *known.entry(name).or_insert_with(|| {
+            let (module, max_dynamic_shared) = (Arc::clone(&module), AtomicU32::new(0));
+            driver.functions.add(Arc::new(Function { kernel, module, max_dynamic_shared }))
+        });
+        function.set(handle)
     }
 
     fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<usize>, module: usize, name: In<c_char>) {

@@ -1,0 +1,26 @@
+//! The CUDA backend: NVIDIA GPUs from compute capability 8.0 on.
+//!
+//! - [`Cuda`]: the backend, exported through both doors
+//! - `device`: what the host sees; `handles`: its streams, events, graphs; `memory`: its buffers; `weights`: packing through the host's hook
+//! - `driver`: the driver API as safe Rust; nothing is linked, the driver is looked for when the backend is probed
+//! - `kernels`: the PTX of `kernels/*.cu`, which `cargo xtask ptx` compiles; `ops`: one op a file, which kernels it launches and how
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sizes are checked against the kernels' limits where they are prepared"
+)]
+
+mod backend;
+mod device;
+mod driver;
+mod handles;
+mod kernels;
+mod memory;
+mod ops;
+mod weights;
+
+pub use backend::Cuda;
+pub use device::CudaDevice;
+
+halyard_sdk::export_backend!(Cuda);
+halyard_sdk::export_c!(Cuda);

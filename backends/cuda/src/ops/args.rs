@@ -1,0 +1,172 @@
+//! A launch's arguments, opened as the structs that kernels take.
+//!
+//! The host has checked shapes, strides and bounds against the catalogue.
+
+use std::sync::Arc;
+
+use halyard_sdk::{DType, Error, LaunchArgs, Result, TensorView, abi::types::MAX_RANK};
+
+use crate::{
+    device::Shared,
+    driver::{Function, Grid, Stream},
+    weights::Packed,
+};
+
+/// The types that activations have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Float {
+    F32 = 0,
+    F16 = 1,
+    Bf16 = 2,
+}
+
+impl Float {
+    /// # Errors
+    /// `UNSUPPORTED`, naming the dtype and those there are.
+    pub(crate) fn of(dtype: DType) -> Result<Self> {
+        match dtype {
+            DType::F32 => Ok(Self::F32),
+            DType::F16 => Ok(Self::F16),
+            DType::BF16 => Ok(Self::Bf16),
+            other => Err(Error::unsupported(format!("{other}; supported: f32, f16, bf16"))),
+        }
+    }
+
+    /// As kernels' names have it.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    pub(crate) fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// Leading dims that [`Rows`] has.
+const LEADING: usize = 3;
+
+/// `struct Rows` of `kernels/device.h`: a tensor of one to four dims as rows along its last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) data: u64,
+    stride: [i64; LEADING],
+    dim: [u32; 2],
+}
+
+/// A tensor's rows: what kernels take, and how many there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowsOf {
+    pub(crate) rows: Rows,
+    pub(crate) count: u32,
+    pub(crate) cols: u32,
+    /// Elements from column to column.
+    pub(crate) step: i64,
+}
+
+/// Whether tensors of this rank can be opened as [`Rows`].
+///
+/// # Errors
+/// `UNSUPPORTED` naming the limit.
+pub(crate) fn check_rank(rank: u8) -> Result<()> {
+    if (1..=LEADING + 1).contains(&usize::from(rank)) {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "a tensor of rank {rank}; 1 to {} dims are supported",
+        LEADING + 1
+    )))
+}
+
+/// A size that kernels count in 32 bits.
+pub(crate) fn small(what: &str, size: i64) -> Result<u32> {
+    u32::try_from(size).ok().filter(|&s| s <= i32::MAX.unsigned_abs()).ok_or_else(|| {
+        Error::unsupported(format!("{what} of {size}; at most {} is supported", i32::MAX))
+    })
+}
+
+/// The address of a view's first element.
+pub(crate) fn address(view: &TensorView) -> u64 {
+    view.data.wrapping_add(view.byte_offset)
+}
+
+/// One launch.
+pub(crate) struct Args<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) stream: &'a Stream,
+    pub(crate) args: &'a LaunchArgs<'a>,
+}
+
+impl<'a> Args<'a> {
+    /// The view of a slot, if it is there.
+    pub(crate) fn optional(&self, slot: usize) -> Option<&'a TensorView> {
+        self.args.tensors.as_slice().get(slot).filter(|v| !v.is_none())
+    }
+
+    /// The view of a slot.
+    pub(crate) fn view(&self, slot: usize) -> Result<&'a TensorView> {
+        self.optional(slot).ok_or_else(|| Error::invalid(format!("slot {slot} is missing")))
+    }
+
+    /// A tensor of one to four dims as rows along its last.
+    pub(crate) fn rows(&self, slot: usize) -> Result<RowsOf> {
+        rows(self.view(slot)?)
+    }
+
+    /// The same as [`Self::rows`] with the leading dims that `of` has and this lacks, repeated along them.
+    pub(crate) fn rows_broadcast(&self, slot: usize, of: usize) -> Result<RowsOf> {
+        let (narrow, wide) = (self.view(slot)?, self.view(of)?);
+        let missing = usize::from(wide.rank.saturating_sub(narrow.rank));
+        let mut view = *wide;
+        view.data = narrow.data;
+        view.byte_offset = narrow.byte_offset;
+        view.strides = [0; MAX_RANK];
+        view.strides[missing..missing + narrow.strides().len()].copy_from_slice(narrow.strides());
+        rows(&view)
+    }
+
+    /// A sealed weight.
+    pub(crate) fn weight(&self, slot: usize) -> Result<Arc<Packed>> {
+        let handle = self.args.weights.as_slice().get(slot);
+        let handle = handle.ok_or_else(|| Error::invalid(format!("weight {slot} is missing")))?;
+        self.shared.weights.get(*handle)
+    }
+
+    /// Enqueues a kernel.
+    pub(crate) fn enqueue<P: Copy>(
+        &self,
+        kernel: &Function<P>,
+        grid: Grid,
+        params: &P,
+    ) -> Result<()> {
+        // SAFETY: the addresses in a launch's params come from its views, weights and workspace alone. The host has checked their
+        // bounds against the catalogue and keeps them until the work is done; kernels stay within the dims that they are given, which
+        // the software GPU's tests prove.
+        unsafe { kernel.launch(self.stream, grid, params) }
+    }
+}
+
+/// A view as rows along its last dim.
+pub(crate) fn rows(view: &TensorView) -> Result<RowsOf> {
+    check_rank(view.rank)?;
+    let (dims, strides) = (view.dims(), view.strides());
+    let last = dims.len() - 1;
+    let (mut stride, mut dim) = ([0; LEADING], [1u32; LEADING]);
+    for axis in 0..last {
+        stride[LEADING - last + axis] = strides[axis];
+        dim[LEADING - last + axis] = small("a dim", dims[axis])?;
+    }
+    let count = dims[..last].iter().try_fold(1i64, |n, &d| n.checked_mul(d)).unwrap_or(i64::MAX);
+    // A kernel divides by the dims, also where there is nothing to do.
+    let rows = Rows { data: address(view), stride, dim: [dim[1].max(1), dim[2].max(1)] };
+    let (count, cols) = (small("rows", count)?, small("columns", dims[last])?);
+    Ok(RowsOf { rows, count, cols, step: if dims[last] == 1 { 0 } else { strides[last] } })
+}

@@ -1,0 +1,144 @@
+//! COPY, ADD, MUL and ACT_MUL: `kernels/elementwise.cu`.
+
+use halyard_sdk::{
+    Error, Result,
+    abi::ops::{Act, attrs},
+};
+
+use super::{
+    Launch, Op, Prepared,
+    args::{Args, Float, Rows, check_rank},
+};
+use crate::driver::{Function, Grid};
+
+/// Threads a block, and columns that it takes.
+const THREADS: u32 = 256;
+const COLUMNS: u32 = 1024;
+
+/// A block for each row and 1024 columns.
+pub(super) fn grid(rows: u32, cols: u32) -> Result<Grid> {
+    let across = cols.div_ceil(COLUMNS);
+    if across > u32::from(u16::MAX) {
+        return Err(Error::unsupported(format!("rows of {cols} columns")));
+    }
+    Ok(Grid { blocks: [rows, across, 1], threads: THREADS, shared: 0 })
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CopyParams {
+    x: Rows,
+    y: Rows,
+    x_step: i64,
+    y_step: i64,
+    cols: u32,
+}
+
+struct Copy(Function<CopyParams>);
+
+pub(super) fn copy(op: &Op<'_>) -> Result<Prepared> {
+    op.attrs::<attrs::Copy>()?;
+    let (x, y) = (op.dtype(0), op.dtype(1));
+    check_rank(op.desc.tensors[0].rank)?;
+    let name = match (Float::of(x), Float::of(y), x.bits()) {
+        _ if x == y && x.bits().is_some_and(|b| b >= 8) => format!("b{}", x.bits().unwrap_or(0)),
+        (Ok(x), Ok(y), _) => format!("{}_{}", x.suffix(), y.suffix()),
+        _ => {
+            return Err(Error::unsupported(format!(
+                "copy: {x} to {y}; floats convert, others stay as they are"
+            )));
+        }
+    };
+    Ok(Prepared::native(Copy(op.kernel("elementwise", &format!("copy_{name}"))?)))
+}
+
+impl Launch for Copy {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (x, y) = (args.rows(0)?, args.rows(1)?);
+        let params =
+            CopyParams { x: x.rows, y: y.rows, x_step: x.step, y_step: y.step, cols: y.cols };
+        args.enqueue(&self.0, grid(y.count, y.cols)?, &params)
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct BinaryParams {
+    a: Rows,
+    b: Rows,
+    y: Rows,
+    cols: u32,
+    alpha: f32,
+}
+
+struct Binary {
+    kernel: Function<BinaryParams>,
+    alpha: f32,
+}
+
+pub(super) fn add(op: &Op<'_>) -> Result<Prepared> {
+    let attrs::Add { alpha } = op.attrs()?;
+    binary(op, "add", alpha as f32)
+}
+
+pub(super) fn mul(op: &Op<'_>) -> Result<Prepared> {
+    op.attrs::<attrs::Mul>()?;
+    binary(op, "mul", 1.0)
+}
+
+fn binary(op: &Op<'_>, name: &str, alpha: f32) -> Result<Prepared> {
+    check_rank(op.desc.tensors[0].rank)?;
+    let kernel = op.kernel("elementwise", &format!("{name}_{}", op.float(0)?.suffix()))?;
+    Ok(Prepared::native(Binary { kernel, alpha }))
+}
+
+impl Launch for Binary {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (a, b, y) = (args.rows(0)?, args.rows_broadcast(1, 2)?, args.rows(2)?);
+        let params =
+            BinaryParams { a: a.rows, b: b.rows, y: y.rows, cols: y.cols, alpha: self.alpha };
+        args.enqueue(&self.kernel, grid(y.count, y.cols)?, &params)
+    }
+}
+
+/// `struct Gate` of `kernels/gate.h`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Gate {
+    activation: u32,
+    limit: f32,
+}
+
+impl Gate {
+    pub(super) fn new(act: Act, limit: f64) -> Self {
+        Self { activation: act as u32, limit: limit as f32 }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ActMulParams {
+    gu: Rows,
+    y: Rows,
+    cols: u32,
+    gate: Gate,
+}
+
+struct ActMul {
+    kernel: Function<ActMulParams>,
+    gate: Gate,
+}
+
+pub(super) fn act_mul(op: &Op<'_>) -> Result<Prepared> {
+    let attrs::ActMul { act, limit } = op.attrs()?;
+    let kernel = op.kernel("elementwise", &format!("act_mul_{}", op.float(0)?.suffix()))?;
+    Ok(Prepared::native(ActMul { kernel, gate: Gate::new(act, limit) }))
+}
+
+impl Launch for ActMul {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (gu, y) = (args.rows(0)?, args.rows(1)?);
+        let params = ActMulParams { gu: gu.rows, y: y.rows, cols: y.cols, gate: self.gate };
+        args.enqueue(&self.kernel, grid(y.count, y.cols)?, &params)
+    }
+}

@@ -1,0 +1,167 @@
+//! One op a file: what of the catalogue it supports, how much scratch memory it wants, and its launches.
+//!
+//! Each file has the twins of the structs that its kernels in `kernels/` take.
+
+mod args;
+mod elementwise;
+mod norm;
+mod rope;
+mod rows;
+
+use std::sync::Arc;
+
+use halyard_sdk::{
+    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Stream, Support, TensorSpec,
+    abi::{
+        ops::{
+            Sym,
+            attrs::OpAttrs,
+            check::{Bindings, check_desc},
+        },
+        traits::{CAPTURABLE, DETERMINISTIC},
+    },
+};
+
+use crate::{device::Shared, driver::Function, weights::Layout};
+use args::{Args, Float};
+
+/// What the backend promises (`conformance/README.md`).
+pub(crate) const PROFILES: &str = "";
+
+/// An op, ready to launch.
+pub(crate) trait Launch: Send + Sync + 'static {
+    /// Upper bound of scratch bytes.
+    fn workspace_bytes(&self, _shapes: &[TensorSpec]) -> u64 {
+        0
+    }
+
+    /// Enqueues the work.
+    fn launch(&self, args: &Args<'_>) -> Result<()>;
+}
+
+/// What [`prepare`] gives.
+pub(crate) struct Prepared {
+    pub(crate) support: Support,
+    launch: Box<dyn Launch>,
+}
+
+impl Prepared {
+    fn native(launch: impl Launch) -> Self {
+        Self { support: Support::Native, launch: Box::new(launch) }
+    }
+}
+
+/// A descriptor with everything that is known of it.
+struct Op<'a> {
+    desc: &'a OpDesc<'a>,
+    bindings: Bindings,
+    /// Forms of the weights.
+    layouts: Vec<Layout>,
+    shared: &'a Shared,
+}
+
+impl Op<'_> {
+    fn attrs<A: OpAttrs>(&self) -> Result<A> {
+        A::from_desc(self.desc)
+    }
+
+    fn present(&self, slot: usize) -> bool {
+        self.desc.tensors.get(slot).is_some_and(|t| !t.is_none())
+    }
+
+    /// A symbol's value: -1 if it is known only at launch or not used.
+    fn dim(&self, sym: Sym) -> i64 {
+        self.bindings.get(sym).unwrap_or(-1)
+    }
+
+    fn dtype(&self, slot: usize) -> DType {
+        self.desc.tensors.get(slot).map_or(DType::NONE, |t| t.dtype)
+    }
+
+    /// A slot's float type.
+    fn float(&self, slot: usize) -> Result<Float> {
+        Float::of(self.dtype(slot))
+            .map_err(|e| Error::unsupported(format!("{}: {}", self.desc.kind, e.message)))
+    }
+
+    /// A kernel of `kernels/MODULE.cu`.
+    fn kernel<P: Copy>(&self, module: &'static str, name: &str) -> Result<Function<P>> {
+        let _bound = self.shared.bind()?;
+        self.shared.kernels.function(module, name)
+    }
+}
+
+/// Parses and checks a descriptor.
+pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
+    let (_, bindings) = check_desc(desc)?;
+    let layouts = desc.weights.iter().map(Layout::of).collect::<Result<_>>()?;
+    let op = Op { desc, bindings, layouts, shared };
+    match desc.kind {
+        OpKind::COPY => elementwise::copy(&op),
+        OpKind::ADD => elementwise::add(&op),
+        OpKind::MUL => elementwise::mul(&op),
+        OpKind::GATHER_ROWS => rows::gather(&op),
+        OpKind::EMBEDDING => rows::embedding(&op),
+        OpKind::RMS_NORM => norm::prepare(&op),
+        OpKind::ROPE => rope::prepare(&op),
+        OpKind::ACT_MUL => elementwise::act_mul(&op),
+        other => Err(Error::unsupported(format!("the CUDA backend has no op {other}"))),
+    }
+}
+
+/// A prepared kernel.
+pub(crate) struct CudaKernel {
+    launch: Box<dyn Launch>,
+    shared: Arc<Shared>,
+    /// What each slot was prepared for.
+    slots: Vec<(DType, u8)>,
+    weights: usize,
+    kind: OpKind,
+}
+
+impl CudaKernel {
+    pub(crate) fn new(prepared: Prepared, shared: Arc<Shared>, desc: &OpDesc<'_>) -> Self {
+        Self {
+            launch: prepared.launch,
+            shared,
+            slots: desc.tensors.iter().map(|t| (t.dtype, t.rank)).collect(),
+            weights: desc.weights.len(),
+            kind: desc.kind,
+        }
+    }
+
+    /// Refuses arguments of other types than were prepared for: reading them would leave their bounds.
+    fn check(&self, args: &LaunchArgs<'_>) -> Result<()> {
+        let tensors = args.tensors.as_slice();
+        let same = tensors.len() == self.slots.len()
+            && tensors.iter().zip(&self.slots).all(|(t, s)| (t.dtype, t.rank) == *s);
+        if !same || args.weights.len() != self.weights {
+            return Err(Error::invalid(
+                "tensors or weights of other types than the kernel was prepared for",
+            ));
+        }
+        Ok(())
+    }
+
+    fn run(&self, stream: Stream, args: &LaunchArgs<'_>) -> Result<()> {
+        self.check(args)?;
+        let _bound = self.shared.bind()?;
+        let stream = self.shared.stream(stream)?;
+        self.launch.launch(&Args { shared: &self.shared, stream: &stream, args })
+    }
+}
+
+impl Kernel for CudaKernel {
+    fn flags(&self) -> u64 {
+        DETERMINISTIC | CAPTURABLE
+    }
+
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        self.launch.workspace_bytes(shapes)
+    }
+
+    fn launch(&self, stream: Stream, args: &LaunchArgs<'_>) -> Result<()> {
+        let launched = self.run(stream, args);
+        launched.map_err(|e| Error { message: format!("{}: {}", self.kind, e.message).into(), ..e })
+    }
+}
