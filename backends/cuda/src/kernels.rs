@@ -63,7 +63,7 @@ macro_rules! modules {
     };
 }
 
-modules!(elementwise, rows, norm, rope);
+modules!(elementwise, gemm_mma, gemm_simt, gemv, norm, rope, rows, stage);
 
 /// The modules that a device has loaded, each when the first kernel of it is wanted.
 #[derive(Debug)]

@@ -65,6 +65,15 @@ impl Layout {
         }
     }
 
+    /// How kernels' names call this form.
+    pub(crate) fn kernel_name(&self) -> &'static str {
+        match self.dtype {
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            _ => "f32",
+        }
+    }
+
     /// Bytes of a group.
     pub(crate) fn bytes(&self) -> u64 {
         self.pitch * self.n

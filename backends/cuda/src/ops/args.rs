@@ -9,6 +9,7 @@ use halyard_sdk::{DType, Error, LaunchArgs, Result, TensorView, abi::types::MAX_
 use crate::{
     device::Shared,
     driver::{Function, Grid, Stream},
+    memory::ALIGN,
     weights::Packed,
 };
 
@@ -138,6 +139,17 @@ impl<'a> Args<'a> {
         let handle = self.args.weights.as_slice().get(slot);
         let handle = handle.ok_or_else(|| Error::invalid(format!("weight {slot} is missing")))?;
         self.shared.weights.get(*handle)
+    }
+
+    /// The scratch memory, which must have `bytes` bytes.
+    pub(crate) fn workspace(&self, bytes: u64) -> Result<u64> {
+        let (at, have) = (self.args.workspace, self.args.workspace_bytes);
+        if have < bytes || (bytes > 0 && !at.is_multiple_of(ALIGN)) {
+            return Err(Error::invalid(format!(
+                "a workspace of {have} bytes at {at:#x}, expected {bytes} aligned to {ALIGN}"
+            )));
+        }
+        Ok(at)
     }
 
     /// Enqueues a kernel.

@@ -4,6 +4,7 @@
 
 mod args;
 mod elementwise;
+mod linear;
 mod norm;
 mod rope;
 mod rows;
@@ -105,6 +106,9 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
         OpKind::RMS_NORM => norm::prepare(&op),
         OpKind::ROPE => rope::prepare(&op),
         OpKind::ACT_MUL => elementwise::act_mul(&op),
+        OpKind::LINEAR => linear::prepare(&op),
+        OpKind::BATCHED_LINEAR => linear::batched(&op),
+        OpKind::GROUPED_LINEAR => linear::grouped(&op),
         other => Err(Error::unsupported(format!("the CUDA backend has no op {other}"))),
     }
 }

@@ -1,0 +1,409 @@
+//! LINEAR, BATCHED_LINEAR and GROUPED_LINEAR: `kernels/{gemv,gemm_simt,gemm_mma,stage}.cu`.
+
+use halyard_sdk::{Error, Result, TensorSpec, TensorView, abi::ops::attrs};
+
+use super::{
+    Launch, Op, Prepared,
+    args::{Args, Float, address, small},
+};
+use crate::{
+    driver::{Function, Grid},
+    memory::ALIGN,
+    weights::{Layout, Packed, ROW_ALIGN},
+};
+
+/// `struct Plane` of `kernels/weight.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Plane {
+    data: u64,
+    pitch: i64,
+    group: i64,
+}
+
+/// `struct Matrix` of `kernels/weight.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Matrix {
+    codes: Plane,
+    scales: Plane,
+    zeros: Plane,
+}
+
+impl Matrix {
+    fn of(packed: &Packed) -> Self {
+        let layout = &packed.layout;
+        let codes = Plane {
+            data: packed.start,
+            pitch: layout.pitch.cast_signed(),
+            group: layout.bytes().cast_signed(),
+        };
+        Self { codes, ..Self::default() }
+    }
+}
+
+/// `struct Linear` of `kernels/linear.h`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Params {
+    x: u64,
+    y: u64,
+    bias: u64,
+    offsets: u64,
+    weight: Matrix,
+    x_stride: i64,
+    y_stride: i64,
+    x_group: i64,
+    y_group: i64,
+    rows: u32,
+    n: u32,
+    k: u32,
+    groups: u32,
+    bias_type: Float,
+    y_type: Float,
+    accumulate: u32,
+}
+
+/// `struct Stage` of `kernels/stage.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct StageParams {
+    x: u64,
+    y: u64,
+    order: u64,
+    x_stride: i64,
+    x_group: i64,
+    y_stride: i64,
+    y_group: i64,
+    cols: u32,
+    padded: u32,
+}
+
+/// Columns of staged rows are a multiple of this.
+const EIGHT: u64 = 8;
+
+/// A kernel for many rows and the tile that a block of it computes.
+struct Tiled {
+    kernel: Function<Params>,
+    rows: u32,
+    columns: u32,
+    threads: u32,
+    shared: u32,
+}
+
+impl Tiled {
+    /// A kernel of `gemm_mma.cu`.
+    fn tensor(op: &Op<'_>, x: Float, tile: u32) -> Result<Self> {
+        let kernel = op.kernel("gemm_mma", &format!("gemm_{tile}_{}", x.suffix()))?;
+        // Four stages of both operands' tiles, 32 columns of 2 bytes.
+        let (columns, threads, shared) = match tile {
+            16 => (16, 256, 0),
+            64 => (64, 128, 4 * (64 + 64) * 32 * 2),
+            _ => (128, 256, 4 * (128 + 128) * 32 * 2),
+        };
+        kernel.allow_shared(shared)?;
+        Ok(Self { kernel, rows: tile, columns, threads, shared })
+    }
+
+    /// The kernel of `gemm_simt.cu`.
+    fn plain(op: &Op<'_>, x: Float, w: &str) -> Result<Self> {
+        let kernel = op.kernel("gemm_simt", &format!("gemm_simt_{}_{w}", x.suffix()))?;
+        Ok(Self { kernel, rows: 64, columns: 64, threads: 256, shared: 0 })
+    }
+
+    fn blocks(&self, rows: u32, n: u32, groups: u32) -> u32 {
+        n.div_ceil(self.columns).saturating_mul(rows.div_ceil(self.rows)).saturating_mul(groups)
+    }
+}
+
+/// The most rows that are multiplied one after the other.
+const FEW_ROWS: u32 = 4;
+
+/// `x Wᵀ` of one type of x and one form of W.
+pub(super) struct Product {
+    x: Float,
+    layout: Layout,
+    /// For one row, and for up to four at once.
+    few: [Function<Params>; 2],
+    /// For more rows, by growing tiles.
+    many: Vec<Tiled>,
+    stage: Function<StageParams>,
+    processors: u32,
+}
+
+/// What is multiplied and where it goes.
+#[derive(Clone, Copy)]
+pub(super) struct Operands {
+    pub(super) x: u64,
+    pub(super) x_stride: i64,
+    pub(super) x_group: i64,
+    pub(super) y: u64,
+    pub(super) y_type: Float,
+    pub(super) y_stride: i64,
+    pub(super) y_group: i64,
+    pub(super) rows: u32,
+    /// Address and type of the bias, if there is one.
+    pub(super) bias: Option<(u64, Float)>,
+    pub(super) accumulate: bool,
+    /// Address of the groups' first rows, if rows are sorted by group; otherwise each group has all rows.
+    pub(super) offsets: Option<u64>,
+}
+
+impl Product {
+    /// The product of a slot's weight with `x`es of this type.
+    pub(super) fn new(op: &Op<'_>, slot: usize, x: Float) -> Result<Self> {
+        let layout = op.layouts.get(slot).copied();
+        let layout = layout.ok_or_else(|| Error::invalid(format!("weight {slot} is missing")))?;
+        let w = layout.kernel_name();
+        let few = |rows: u32| op.kernel("gemv", &format!("gemv_{rows}_{}_{w}", x.suffix()));
+        let many = if x != Float::F32 && w == x.suffix() {
+            [16, 64, 128]
+                .map(|tile| Tiled::tensor(op, x, tile))
+                .into_iter()
+                .collect::<Result<_>>()?
+        } else {
+            vec![Tiled::plain(op, x, w)?]
+        };
+        let stage = op.kernel("stage", &format!("stage_b{}", x.bytes() * 8))?;
+        let processors = op.shared.limits.processors;
+        Ok(Self { x, layout, few: [few(1)?, few(FEW_ROWS)?], many, stage, processors })
+    }
+
+    fn k(&self) -> u32 {
+        self.layout.k as u32
+    }
+
+    /// Elements from row to row of staged rows.
+    fn padded(&self) -> u64 {
+        self.layout.k.next_multiple_of(EIGHT)
+    }
+
+    /// Scratch bytes for `rows` rows of x (counting groups), wherever they lie.
+    pub(super) fn scratch_bytes(&self, rows: u64) -> u64 {
+        let bytes = rows.saturating_mul(self.padded()).saturating_mul(self.x.bytes());
+        bytes.checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX)
+    }
+
+    /// Whether kernels can read x where it lies.
+    fn reads_in_place(&self, o: &Operands) -> bool {
+        let aligned = |step: i64| (step.unsigned_abs() * self.x.bytes()).is_multiple_of(ROW_ALIGN);
+        o.x.is_multiple_of(ROW_ALIGN)
+            && aligned(o.x_stride)
+            && aligned(o.x_group)
+            && self.layout.k.is_multiple_of(EIGHT)
+    }
+
+    /// Enqueues the product with the groups of `weight`; `scratch` has [`Self::scratch_bytes`].
+    pub(super) fn run(
+        &self,
+        args: &Args<'_>,
+        weight: &Packed,
+        o: Operands,
+        scratch: u64,
+    ) -> Result<()> {
+        if o.rows == 0 {
+            return Ok(());
+        }
+        let o = if self.reads_in_place(&o) { o } else { self.staged(args, weight, o, scratch)? };
+        let params = Params {
+            x: o.x,
+            y: o.y,
+            bias: o.bias.map_or(0, |(at, _)| at),
+            offsets: o.offsets.unwrap_or(0),
+            weight: Matrix::of(weight),
+            x_stride: o.x_stride,
+            y_stride: o.y_stride,
+            x_group: o.x_group,
+            y_group: o.y_group,
+            rows: o.rows,
+            n: self.layout.n as u32,
+            k: self.k(),
+            groups: weight.groups,
+            bias_type: o.bias.map_or(Float::F32, |(_, float)| float),
+            y_type: o.y_type,
+            accumulate: u32::from(o.accumulate),
+        };
+        // Sorted rows are spread over the groups; one block more fills the rows of no group.
+        let (rows, z) = match o.offsets {
+            Some(_) => (o.rows.div_ceil(weight.groups), weight.groups + 1),
+            None => (o.rows, weight.groups),
+        };
+        if rows <= FEW_ROWS {
+            const OUTPUTS: u32 = 16;
+            let kernel = &self.few[usize::from(rows > 1)];
+            let grid = Grid { blocks: [params.n.div_ceil(OUTPUTS), 1, z], threads: 128, shared: 0 };
+            return args.enqueue(kernel, grid, &params);
+        }
+        let tiled = self.choose(rows, params.n, weight.groups);
+        let (across, down) = (params.n.div_ceil(tiled.columns), o.rows.div_ceil(tiled.rows));
+        if down > u32::from(u16::MAX) || z > u32::from(u16::MAX) {
+            return Err(Error::unsupported(format!("{} rows and {z} groups", o.rows)));
+        }
+        let grid = Grid { blocks: [across, down, z], threads: tiled.threads, shared: tiled.shared };
+        args.enqueue(&tiled.kernel, grid, &params)
+    }
+
+    /// The largest tile that has rows enough and gives every multiprocessor a block.
+    fn choose(&self, rows: u32, n: u32, groups: u32) -> &Tiled {
+        let first = &self.many[0];
+        let fits = |t: &&Tiled| rows > t.rows / 2 && t.blocks(rows, n, groups) >= self.processors;
+        let second = self.many.get(1).filter(|t| rows > first.rows && rows * 2 > t.rows);
+        self.many.iter().rev().find(fits).or(second).unwrap_or(first)
+    }
+
+    /// Copies x to scratch memory, as kernels read it.
+    fn staged(
+        &self,
+        args: &Args<'_>,
+        weight: &Packed,
+        o: Operands,
+        scratch: u64,
+    ) -> Result<Operands> {
+        let stride = self.padded().cast_signed();
+        // Sorted rows are of one group each: there is one set of them.
+        let (groups, group) = match o.offsets {
+            Some(_) => (1, 0),
+            None => (weight.groups, stride * i64::from(o.rows)),
+        };
+        let params = StageParams {
+            x: o.x,
+            y: scratch,
+            order: 0,
+            x_stride: o.x_stride,
+            x_group: o.x_group,
+            y_stride: stride,
+            y_group: group,
+            cols: self.k(),
+            padded: self.padded() as u32,
+        };
+        let grid = Grid { blocks: [o.rows, groups, 1], threads: 256, shared: 0 };
+        args.enqueue(&self.stage, grid, &params)?;
+        Ok(Operands { x: scratch, x_stride: stride, x_group: group, ..o })
+    }
+}
+
+/// A dim of a shape as a size; 0 if it is absent or negative.
+fn spec_dim(shapes: &[TensorSpec], slot: usize, axis: usize) -> u64 {
+    let dim = shapes.get(slot).and_then(|s| s.dims().get(axis));
+    dim.and_then(|&d| u64::try_from(d).ok()).unwrap_or(0)
+}
+
+fn refuse_act_quant(mode: i64) -> Result<()> {
+    if mode == 0 {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "act_quant {mode}: activations are not quantised on this backend"
+    )))
+}
+
+fn biased(view: &TensorView) -> Result<(u64, Float)> {
+    Ok((address(view), Float::of(view.dtype)?))
+}
+
+struct Linear {
+    product: Product,
+    accumulate: bool,
+}
+
+pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
+    let attrs::Linear { accumulate, act_quant } = op.attrs()?;
+    refuse_act_quant(act_quant)?;
+    op.float(2)?;
+    Ok(Prepared::native(Linear { product: Product::new(op, 0, op.float(0)?)?, accumulate }))
+}
+
+impl Launch for Linear {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        self.product.scratch_bytes(spec_dim(shapes, 0, 0))
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (x, y) = (args.view(0)?, args.view(2)?);
+        let rows = small("rows", x.dims[0])?;
+        let operands = Operands {
+            x: address(x),
+            x_stride: x.strides[0],
+            x_group: 0,
+            y: address(y),
+            y_type: Float::of(y.dtype)?,
+            y_stride: y.strides[0],
+            y_group: 0,
+            rows,
+            bias: args.optional(1).map(biased).transpose()?,
+            accumulate: self.accumulate,
+            offsets: None,
+        };
+        let scratch = args.workspace(self.product.scratch_bytes(rows.into()))?;
+        self.product.run(args, &*args.weight(0)?, operands, scratch)
+    }
+}
+
+struct Batched(Product);
+
+pub(super) fn batched(op: &Op<'_>) -> Result<Prepared> {
+    op.attrs::<attrs::BatchedLinear>()?;
+    op.float(1)?;
+    Ok(Prepared::native(Batched(Product::new(op, 0, op.float(0)?)?)))
+}
+
+impl Launch for Batched {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        self.0.scratch_bytes(spec_dim(shapes, 0, 0).saturating_mul(spec_dim(shapes, 0, 1)))
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (x, y) = (args.view(0)?, args.view(1)?);
+        let (rows, groups) = (small("rows", x.dims[0])?, small("groups", x.dims[1])?);
+        let operands = Operands {
+            x: address(x),
+            x_stride: x.strides[0],
+            x_group: x.strides[1],
+            y: address(y),
+            y_type: Float::of(y.dtype)?,
+            y_stride: y.strides[0],
+            y_group: y.strides[1],
+            rows,
+            bias: None,
+            accumulate: false,
+            offsets: None,
+        };
+        let scratch = args.workspace(self.0.scratch_bytes(u64::from(rows) * u64::from(groups)))?;
+        self.0.run(args, &*args.weight(0)?, operands, scratch)
+    }
+}
+
+struct Grouped(Product);
+
+pub(super) fn grouped(op: &Op<'_>) -> Result<Prepared> {
+    let attrs::GroupedLinear { act_quant } = op.attrs()?;
+    refuse_act_quant(act_quant)?;
+    op.float(2)?;
+    Ok(Prepared::native(Grouped(Product::new(op, 0, op.float(0)?)?)))
+}
+
+impl Launch for Grouped {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        self.0.scratch_bytes(spec_dim(shapes, 0, 0))
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (x, y) = (args.view(0)?, args.view(2)?);
+        let rows = small("rows", x.dims[0])?;
+        let operands = Operands {
+            x: address(x),
+            x_stride: x.strides[0],
+            x_group: 0,
+            y: address(y),
+            y_type: Float::of(y.dtype)?,
+            y_stride: y.strides[0],
+            y_group: 0,
+            rows,
+            bias: None,
+            accumulate: false,
+            offsets: Some(address(args.view(1)?)),
+        };
+        let scratch = args.workspace(self.0.scratch_bytes(rows.into()))?;
+        self.0.run(args, &*args.weight(0)?, operands, scratch)
+    }
+}
