@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
 mod bench;
+mod cuda;
 mod demo;
 mod docs;
 mod example;
@@ -9,6 +10,7 @@ mod example_c;
 mod figures;
 mod model;
 mod mutants;
+mod ptx;
 mod test;
 mod tool;
 
@@ -28,6 +30,10 @@ enum Task {
     Demo(demo::Args),
     /// Run everything CI runs
     Test(test::Args),
+    /// Compile the CUDA kernels to PTX with clang, and assemble them with the vendor's assembler: no spills
+    Ptx(ptx::Args),
+    /// Run `halyard verify cuda` on the software GPU, as each of its devices
+    VerifyCuda(cuda::Args),
     /// Write docs/ops.md from the op catalogue
     Docs,
     /// Plant bugs in the reference backend and count those that the conformance suite catches
@@ -44,6 +50,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Demo(args) => demo::demo(&args),
         Task::Test(args) => test::test(&args),
+        Task::Ptx(args) => ptx::ptx(&args),
+        Task::VerifyCuda(args) => cuda::verify(&args),
         Task::Docs => docs::docs(),
         Task::Mutants(args) => mutants::mutants(&args),
         Task::Figures => figures::figures(),

@@ -12,6 +12,7 @@ template <class X, class W, u32 ROWS> DEVICE void gemv(const Linear& p) {
     const Matrix weight = group_of(p.weight, group);
     for (u32 row = 0; row < span.count; row += ROWS) {
         float sum[ROWS][OUTPUTS] = {};
+#pragma unroll 1
         for (u32 k = lane_index() * 8; k < p.k; k += WARP * 8) {
             float x[ROWS][8];
 #pragma unroll
@@ -43,6 +44,6 @@ template <class X, class W, u32 ROWS> DEVICE void gemv(const Linear& p) {
 
 #define GEMV(x, X, w, W) \
     KERNEL __launch_bounds__(THREADS) gemv_1_##x##_##w(Linear p) { gemv<X, W, 1>(p); } \
-    KERNEL __launch_bounds__(THREADS) gemv_4_##x##_##w(Linear p) { gemv<X, W, 4>(p); }
+    KERNEL __launch_bounds__(THREADS, 4) gemv_4_##x##_##w(Linear p) { gemv<X, W, 4>(p); }
 #define GEMV_DENSE(x, X) GEMV(x, X, f32, float) GEMV(x, X, f16, f16) GEMV(x, X, bf16, bf16)
 EACH_FLOAT(GEMV_DENSE)
