@@ -234,6 +234,7 @@ pub(crate) enum Bits {
     },
     ExtractS,
     ExtractU,
+    ExtractU64,
     Insert32,
     Insert64,
     /// Four byte products and a sum; signedness of each side.

@@ -233,6 +233,13 @@ pub(super) fn bits(r: &mut Registers, m: u32, o: &O, op: Bits) {
         }),
         Bits::ExtractU => r.map3(m, o, |x, at, len| extract(x, at & 255, len & 255)),
         Bits::ExtractS => r.map3(m, o, |x, at, len| extract_signed(x, at & 255, len & 255)),
+        Bits::ExtractU64 => {
+            let (x, at, len) = (r.long(o[1]), r.word(o[2]), r.word(o[3]));
+            let z = each(|lane| {
+                x[lane].checked_shr(at[lane] & 255).unwrap_or(0) & field(0, len[lane] & 255)
+            });
+            r.set_long(o[0], m, &z);
+        }
         Bits::Insert32 => {
             let (x, y, at, len) = (r.word(o[1]), r.word(o[2]), r.word(o[3]), r.word(o[4]));
             let z = each(|lane| {
