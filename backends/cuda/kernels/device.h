@@ -74,6 +74,14 @@ DEVICE float load_float(const void* data, u32 type, u64 index) {
     }
 }
 
+DEVICE void store_float(void* data, u32 type, u64 index, float value) {
+    switch (type) {
+        case F32: static_cast<float*>(data)[index] = value; break;
+        case F16: static_cast<f16*>(data)[index] = narrow<f16>(value); break;
+        default: static_cast<bf16*>(data)[index] = narrow<bf16>(value);
+    }
+}
+
 DEVICE float negative_infinity() { return -__builtin_inff(); }
 DEVICE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 DEVICE float absolute(float x) { return __builtin_fabsf(x); }

@@ -1,49 +1,8 @@
-// Linear layers on few rows: a warp takes four outputs, its lanes neighbouring columns, so that a weight is read once, 16 bytes at a time.
-#include "linear.h"
-
-constexpr u32 WARPS = 4, THREADS = WARPS * WARP, OUTPUTS = 4;
-
-template <class X, class W, u32 ROWS> DEVICE void gemv(const Linear& p) {
-    const u32 group = block_z();
-    if (group == p.groups) return zero_rest(p, THREADS);
-    const Span span = rows_of(p, group);
-    const u32 first = (block_x() * WARPS + warp_index()) * OUTPUTS;
-    if (span.count == 0 || first >= p.n) return;
-    const Matrix weight = group_of(p.weight, group);
-    for (u32 row = 0; row < span.count; row += ROWS) {
-        float sum[ROWS][OUTPUTS] = {};
-#pragma unroll 1
-        for (u32 k = lane_index() * 8; k < p.k; k += WARP * 8) {
-            float x[ROWS][8];
-#pragma unroll
-            for (u32 i = 0; i < ROWS; i++) eight_floats(x_row<X>(p, group, span.first + least(row + i, span.count - 1)) + k, x[i]);
-#pragma unroll
-            for (u32 output = 0; output < OUTPUTS; output++) {
-                float w[8];
-                Stored<W>::eight(weight, least(first + output, p.n - 1), k, w);
-#pragma unroll
-                for (u32 i = 0; i < ROWS; i++)
-#pragma unroll
-                    for (u32 j = 0; j < 8; j++) sum[i][output] = fused(x[i][j], w[j], sum[i][output]);
-            }
-        }
-        // Each lane keeps one of the totals.
-        float mine = 0.0f;
-#pragma unroll
-        for (u32 i = 0; i < ROWS; i++)
-#pragma unroll
-            for (u32 output = 0; output < OUTPUTS; output++) {
-                float total = reduce_warp(sum[i][output], Sum());
-                mine = lane_index() == i * OUTPUTS + output ? total : mine;
-            }
-        const u32 i = row + lane_index() / OUTPUTS, column = first + lane_index() % OUTPUTS;
-        if (lane_index() < ROWS * OUTPUTS && i < span.count && column < p.n)
-            store_output(p, group, span.first + i, column, mine + bias_of(p, column));
-    }
-}
+// Linear layers on few rows, with weights of floats.
+#include "gemv.h"
 
 #define GEMV(x, X, w, W) \
-    KERNEL __launch_bounds__(THREADS) gemv_1_##x##_##w(Linear p) { gemv<X, W, 1>(p); } \
-    KERNEL __launch_bounds__(THREADS, 4) gemv_4_##x##_##w(Linear p) { gemv<X, W, 4>(p); }
+    KERNEL __launch_bounds__(THREADS) gemv_1_##x##_##w(Linear p) { gemv<X, W, 1, 4>(p); } \
+    KERNEL __launch_bounds__(THREADS, 4) gemv_4_##x##_##w(Linear p) { gemv<X, W, 4, 4>(p); }
 #define GEMV_DENSE(x, X) GEMV(x, X, f32, float) GEMV(x, X, f16, f16) GEMV(x, X, bf16, bf16)
 EACH_FLOAT(GEMV_DENSE)

@@ -58,3 +58,36 @@ EMBEDDING(f16_bf16, f16, bf16)
 EMBEDDING(bf16_f32, bf16, float)
 EMBEDDING(bf16_f16, bf16, f16)
 EMBEDDING(bf16_bf16, bf16, bf16)
+
+// ---- Rows of quantised weights ----
+
+#include "quant.h"
+
+struct EmbeddingQuant {
+    Matrix weight;
+    // Null, or where each of the weight's columns goes.
+    const i32* order;
+    void* y;
+    const i32* ids;
+    i64 y_stride, first;
+    u32 rows, cols, y_type;
+    float scale;
+};
+
+template <class W> DEVICE void embedding_quant(const EmbeddingQuant& p) {
+    const i64 row = p.ids[block_x()] - p.first;
+    const bool there = row >= 0 && row < p.rows;
+    const u32 k = (block_y() * THREADS + thread_index()) * 8;
+    if (k >= p.cols) return;
+    float w[8] = {};
+    if (there) Stored<W>::eight(p.weight, row, k, w);
+#pragma unroll
+    for (u32 j = 0; j < 8; j++)
+        if (k + j < p.cols) {
+            u32 column = p.order ? p.order[k + j] : k + j;
+            if (column < p.cols) store_float(p.y, p.y_type, block_x() * p.y_stride + column, there ? w[j] * p.scale : 0.0f);
+        }
+}
+
+#define EMBEDDING_QUANT(suffix, W) KERNEL __launch_bounds__(THREADS) embedding_##suffix(EmbeddingQuant p) { embedding_quant<W>(p); }
+EACH_QUANTISED(EMBEDDING_QUANT)

@@ -1,46 +1,17 @@
-//! LINEAR, BATCHED_LINEAR and GROUPED_LINEAR: `kernels/{gemv,gemm_simt,gemm_mma,stage}.cu`.
+//! LINEAR, BATCHED_LINEAR and GROUPED_LINEAR: `kernels/{gemv*,gemm_*,stage}.cu`.
 
-use halyard_sdk::{Error, Result, TensorSpec, TensorView, abi::ops::attrs};
+use halyard_sdk::{Error, Result, Scheme, TensorSpec, TensorView, abi::ops::attrs};
 
 use super::{
     Launch, Op, Prepared,
     args::{Args, Float, address, small},
+    matrix::Matrix,
 };
 use crate::{
     driver::{Function, Grid},
     memory::ALIGN,
-    weights::{Layout, Packed, ROW_ALIGN},
+    weights::{EIGHT, Layout, Packed, ROW_ALIGN},
 };
-
-/// `struct Plane` of `kernels/weight.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Plane {
-    data: u64,
-    pitch: i64,
-    group: i64,
-}
-
-/// `struct Matrix` of `kernels/weight.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Matrix {
-    codes: Plane,
-    scales: Plane,
-    zeros: Plane,
-}
-
-impl Matrix {
-    fn of(packed: &Packed) -> Self {
-        let layout = &packed.layout;
-        let codes = Plane {
-            data: packed.start,
-            pitch: layout.pitch.cast_signed(),
-            group: layout.bytes().cast_signed(),
-        };
-        Self { codes, ..Self::default() }
-    }
-}
 
 /// `struct Linear` of `kernels/linear.h`.
 #[repr(C)]
@@ -71,16 +42,16 @@ struct StageParams {
     x: u64,
     y: u64,
     order: u64,
+    order_group: i64,
+    offsets: u64,
     x_stride: i64,
     x_group: i64,
     y_stride: i64,
     y_group: i64,
     cols: u32,
     padded: u32,
+    groups: u32,
 }
-
-/// Columns of staged rows are a multiple of this.
-const EIGHT: u64 = 8;
 
 /// A kernel for many rows and the tile that a block of it computes.
 struct Tiled {
@@ -105,9 +76,9 @@ impl Tiled {
         Ok(Self { kernel, rows: tile, columns, threads, shared })
     }
 
-    /// The kernel of `gemm_simt.cu`.
-    fn plain(op: &Op<'_>, x: Float, w: &str) -> Result<Self> {
-        let kernel = op.kernel("gemm_simt", &format!("gemm_simt_{}_{w}", x.suffix()))?;
+    /// A kernel of `gemm_simt.cu` or `gemm_quant.cu`.
+    fn plain(op: &Op<'_>, module: &'static str, form: &str) -> Result<Self> {
+        let kernel = op.kernel(module, &format!("gemm_simt_{form}"))?;
         Ok(Self { kernel, rows: 64, columns: 64, threads: 256, shared: 0 })
     }
 
@@ -119,12 +90,21 @@ impl Tiled {
 /// The most rows that are multiplied one after the other.
 const FEW_ROWS: u32 = 4;
 
+/// A kernel for few rows.
+struct Few {
+    kernel: Function<Params>,
+    /// Outputs of a block.
+    outputs: u32,
+}
+
 /// `x Wᵀ` of one type of x and one form of W.
 pub(super) struct Product {
+    /// What x is, and what kernels read.
     x: Float,
+    read: Float,
     layout: Layout,
     /// For one row, and for up to four at once.
-    few: [Function<Params>; 2],
+    few: [Few; 2],
     /// For more rows, by growing tiles.
     many: Vec<Tiled>,
     stage: Function<StageParams>,
@@ -152,21 +132,38 @@ pub(super) struct Operands {
 impl Product {
     /// The product of a slot's weight with `x`es of this type.
     pub(super) fn new(op: &Op<'_>, slot: usize, x: Float) -> Result<Self> {
-        let layout = op.layouts.get(slot).copied();
+        let layout = op.layouts.get(slot).cloned();
         let layout = layout.ok_or_else(|| Error::invalid(format!("weight {slot} is missing")))?;
-        let w = layout.kernel_name();
-        let few = |rows: u32| op.kernel("gemv", &format!("gemv_{rows}_{}_{w}", x.suffix()));
+        let (w, quantised) = (layout.kernel_name(), layout.scheme != Scheme::DENSE);
+        // Kernels of quantised weights, whose work is elsewhere, are compiled for one type of x.
+        let read = if quantised { Float::F32 } else { x };
+        let (module, form) = if quantised {
+            ("gemv_quant", w.clone())
+        } else {
+            ("gemv", format!("{}_{w}", x.suffix()))
+        };
+        let few = |rows: u32, outputs: u32| {
+            let kernel = op.kernel(module, &format!("gemv_{rows}_{form}"))?;
+            Ok(Few { kernel, outputs })
+        };
         let many = if x != Float::F32 && w == x.suffix() {
             [16, 64, 128]
                 .map(|tile| Tiled::tensor(op, x, tile))
                 .into_iter()
                 .collect::<Result<_>>()?
         } else {
-            vec![Tiled::plain(op, x, w)?]
+            vec![Tiled::plain(op, if quantised { "gemm_quant" } else { "gemm_simt" }, &form)?]
         };
-        let stage = op.kernel("stage", &format!("stage_b{}", x.bytes() * 8))?;
-        let processors = op.shared.limits.processors;
-        Ok(Self { x, layout, few: [few(1)?, few(FEW_ROWS)?], many, stage, processors })
+        let stage = if read == x { format!("b{}", x.bytes() * 8) } else { x.suffix().into() };
+        Ok(Self {
+            x,
+            read,
+            few: [few(1, 16)?, few(FEW_ROWS, if quantised { 8 } else { 16 })?],
+            many,
+            stage: op.kernel("stage", &format!("stage_{stage}"))?,
+            processors: op.shared.limits.processors,
+            layout,
+        })
     }
 
     fn k(&self) -> u32 {
@@ -180,14 +177,16 @@ impl Product {
 
     /// Scratch bytes for `rows` rows of x (counting groups), wherever they lie.
     pub(super) fn scratch_bytes(&self, rows: u64) -> u64 {
-        let bytes = rows.saturating_mul(self.padded()).saturating_mul(self.x.bytes());
+        let bytes = rows.saturating_mul(self.padded()).saturating_mul(self.read.bytes());
         bytes.checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX)
     }
 
     /// Whether kernels can read x where it lies.
     fn reads_in_place(&self, o: &Operands) -> bool {
         let aligned = |step: i64| (step.unsigned_abs() * self.x.bytes()).is_multiple_of(ROW_ALIGN);
-        o.x.is_multiple_of(ROW_ALIGN)
+        self.read == self.x
+            && self.layout.order.is_none()
+            && o.x.is_multiple_of(ROW_ALIGN)
             && aligned(o.x_stride)
             && aligned(o.x_group)
             && self.layout.k.is_multiple_of(EIGHT)
@@ -229,10 +228,10 @@ impl Product {
             None => (o.rows, weight.groups),
         };
         if rows <= FEW_ROWS {
-            const OUTPUTS: u32 = 16;
-            let kernel = &self.few[usize::from(rows > 1)];
-            let grid = Grid { blocks: [params.n.div_ceil(OUTPUTS), 1, z], threads: 128, shared: 0 };
-            return args.enqueue(kernel, grid, &params);
+            let few = &self.few[usize::from(rows > 1)];
+            let across = params.n.div_ceil(few.outputs);
+            let grid = Grid { blocks: [across, 1, z], threads: 128, shared: 0 };
+            return args.enqueue(&few.kernel, grid, &params);
         }
         let tiled = self.choose(rows, params.n, weight.groups);
         let (across, down) = (params.n.div_ceil(tiled.columns), o.rows.div_ceil(tiled.rows));
@@ -268,13 +267,16 @@ impl Product {
         let params = StageParams {
             x: o.x,
             y: scratch,
-            order: 0,
+            order: weight.layout.order.map_or(0, |offset| weight.start + offset),
+            order_group: (weight.layout.bytes / 4).cast_signed(),
+            offsets: o.offsets.unwrap_or(0),
             x_stride: o.x_stride,
             x_group: o.x_group,
             y_stride: stride,
             y_group: group,
             cols: self.k(),
             padded: self.padded() as u32,
+            groups: weight.groups,
         };
         let grid = Grid { blocks: [o.rows, groups, 1], threads: 256, shared: 0 };
         args.enqueue(&self.stage, grid, &params)?;

@@ -5,6 +5,7 @@
 mod args;
 mod elementwise;
 mod linear;
+mod matrix;
 mod norm;
 mod rope;
 mod rows;

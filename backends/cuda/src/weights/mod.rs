@@ -1,92 +1,40 @@
 //! Packed weights: rows as the kernels read them, copied to the device through a pinned buffer.
 //!
-//! A matrix is one or more *planes*, each of rows that begin at multiples of 16 bytes, so that kernels read them 16 bytes at a time.
+//! - `layout`: the packed forms: a matrix is planes of codes, scales and so on, each of rows that begin at multiples of 16 bytes
+//! - `ggml`: blocks of GGUF files, taken apart into planes
+//! - `staging`: the way to the device
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod ggml;
+mod layout;
+mod staging;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use halyard_sdk::{
-    DType, Error, Result, Role, Scheme, TensorView, Weight, WeightDesc, WeightFill, WeightPlan,
-    WeightTable, abi::scheme::parts,
+    Error, Result, Scheme, TensorView, Weight, WeightDesc, WeightFill, WeightPlan, WeightTable,
+    abi::{scheme::Rows, scheme::parts, types::WEIGHT_ZERO},
 };
 
-use crate::{
-    driver::{self, Event, Plane, Stream},
-    memory::ALIGN,
-};
+use crate::{driver::Stream, memory::ALIGN};
+use layout::Content;
+pub(crate) use layout::{EIGHT, Layout, ROW_ALIGN, SCHEMES};
+use staging::Staging;
 
-/// Schemes this backend computes with.
-pub(crate) const SCHEMES: [Scheme; 1] = [Scheme::DENSE];
-
-/// Identity of the packed form, for caches on disk: a change of this file needs a new number.
+/// Identity of the packed form, for caches on disk: a change of this module needs a new number.
 const FORMAT: u64 = 0x6375_6461_0001;
-
-/// Bytes of the pinned buffer, of which each half is filled while the other is copied.
-const STAGING: usize = 8 << 20;
-
-/// Rows of plane begin at multiples of this.
-pub(crate) const ROW_ALIGN: u64 = 16;
-
-/// The form of each group of a weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
-    pub(crate) scheme: Scheme,
-    /// Of the data (dense) or the scales.
-    pub(crate) dtype: DType,
-    pub(crate) n: u64,
-    pub(crate) k: u64,
-    /// Bytes from row to row.
-    pub(crate) pitch: u64,
-}
-
-impl Layout {
-    /// # Errors
-    /// `UNSUPPORTED` for a scheme, role or flag this backend does not have; `INVALID_ARGUMENT` for a shape that the scheme does not
-    /// have.
-    pub(crate) fn of(w: &WeightDesc<'_>) -> Result<Self> {
-        let roles = [Role::LINEAR, Role::EMBEDDING, Role::EXPERTS, Role::BATCHED];
-        if !roles.contains(&Role(w.role)) {
-            return Err(Error::unsupported(format!("a weight of role {}", Role(w.role))));
-        }
-        if !SCHEMES.contains(&w.scheme) {
-            return Err(Error::unsupported(format!(
-                "weights of scheme {}; supported: {}",
-                w.scheme,
-                SCHEMES.map(|s| s.to_string()).join(", ")
-            )));
-        }
-        parts(w)?;
-        let bytes = w.dtype.bytes(w.k).and_then(|b| b.checked_next_multiple_of(ROW_ALIGN));
-        let limit = i32::MAX.unsigned_abs().into();
-        match bytes {
-            Some(pitch) if w.n > 0 && w.n <= limit && w.k <= limit => {
-                Ok(Self { scheme: w.scheme, dtype: w.dtype, n: w.n, k: w.k, pitch })
-            }
-            _ => Err(Error::invalid(format!("a {} weight of [{}, {}]", w.scheme, w.n, w.k))),
-        }
-    }
-
-    /// How kernels' names call this form.
-    pub(crate) fn kernel_name(&self) -> &'static str {
-        match self.dtype {
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            _ => "f32",
-        }
-    }
-
-    /// Bytes of a group.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.pitch * self.n
-    }
-}
 
 /// A weight on the device.
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub(crate) layout: Layout,
     pub(crate) groups: u32,
-    /// Address of the first group's first row.
+    /// Address of the first group.
     pub(crate) start: u64,
+    /// Each group's order of columns, once it has come.
+    orders: Mutex<HashMap<u32, Vec<u8>>>,
 }
 
 /// Weights by handle.
@@ -99,7 +47,8 @@ pub(crate) struct Weights {
 impl Weights {
     /// What a weight takes.
     pub(crate) fn plan(w: &WeightDesc<'_>) -> Result<WeightPlan> {
-        let group = Layout::of(w)?.bytes();
+        // Each group begins aligned.
+        let group = Layout::of(w)?.bytes.next_multiple_of(ALIGN);
         let bytes = group.checked_mul(u64::from(w.groups)).filter(|&b| b > 0 && b < 1 << 46);
         let bytes = bytes.ok_or_else(|| {
             Error::invalid(format!("a weight of {} groups of {group} bytes", w.groups))
@@ -108,30 +57,41 @@ impl Weights {
     }
 
     pub(crate) fn create(&self, w: &WeightDesc<'_>, start: u64) -> Result<Weight> {
-        let layout = Layout::of(w)?;
+        let mut layout = Layout::of(w)?;
+        layout.bytes = layout.bytes.next_multiple_of(ALIGN);
         if !start.is_multiple_of(ALIGN) {
             return Err(Error::invalid(format!("a weight at {start:#x}, not aligned to {ALIGN}")));
         }
-        self.table.create(w, Packed { layout, groups: w.groups, start })
+        let orders = Mutex::default();
+        self.table.create(w, Packed { layout, groups: w.groups, start, orders })
     }
 
     /// Packs rows; they are on the device when the stream has reached this point. The context is bound.
     pub(crate) fn fill(&self, on: &Stream, w: Weight, f: &WeightFill<'_>) -> Result<()> {
-        self.table.fill(w, f, |_, packed| {
-            let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        self.table.fill(w, f, |desc, packed| {
+            let mut staging = lock(&self.staging);
             let staging = match &mut *staging {
                 Some(staging) => staging,
                 none => none.insert(Staging::new()?),
             };
-            let [data] = f.parts.as_slice() else {
-                return Err(Error::invalid("expected one part"));
+            let source = Source::new(desc, f)?;
+            let group = packed.start + u64::from(f.group) * packed.layout.bytes;
+            for plane in &packed.layout.planes {
+                let to = group + plane.offset + f.row0 / plane.shared * plane.pitch;
+                let rows = f.rows.div_ceil(plane.shared) as usize;
+                let write = |i: usize, out: &mut [u8]| source.write(plane.content, i, out);
+                // SAFETY: the table has checked that the rows are the weight's, whose memory the host keeps.
+                unsafe { staging.send(on, (to, plane.pitch as usize), rows, write) }?;
+            }
+            let (Some(offset), Some(order)) = (packed.layout.order, source.order) else {
+                return Ok(());
             };
-            let layout = &packed.layout;
-            let group = packed.start + u64::from(f.group) * layout.bytes();
-            let rows = Rows::of(data)?;
-            let to = group + f.row0 * layout.pitch;
-            // SAFETY: the table has checked that the rows are the weight's, whose memory the host keeps, and that the part has them.
-            unsafe { staging.send(on, &rows, f.rows as usize, to, layout.pitch as usize) }
+            if !packed.takes_order(f.group, order.row(0))? {
+                return Ok(());
+            }
+            let copy = |_: usize, out: &mut [u8]| out.copy_from_slice(order.row(0));
+            // SAFETY: as above.
+            unsafe { staging.send(on, (group + offset, order.bytes), 1, copy) }
         })
     }
 
@@ -150,102 +110,101 @@ impl Weights {
 
     /// Frees what the driver gave; the context is bound.
     pub(crate) fn clear(&self) {
-        *self.staging.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.staging) = None;
     }
 }
 
-/// Rows of a part in host memory.
-struct Rows {
-    start: *const u8,
-    pitch: usize,
-    bytes: usize,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Rows {
-    fn of(view: &TensorView) -> Result<Self> {
-        let bits = view.dtype.bits().unwrap_or(0) as usize;
-        let (columns, pitch) = match view.rank {
-            2 => (view.dims[1] as usize, view.strides[0] as usize * bits),
-            rank => return Err(Error::invalid(format!("a part of rank {rank}, expected 2"))),
+impl Packed {
+    /// Whether a group's order of columns is new. It must be a permutation, and that of the rows before.
+    fn takes_order(&self, group: u32, order: &[u8]) -> Result<bool> {
+        let mut orders = lock(&self.orders);
+        if let Some(before) = orders.get(&group) {
+            let differs = || Error::invalid("perm differs from that of the rows before");
+            return if before == order { Ok(false) } else { Err(differs()) };
+        }
+        let k = self.layout.k as usize;
+        let mut seen = vec![false; k];
+        for word in order.as_chunks().0 {
+            let column = usize::try_from(i32::from_ne_bytes(*word)).ok().filter(|&c| c < k);
+            if column.is_none_or(|c| std::mem::replace(&mut seen[c], true)) {
+                return Err(Error::invalid(format!("perm is no permutation of 0..{k}")));
+            }
+        }
+        orders.insert(group, order.to_vec());
+        Ok(true)
+    }
+}
+
+/// One part of a fill, in host memory.
+#[derive(Clone, Copy)]
+struct Part {
+    start: *const u8,
+    /// Bytes from row to row.
+    pitch: usize,
+    /// Bytes of a row.
+    bytes: usize,
+    rows: usize,
+}
+
+impl Part {
+    fn new(view: &TensorView, rows: Rows) -> Result<Self> {
+        let bits = view.dtype.bits().unwrap_or(8) as usize;
+        let (count, columns, stride) = match (rows, view.dims()) {
+            (Rows::Scalar, [count]) => (*count as usize, 1, 1),
+            (Rows::Shared, [columns]) => (1, *columns as usize, 0),
+            (_, [count, columns]) => (*count as usize, *columns as usize, view.strides[0] as usize),
+            (_, dims) => return Err(Error::invalid(format!("a part of rank {}", dims.len()))),
         };
-        if !pitch.is_multiple_of(8) {
-            return Err(Error::invalid("rows that do not begin with a byte"));
+        if !(stride * bits).is_multiple_of(8) {
+            return Err(Error::invalid("rows of 4-bit codes that do not begin with a byte"));
         }
         let start = (view.data + view.byte_offset) as *const u8;
-        Ok(Self { start, pitch: pitch / 8, bytes: (columns * bits).div_ceil(8) })
+        let bytes = (columns * bits).div_ceil(8);
+        Ok(Self { start, pitch: stride * bits / 8, bytes, rows: count })
     }
 
-    /// # Safety
-    /// There is such a row.
-    unsafe fn row(&self, row: usize) -> &[u8] {
-        // SAFETY: the caller's promise.
-        let start = unsafe { self.start.add(row * self.pitch) };
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts(start, self.bytes) }
+    fn row(&self, row: usize) -> &[u8] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: the table has checked the part's shape, and the host keeps it while the fill is under way.
+        unsafe { std::slice::from_raw_parts(self.start.add(row * self.pitch), self.bytes) }
     }
 }
 
-/// A pinned buffer in two halves: one is filled while the other is copied.
-#[derive(Debug)]
-struct Staging {
-    start: u64,
-    copied: [Event; 2],
-    next: usize,
+/// Rows in canonical form.
+struct Source {
+    scheme: Scheme,
+    data: Part,
+    scale: Option<Part>,
+    zero: Option<Part>,
+    order: Option<Part>,
 }
 
-impl Staging {
-    fn new() -> Result<Self> {
-        let copied = [Event::create(false)?, Event::create(false)?];
-        Ok(Self { start: driver::alloc_pinned(STAGING)?, copied, next: 0 })
+impl Source {
+    fn new(desc: &WeightDesc<'_>, f: &WeightFill<'_>) -> Result<Self> {
+        let schema = parts(desc)?;
+        let opened = schema.iter().zip(f.parts.iter()).map(|(part, v)| Part::new(v, part.rows));
+        let mut opened = opened.collect::<Result<Vec<_>>>()?.into_iter();
+        let data = opened.next().ok_or_else(|| Error::invalid("no parts"))?;
+        let scale = opened.next();
+        let zero = if desc.flags & WEIGHT_ZERO != 0 { opened.next() } else { None };
+        Ok(Self { scheme: desc.scheme, data, scale, zero, order: opened.next() })
     }
 
-    /// Copies rows to rows of `pitch` bytes at `to`, with zeros after each row's end.
-    ///
-    /// # Safety
-    /// There are as many rows, and `to` is device memory of their size that nothing else uses until the stream has reached this point.
-    unsafe fn send(
-        &mut self,
-        on: &Stream,
-        rows: &Rows,
-        count: usize,
-        to: u64,
-        pitch: usize,
-    ) -> Result<()> {
-        let half = STAGING / 2;
-        let a_time = half / pitch;
-        if a_time == 0 {
-            return Err(Error::unsupported(format!(
-                "weights with rows of {pitch} bytes, at most {half}"
-            )));
-        }
-        for first in (0..count).step_by(a_time) {
-            let here = a_time.min(count - first);
-            let copied = &self.copied[self.next];
-            copied.synchronize()?;
-            let from = self.start + (self.next * half) as u64;
-            // SAFETY: the half is ours, and no copy from it is under way any more.
-            let room = unsafe { std::slice::from_raw_parts_mut(from as *mut u8, here * pitch) };
-            for (i, target) in room.chunks_exact_mut(pitch).enumerate() {
-                // SAFETY: the caller's promise.
-                let row = unsafe { rows.row(first + i) };
-                target[..row.len()].copy_from_slice(row);
-                target[row.len()..].fill(0);
-            }
-            let plane = |start: u64, on_host: bool| Plane { start, on_host, pitch: pitch as u64 };
-            let dst = plane(to + (first * pitch) as u64, false);
-            // SAFETY: the caller's promise for the target; the half is not written before its event.
-            unsafe { driver::copy(on, dst, plane(from, true), (here * pitch) as u64, 1) }?;
-            copied.record(on)?;
-            self.next ^= 1;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if let Err(error) = driver::free_pinned(self.start) {
-            tracing::debug!(%error, "pinned memory of a device that failed");
+    /// Writes row `i` of a plane, which holds zeros.
+    fn write(&self, content: Content, i: usize, out: &mut [u8]) {
+        let gguf = self.scheme.gguf_block().is_some();
+        let part = match content {
+            _ if gguf => return ggml::write(self.scheme, content, self.data.row(i), out),
+            Content::Scales => self.scale,
+            Content::Zeros => self.zero,
+            _ => Some(self.data),
+        };
+        if let Some(part) = part {
+            out[..part.bytes].copy_from_slice(part.row(i));
         }
     }
 }
