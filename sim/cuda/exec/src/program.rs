@@ -234,7 +234,9 @@ pub(crate) enum Bits {
     },
     ExtractS,
     ExtractU,
-    ExtractU64,
+    Extract64 {
+        signed: bool,
+    },
     Insert32,
     Insert64,
     /// Four byte products and a sum; signedness of each side.

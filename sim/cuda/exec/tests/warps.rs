@@ -230,6 +230,28 @@ fn run_product(product: &Product, registers: &[u32], count: usize) -> Vec<u32> {
     machine.read(out, 128, u32::from_le_bytes)
 }
 
+/// Signed numbers are extended to the register's width; of a wider register the low bytes are stored.
+#[test]
+fn registers_may_be_wider_than_what_is_loaded_and_stored() {
+    let text = ".version 7.8\n.target sm_80\n.visible .entry k(.param .u64 in, .param .u64 out) {
+        .reg .b64 %rd<8>;
+        ld.param.u64 %rd1, [in]; ld.param.u64 %rd2, [out];
+        ld.global.s32 %rd3, [%rd1]; ld.global.u32 %rd4, [%rd1]; ld.global.s16 %rd5, [%rd1+2];
+        st.global.v2.u64 [%rd2], {%rd3, %rd4}; st.global.u64 [%rd2+16], %rd5;
+        st.global.v2.u32 [%rd2+24], {%rd3, %rd4}; st.global.u16 [%rd2+32], %rd4; ret; }";
+    let machine = Machine::new(text);
+    let (input, out) = (machine.u32s(&[0xfffe_0003]), machine.space(34));
+    machine.launch("k", ([1; 3], [1; 3], 0), &[input.into(), out.into()]).unwrap();
+    let halves = machine.read(out, 17, u16::from_le_bytes);
+    let want = [
+        [0x0003, 0xfffe, 0xffff, 0xffff],
+        [0x0003, 0xfffe, 0, 0],
+        [0xfffe, 0xffff, 0xffff, 0xffff],
+        [0x0003, 0xfffe, 0x0003, 0xfffe],
+    ];
+    assert_eq!(halves, [&want.concat()[..], &[0x0003]].concat());
+}
+
 #[test]
 fn matrices_are_loaded_as_they_are_and_transposed() {
     for transposed in [false, true] {

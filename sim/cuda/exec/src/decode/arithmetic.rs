@@ -256,8 +256,7 @@ impl<'a> Decoder<'a, '_> {
             "popc" => signed(wide, Bits::Popc64, Bits::Popc32),
             "clz" => signed(wide, Bits::Clz64, Bits::Clz32),
             "brev" => signed(wide, Bits::Brev64, Bits::Brev32),
-            "bfe" if ty == T::U64 => Bits::ExtractU64,
-            "bfe" if wide => return Err(unsupported(m, ty)),
+            "bfe" if wide => Bits::Extract64 { signed: ty == T::S64 },
             "bfe" => signed(ty == T::S32, Bits::ExtractS, Bits::ExtractU),
             "bfi" => signed(wide, Bits::Insert64, Bits::Insert32),
             _ => match operands[4] {

@@ -64,7 +64,7 @@ impl<'a> Decoder<'a, '_> {
         if bytes * count > 16 {
             return Err("unsupported: an access of more than 16 bytes a thread".to_owned());
         }
-        let signed = matches!(ty, T::S8 | T::S16);
+        let signed = matches!(ty, T::S8 | T::S16 | T::S32);
         let long_data = file == File::Long;
         let class = match room {
             Room::Shared => Class::Shared,
@@ -111,7 +111,15 @@ impl<'a> Decoder<'a, '_> {
         }
         let mut slots = Slots::default();
         let offset = self.address(&mut access, to, &mut slots)?;
-        for part in elements(from, access.count)? {
+        let parts = elements(from, access.count)?;
+        // Registers may be wider than what is stored of them.
+        if let [Operand::Name(name), ..] = parts
+            && let Some((File::Long, _)) = self.names.register(name)?
+        {
+            access.long_data = true;
+        }
+        for part in parts {
+            let ty = if access.long_data { T::B64 } else { ty };
             slots.push(self.source(part, ty)?)?;
         }
         self.push_with(Op::Store(access), class, slots).imm = offset;

@@ -138,7 +138,7 @@ fn gather(r: &Registers, o: &O, a: Access) -> Buffer {
             let Longs(values) = &r.longs[slot];
             for (lane, value) in values.iter().enumerate() {
                 let at = (lane * count + part) * bytes;
-                buffer[at..at + 8].copy_from_slice(&value.to_le_bytes());
+                buffer[at..at + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
             }
             continue;
         }

@@ -233,11 +233,9 @@ pub(super) fn bits(r: &mut Registers, m: u32, o: &O, op: Bits) {
         }),
         Bits::ExtractU => r.map3(m, o, |x, at, len| extract(x, at & 255, len & 255)),
         Bits::ExtractS => r.map3(m, o, |x, at, len| extract_signed(x, at & 255, len & 255)),
-        Bits::ExtractU64 => {
+        Bits::Extract64 { signed } => {
             let (x, at, len) = (r.long(o[1]), r.word(o[2]), r.word(o[3]));
-            let z = each(|lane| {
-                x[lane].checked_shr(at[lane] & 255).unwrap_or(0) & field(0, len[lane] & 255)
-            });
+            let z = each(|lane| extract_long(x[lane], at[lane] & 255, len[lane] & 255, signed));
             r.set_long(o[0], m, &z);
         }
         Bits::Insert32 => {
@@ -286,6 +284,17 @@ fn extract_signed(x: u32, at: u32, len: u32) -> u32 {
     let unused = 64u32.saturating_sub(len);
     // A field that reaches beyond bit 31 is filled with the sign.
     if at + len > 32 { value as u32 } else { (value << unused >> unused) as u32 }
+}
+
+fn extract_long(x: u64, at: u32, len: u32, signed: bool) -> u64 {
+    // What is beyond bit 63 is the sign, or zeros.
+    let wide = if signed { i128::from(x.cast_signed()) } else { i128::from(x) };
+    let (value, unused) = ((wide >> at.min(127)) as u64, 64u32.saturating_sub(len));
+    match len {
+        0 => 0,
+        _ if signed => ((value << unused).cast_signed() >> unused).cast_unsigned(),
+        _ => value << unused >> unused,
+    }
 }
 
 fn find(x: u32, signed: bool, shift: bool) -> u32 {
