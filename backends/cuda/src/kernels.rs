@@ -63,7 +63,20 @@ macro_rules! modules {
     };
 }
 
-modules!(elementwise, gemm_mma, gemm_quant, gemm_simt, gemv, gemv_quant, norm, rope, rows, stage);
+modules! {
+    elementwise,
+    gemm_mma,
+    gemm_quant,
+    gemm_simt,
+    gemv,
+    gemv_quant,
+    logits,
+    norm,
+    rope,
+    rows,
+    select,
+    stage,
+}
 
 /// The modules that a device has loaded, each when the first kernel of it is wanted.
 #[derive(Debug)]

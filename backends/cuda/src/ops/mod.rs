@@ -5,10 +5,12 @@
 mod args;
 mod elementwise;
 mod linear;
+mod logits;
 mod matrix;
 mod norm;
 mod rope;
 mod rows;
+mod select;
 
 use std::sync::Arc;
 
@@ -110,6 +112,11 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
         OpKind::LINEAR => linear::prepare(&op),
         OpKind::BATCHED_LINEAR => linear::batched(&op),
         OpKind::GROUPED_LINEAR => linear::grouped(&op),
+        OpKind::ARGMAX => logits::argmax(&op),
+        OpKind::TOPK => select::topk(&op),
+        OpKind::LOGPROBS => logits::logprobs(&op),
+        OpKind::LOGITS_PROCESS => logits::process(&op),
+        OpKind::SAMPLE => select::sample(&op),
         other => Err(Error::unsupported(format!("the CUDA backend has no op {other}"))),
     }
 }
