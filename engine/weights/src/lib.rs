@@ -41,6 +41,6 @@ pub use config::{
 pub use dequant::{DequantError, dequantize, dequantize_into};
 pub use error::{ConfigError, FormatError, WeightsError};
 pub use format::TensorFormat;
-pub use matrix::{Matrix, MatrixForm};
+pub use matrix::{Matrix, MatrixForm, SliceError};
 pub use rope::{inverse_frequencies, rope_table};
 pub use safetensors_file::{SafetensorsEntry, parse_safetensors};

@@ -6,7 +6,7 @@ mod support;
 use std::error::Error;
 
 use halyard_weights::{
-    Checkpoint, Compressed, MatrixForm, Quantization, TensorFormat, WeightsError,
+    Checkpoint, Compressed, MatrixForm, Quantization, SliceError, TensorFormat, WeightsError,
 };
 use support::{StTensor, write_safetensors};
 
@@ -277,4 +277,70 @@ fn fp8_without_fitting_scales() {
     // Without a configuration the codes are what the file says, and nothing more.
     let model = Model { quantization: None, ..Model::new(fp8, &[weight()]) };
     assert_eq!(model.parts(0..3).0, MatrixForm::Plain(TensorFormat::F8E4M3));
+}
+
+/// The parts of all rows of a slice, or why there is none.
+fn slice(
+    model: &Model,
+    rows: std::ops::Range<u64>,
+    columns: std::ops::Range<u64>,
+) -> Result<(MatrixForm, Vec<Vec<u8>>), SliceError> {
+    let checkpoint = model.open();
+    let matrix = checkpoint.matrix("layer", model.quantization.as_ref()).unwrap();
+    let count = rows.end - rows.start;
+    let slice = matrix.slice(rows, columns.clone())?;
+    assert_eq!(slice.shape(), [count, columns.end - columns.start]);
+    let parts = slice.parts(0..count).into_iter().map(std::borrow::Cow::into_owned).collect();
+    Ok((slice.form(), parts))
+}
+
+#[test]
+fn slices_have_their_own_columns_of_each_part() {
+    // Two groups of eight inputs, and one row of words each.
+    let codes = words(&[0x7654_3210, 0xfedc_ba98, 0x1111_1111, 0x2222_2222]);
+    let tensors = [
+        StTensor::new("layer.qweight", "I32", &[2, 2], codes),
+        StTensor::new("layer.qzeros", "I32", &[2, 1], words(&[0x21, 0x43])),
+        StTensor::new("layer.scales", "F32", &[2, 2], f32s(&[1.0, 2.0, 3.0, 4.0])),
+    ];
+    let two = Quantization::Gptq { group_size: Some(8), zero_offset: 0 };
+    let model = Model::new(two, &tensors);
+    let (form, parts) = slice(&model, 1..2, 8..16).unwrap();
+    assert!(matches!(form, MatrixForm::Int4Group { group_size: 8, .. }));
+    assert_eq!(parts, [vec![0x22; 4], f32s(&[4.0]), vec![4]]);
+    assert_eq!(slice(&model, 0..2, 4..8), Err(SliceError::Columns { unit: 8 }));
+
+    let blocks = Quantization::Fp8 { blocks: true };
+    let codes: Vec<u8> = (0..200 * 300).map(|i: u32| (i % 251) as u8).collect();
+    let scales: Vec<f32> = (0_u8..6).map(f32::from).collect();
+    let weight = StTensor::new("layer.weight", "F8_E4M3", &[200, 300], codes.clone());
+    let scale = StTensor::new("layer.weight_scale_inv", "F32", &[2, 3], f32s(&scales));
+    let model = Model::new(blocks, &[weight, scale]);
+    let (form, parts) = slice(&model, 128..200, 256..300).unwrap();
+    assert_eq!(form, MatrixForm::Fp8Block);
+    assert_eq!(parts[0][..44], codes[128 * 300 + 256..129 * 300]);
+    assert_eq!((parts[0].len(), &parts[1]), (72 * 44, &f32s(&[5.0])));
+    assert_eq!(slice(&model, 0..100, 0..300), Err(SliceError::Rows { unit: 128 }));
+    assert_eq!(slice(&model, 0..200, 0..150), Err(SliceError::Columns { unit: 128 }));
+}
+
+#[test]
+fn a_row_that_is_one_group_has_one_in_each_slice() {
+    let whole = Quantization::Gptq { group_size: None, zero_offset: 0 };
+    let tensors = [
+        StTensor::new("layer.qweight", "I32", &[2, 1], words(&[0x7654_3210, 0x1111_1111])),
+        StTensor::new("layer.qzeros", "I32", &[1, 1], words(&[7])),
+        StTensor::new("layer.scales", "F32", &[1, 1], f32s(&[0.5])),
+    ];
+    let (form, parts) = slice(&Model::new(whole, &tensors), 0..1, 8..16).unwrap();
+    assert!(matches!(form, MatrixForm::Int4Group { group_size: 8, .. }));
+    assert_eq!(parts, [vec![0x11; 4], f32s(&[0.5]), vec![7]]);
+}
+
+#[test]
+fn columns_sorted_by_group_are_not_cut() {
+    let model = Model::new(GPTQ, &gptq(&[1, 0, 1, 0, 1, 0, 1, 0]));
+    assert_eq!(slice(&model, 0..8, 0..4), Err(SliceError::Order));
+    let (_, parts) = slice(&model, 2..3, 0..8).unwrap();
+    assert_eq!(parts[3], words(&[1, 3, 5, 7, 0, 2, 4, 6]));
 }

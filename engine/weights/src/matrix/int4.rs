@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{MatrixForm, Opener, rows_of};
+use super::{MatrixForm, Opener, columns_of, rows_of};
 use crate::checkpoint::TensorData;
 use crate::error::WeightsError;
 use crate::format::TensorFormat;
@@ -131,13 +131,27 @@ impl<'a> Int4<'a> {
         Ok(Self { format, rows, columns, group_size, codes, scale, zero, perm })
     }
 
-    pub(super) fn form(&self) -> MatrixForm {
+    /// Of all columns, or of some that [`column_unit`](Self::column_unit) allows.
+    pub(super) fn form(&self, columns: Option<&Range<usize>>) -> MatrixForm {
+        let columns = columns.map_or(self.columns, Range::len);
         MatrixForm::Int4Group {
-            group_size: u32::try_from(self.group_size).expect("at most the columns"),
+            group_size: u32::try_from(self.group_size.min(columns)).expect("at most the columns"),
             scale: self.scale.format,
             zero: self.zero.is_some(),
             perm: self.perm.clone(),
         }
+    }
+
+    pub(super) fn is_sorted_by_group(&self) -> bool {
+        self.perm.is_some()
+    }
+
+    /// Columns that stay together: whole groups, unless a row is one group, and whole words.
+    pub(super) fn column_unit(&self) -> u64 {
+        let unit = if self.group_size == self.columns { 1 } else { self.group_size };
+        // The least common multiple with eight, a power of two.
+        let twos = (unit.trailing_zeros() as usize).min(PACKED.trailing_zeros() as usize);
+        (unit * (PACKED >> twos)) as u64
     }
 
     pub(super) fn is_transposed(&self) -> bool {
@@ -149,10 +163,13 @@ impl<'a> Int4<'a> {
         [self.codes.bytes, self.scale.bytes].into_iter().chain(zero).collect()
     }
 
-    pub(super) fn parts(&self, rows: Range<usize>) -> Vec<Cow<'a, [u8]>> {
-        let mut parts = vec![self.codes(rows.clone()), self.scales(rows.clone())];
+    pub(super) fn parts(&self, rows: Range<usize>, columns: Range<usize>) -> Vec<Cow<'a, [u8]>> {
+        assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let groups = columns.start / self.group_size..columns.end.div_ceil(self.group_size);
+        let scales = self.scales(rows.clone(), groups.clone());
+        let mut parts = vec![self.codes(rows.clone(), columns), scales];
         if let Some(zero) = &self.zero {
-            parts.push(Cow::Owned(self.zeros(zero.bytes, rows)));
+            parts.push(Cow::Owned(self.zeros(zero.bytes, rows, &groups)));
         }
         if let Some(perm) = &self.perm {
             parts.push(Cow::Owned(perm.iter().flat_map(|column| column.to_le_bytes()).collect()));
@@ -160,13 +177,14 @@ impl<'a> Int4<'a> {
         parts
     }
 
-    fn codes(&self, rows: Range<usize>) -> Cow<'a, [u8]> {
-        assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        let bytes = self.codes.bytes;
+    fn codes(&self, rows: Range<usize>, columns: Range<usize>) -> Cow<'a, [u8]> {
         let codes = match self.format.packing {
-            Packing::Compressed => Cow::Borrowed(rows_of(bytes, self.rows, rows)),
-            Packing::Gptq => Cow::Owned(self.gather_words(rows)),
-            Packing::Awq => Cow::Owned(self.gather_nibbles(rows)),
+            Packing::Compressed => {
+                let codes = rows_of(self.codes.bytes, self.rows, rows);
+                columns_of(codes, self.columns / 2, columns.start / 2..columns.end / 2)
+            }
+            Packing::Gptq => Cow::Owned(self.gather_words(rows, &columns)),
+            Packing::Awq => Cow::Owned(self.gather_nibbles(rows, columns)),
         };
         match &self.perm {
             None => codes,
@@ -175,14 +193,15 @@ impl<'a> Int4<'a> {
     }
 
     /// GPTQ: a row's words lie one below the other.
-    fn gather_words(&self, rows: Range<usize>) -> Vec<u8> {
+    fn gather_words(&self, rows: Range<usize>, columns: &Range<usize>) -> Vec<u8> {
         let (words, _) = self.codes.bytes.as_chunks::<4>();
-        let row_words = self.columns / PACKED;
+        let (first, row_words) = (columns.start / PACKED, columns.len() / PACKED);
         let mut out = vec![[0; 4]; rows.len() * row_words];
         for lines in rows.clone().step_by(LINE) {
             for word in 0..row_words {
                 for row in lines..rows.end.min(lines + LINE) {
-                    out[(row - rows.start) * row_words + word] = words[word * self.rows + row];
+                    let from = words[(first + word) * self.rows + row];
+                    out[(row - rows.start) * row_words + word] = from;
                 }
             }
         }
@@ -190,37 +209,37 @@ impl<'a> Int4<'a> {
     }
 
     /// AWQ: a word has the codes of eight rows.
-    fn gather_nibbles(&self, rows: Range<usize>) -> Vec<u8> {
+    fn gather_nibbles(&self, rows: Range<usize>, columns: Range<usize>) -> Vec<u8> {
         let (words, _) = self.codes.bytes.as_chunks::<4>();
-        let (row_words, row_bytes) = (self.rows / PACKED, self.columns / 2);
+        let (row_words, row_bytes) = (self.rows / PACKED, columns.len() / 2);
         let mut out = vec![0; rows.len() * row_bytes];
         for lines in rows.clone().step_by(LINE * PACKED) {
-            for column in 0..self.columns {
+            for (at, column) in columns.clone().enumerate() {
                 for row in lines..rows.end.min(lines + LINE * PACKED) {
                     let word = words[column * row_words + row / PACKED];
                     let code = nibble(word, AWQ_NIBBLE[row % PACKED]);
-                    let at = (row - rows.start) * row_bytes + column / 2;
-                    out[at] |= code << (column % 2 * 4);
+                    out[(row - rows.start) * row_bytes + at / 2] |= code << (at % 2 * 4);
                 }
             }
         }
         out
     }
 
-    fn scales(&self, rows: Range<usize>) -> Cow<'a, [u8]> {
+    fn scales(&self, rows: Range<usize>, of: Range<usize>) -> Cow<'a, [u8]> {
         let bytes = self.scale.bytes;
-        if !self.is_transposed() {
-            return Cow::Borrowed(rows_of(bytes, self.rows, rows));
-        }
         let groups = self.columns / self.group_size;
         let size = bytes.len() / (groups * self.rows);
+        if !self.is_transposed() {
+            let rows = rows_of(bytes, self.rows, rows);
+            return columns_of(rows, groups * size, of.start * size..of.end * size);
+        }
         let element = |row, group| &bytes[(group * self.rows + row) * size..][..size];
-        let of_row = |row| (0..groups).flat_map(move |group| element(row, group));
+        let of_row = |row| of.clone().flat_map(move |group| element(row, group));
         Cow::Owned(rows.flat_map(of_row).copied().collect())
     }
 
     /// A byte each.
-    fn zeros(&self, packed: &[u8], rows: Range<usize>) -> Vec<u8> {
+    fn zeros(&self, packed: &[u8], rows: Range<usize>, of: &Range<usize>) -> Vec<u8> {
         let (words, _) = packed.as_chunks::<4>();
         let groups = self.columns / self.group_size;
         let row_words = self.rows.div_ceil(PACKED);
@@ -235,7 +254,7 @@ impl<'a> Int4<'a> {
                 Packing::Compressed => nibble(words[word * groups + group], at),
             }
         };
-        rows.flat_map(|row| (0..groups).map(move |group| zero(row, group))).collect()
+        rows.flat_map(|row| of.clone().map(move |group| zero(row, group))).collect()
     }
 }
 

@@ -47,10 +47,40 @@ pub enum MatrixForm {
     },
 }
 
-/// A linear layer's weight, opened and checked.
+/// A linear layer's weight, or some rows and columns of one, opened and checked.
 #[derive(Debug)]
 pub struct Matrix<'a> {
     stored: Stored<'a>,
+    /// Which rows and columns, if not all.
+    window: Option<Window>,
+}
+
+/// Some rows and columns.
+#[derive(Debug)]
+struct Window {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+/// Rows or columns that cannot be taken apart from their neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SliceError {
+    /// Neighbouring rows share a scale.
+    #[error("its rows share scales in blocks of {unit}")]
+    Rows {
+        /// Rows that stay together.
+        unit: u64,
+    },
+    /// Neighbouring columns share a scale.
+    #[error("its columns share scales in blocks of {unit}")]
+    Columns {
+        /// Columns that stay together.
+        unit: u64,
+    },
+    /// The columns are sorted by group, which is not the order of the inputs.
+    #[error("its columns are sorted by group (act-order), so no inputs in a row make whole groups")]
+    Order,
 }
 
 #[derive(Debug)]
@@ -79,7 +109,7 @@ impl Checkpoint {
             }
             _ => opener.plain_or_scaled(quantization)?,
         };
-        Ok(Matrix { stored })
+        Ok(Matrix { stored, window: None })
     }
 }
 
@@ -111,6 +141,13 @@ impl<'a> Matrix<'a> {
     /// `[N, K]`: "out, in". A plain tensor's own shape, whatever its rank.
     #[must_use]
     pub fn shape(&self) -> Vec<u64> {
+        if let Some(Window { rows, columns }) = &self.window {
+            return vec![rows.len() as u64, columns.len() as u64];
+        }
+        self.whole_shape()
+    }
+
+    fn whole_shape(&self) -> Vec<u64> {
         match &self.stored {
             Stored::Plain(tensor) => tensor.shape.clone(),
             Stored::Scaled(scaled) => scaled.codes.shape.clone(),
@@ -124,7 +161,47 @@ impl<'a> Matrix<'a> {
         match &self.stored {
             Stored::Plain(tensor) => MatrixForm::Plain(tensor.format),
             Stored::Scaled(scaled) => scaled.form.clone(),
-            Stored::Int4(int4) => int4.form(),
+            Stored::Int4(int4) => int4.form(self.window.as_ref().map(|window| &window.columns)),
+        }
+    }
+
+    /// Some rows and columns of a whole matrix, as a matrix.
+    ///
+    /// # Errors
+    /// They share scales with others, or are not in order; see [`SliceError`].
+    ///
+    /// # Panics
+    /// If they leave the matrix, or it is a slice or has another rank than 2.
+    pub fn slice(self, rows: Range<u64>, columns: Range<u64>) -> Result<Self, SliceError> {
+        let &[n, k] = &self.shape()[..] else { panic!("{:?} is no matrix", self.shape()) };
+        let inside = rows.start <= rows.end && rows.end <= n && columns.end <= k;
+        assert!(inside && self.window.is_none(), "{rows:?} x {columns:?} of {n} x {k}");
+        let whole = |range: &Range<u64>, extent: u64, unit: u64| {
+            range.start.is_multiple_of(unit)
+                && (range.end.is_multiple_of(unit) || range.end == extent)
+        };
+        let (row_unit, column_unit) = self.units();
+        if !whole(&rows, n, row_unit) {
+            return Err(SliceError::Rows { unit: row_unit });
+        }
+        if columns != (0..k) {
+            if matches!(&self.stored, Stored::Int4(int4) if int4.is_sorted_by_group()) {
+                return Err(SliceError::Order);
+            }
+            if !whole(&columns, k, column_unit) {
+                return Err(SliceError::Columns { unit: column_unit });
+            }
+        }
+        let window = Window { rows: index(rows.start)..index(rows.end), columns: usizes(columns) };
+        Ok(Self { window: Some(window), ..self })
+    }
+
+    /// Rows and columns that stay together.
+    fn units(&self) -> (u64, u64) {
+        match &self.stored {
+            Stored::Plain(tensor) => (1, tensor.format.block_elements()),
+            Stored::Scaled(scaled) => scaled.units(),
+            Stored::Int4(int4) => (1, int4.column_unit()),
         }
     }
 
@@ -135,15 +212,18 @@ impl<'a> Matrix<'a> {
     /// If the rows leave the matrix, or those of [`MatrixForm::Fp8Block`] start at no multiple of 128.
     #[must_use]
     pub fn parts(&self, rows: Range<u64>) -> Vec<Cow<'a, [u8]>> {
-        let row = |row| usize::try_from(row).expect("a row of a file in memory");
-        let rows = row(rows.start)..row(rows.end);
-        match &self.stored {
-            Stored::Plain(tensor) => {
-                let count = tensor.shape.first().map_or(1, |&rows| row(rows));
-                vec![Cow::Borrowed(rows_of(tensor.bytes, count, rows))]
+        let rows = usizes(rows);
+        let (rows, columns) = match &self.window {
+            None => (rows, None),
+            Some(Window { rows: all, columns }) => {
+                assert!(rows.end <= all.len(), "rows {rows:?} of {}", all.len());
+                (all.start + rows.start..all.start + rows.end, Some(columns.clone()))
             }
-            Stored::Scaled(scaled) => scaled.parts(rows),
-            Stored::Int4(int4) => int4.parts(rows),
+        };
+        match &self.stored {
+            Stored::Plain(tensor) => vec![plain_rows(tensor, rows, columns)],
+            Stored::Scaled(scaled) => scaled.parts(rows, columns.unwrap_or(0..scaled.columns)),
+            Stored::Int4(int4) => int4.parts(rows, columns.unwrap_or(0..int4.columns)),
         }
     }
 
@@ -154,7 +234,7 @@ impl<'a> Matrix<'a> {
         matches!(&self.stored, Stored::Int4(int4) if int4.is_transposed())
     }
 
-    /// The bytes of all its tensors, as they lie in the files.
+    /// The bytes of all its tensors, as they lie in the files; of a slice too, whose bytes may lie anywhere in them.
     #[must_use]
     pub fn stored(&self) -> Vec<&'a [u8]> {
         match &self.stored {
@@ -163,6 +243,47 @@ impl<'a> Matrix<'a> {
             Stored::Int4(int4) => int4.stored(),
         }
     }
+
+    /// Bytes that it takes in the files; of a slice, its share of them.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let bytes = self.stored().iter().map(|bytes| bytes.len() as u64).sum();
+        let elements = |shape: &[u64]| shape.iter().map(|&dim| u128::from(dim)).product::<u128>();
+        let (own, whole) = (elements(&self.shape()), elements(&self.whole_shape()).max(1));
+        u64::try_from(u128::from(bytes) * own / whole).unwrap_or(bytes)
+    }
+}
+
+fn index(value: u64) -> usize {
+    usize::try_from(value).expect("a row or column of a file in memory")
+}
+
+fn usizes(range: Range<u64>) -> Range<usize> {
+    index(range.start)..index(range.end)
+}
+
+/// Rows of a plain tensor, whole or cut to some columns.
+fn plain_rows<'a>(
+    tensor: &TensorData<'a>,
+    rows: Range<usize>,
+    columns: Option<Range<usize>>,
+) -> Cow<'a, [u8]> {
+    let count = tensor.shape.first().map_or(1, |&rows| index(rows));
+    let bytes = rows_of(tensor.bytes, count, rows);
+    let Some(columns) = columns else { return Cow::Borrowed(bytes) };
+    let at = |column: usize| {
+        index(tensor.format.row_bytes(column as u64).expect("slices hold whole blocks"))
+    };
+    columns_of(bytes, tensor.bytes.len() / count.max(1), at(columns.start)..at(columns.end))
+}
+
+/// The bytes `columns` of each row of `row_bytes`: borrowed if that is all of them.
+fn columns_of(rows: &[u8], row_bytes: usize, columns: Range<usize>) -> Cow<'_, [u8]> {
+    if columns == (0..row_bytes) {
+        return Cow::Borrowed(rows);
+    }
+    let rows = rows.chunks_exact(row_bytes);
+    Cow::Owned(rows.flat_map(|row| &row[columns.clone()]).copied().collect())
 }
 
 /// The rows `rows` of `count` equal ones.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{MatrixForm, Opener, rows_of};
+use super::{MatrixForm, Opener, columns_of, rows_of};
 use crate::checkpoint::TensorData;
 use crate::dequant::dequantize;
 use crate::error::WeightsError;
@@ -20,6 +20,7 @@ pub(super) struct Scaled<'a> {
     /// `[ceil(N / 128), ceil(K / 128)]` of blocks; else `[N]` numbers, or a single one for all rows.
     pub(super) scale: TensorData<'a>,
     rows: usize,
+    pub(super) columns: usize,
 }
 
 impl<'a> Scaled<'a> {
@@ -45,22 +46,31 @@ impl<'a> Scaled<'a> {
                 return Err(opener.wrong(&scale, "shape", found, expected));
             }
         }
-        Ok(Self { form, codes, scale, rows })
+        Ok(Self { form, codes, scale, rows, columns })
     }
 
-    pub(super) fn parts(&self, rows: Range<usize>) -> Vec<Cow<'a, [u8]>> {
+    /// Rows and columns that share a scale, where a slice would need a part of one. A scale a row is the same for all
+    /// its columns.
+    pub(super) fn units(&self) -> (u64, u64) {
+        if self.form == MatrixForm::Fp8Block { (BLOCK as u64, BLOCK as u64) } else { (1, 1) }
+    }
+
+    pub(super) fn parts(&self, rows: Range<usize>, columns: Range<usize>) -> Vec<Cow<'a, [u8]>> {
         let codes = rows_of(self.codes.bytes, self.rows, rows.clone());
         let scale = if self.form == MatrixForm::Fp8Block {
             assert!(rows.start.is_multiple_of(BLOCK), "row {} begins no block", rows.start);
             let blocks = rows.start / BLOCK..rows.end.div_ceil(BLOCK);
-            self.floats(rows_of(self.scale.bytes, self.rows.div_ceil(BLOCK), blocks))
+            let scale = self.floats(rows_of(self.scale.bytes, self.rows.div_ceil(BLOCK), blocks));
+            let of_columns = columns.start / BLOCK..columns.end.div_ceil(BLOCK);
+            let rows = scale.chunks_exact(self.columns.div_ceil(BLOCK));
+            rows.flat_map(|row| &row[of_columns.clone()]).copied().collect()
         } else if self.scale.shape.iter().product::<u64>() == 1 {
             self.floats(self.scale.bytes).repeat(rows.len())
         } else {
             self.floats(rows_of(self.scale.bytes, self.rows, rows))
         };
         let scale = scale.into_iter().flat_map(f32::to_le_bytes).collect();
-        vec![Cow::Borrowed(codes), Cow::Owned(scale)]
+        vec![columns_of(codes, self.columns, columns), Cow::Owned(scale)]
     }
 
     fn floats(&self, bytes: &[u8]) -> Vec<f32> {
