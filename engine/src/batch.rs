@@ -77,6 +77,23 @@ impl Batch {
         }
     }
 
+    /// A batch of no tokens.
+    pub(crate) fn empty() -> Self {
+        Self { cu_q: vec![0], ..Self::default() }
+    }
+
+    /// Takes over everything that the model needs, but not what is to be done with its outputs. Allocates nothing within the bounds.
+    pub(crate) fn copy_inputs(&mut self, other: &Self) {
+        self.ids.clone_from(&other.ids);
+        self.positions.clone_from(&other.positions);
+        self.slots.clone_from(&other.slots);
+        self.block_table.clone_from(&other.block_table);
+        self.cu_q.clone_from(&other.cu_q);
+        self.kv_len.clone_from(&other.kv_len);
+        (self.num_single, self.max_q) = (other.num_single, other.max_q);
+        (self.max_kv, self.max_blocks) = (other.max_kv, other.max_blocks);
+    }
+
     /// Tokens in the batch.
     pub(crate) fn num_tokens(&self) -> usize {
         self.ids.len()
@@ -84,7 +101,7 @@ impl Batch {
 
     /// Sequences in the batch.
     pub(crate) fn num_seqs(&self) -> usize {
-        self.members.len()
+        self.kv_len.len()
     }
 
     /// Lays out what the scheduler granted.

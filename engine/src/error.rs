@@ -58,6 +58,32 @@ pub enum LoadError {
         /// What was given and what is allowed.
         message: String,
     },
+    /// A tensor cannot be divided among the ranks.
+    #[error(
+        "tensor_parallel_size: {ranks} ranks cannot share {tensor}: {why}; {}",
+        works_with(.works)
+    )]
+    Indivisible {
+        /// The layer.
+        tensor: String,
+        /// What does not come out even, with the numbers.
+        why: String,
+        /// How many ranks were asked for.
+        ranks: usize,
+        /// How many the model could have.
+        works: Vec<usize>,
+    },
+    /// A rank could not load its part.
+    #[error("rank {rank} ({device}) could not load its part of the model")]
+    Rank {
+        /// Which.
+        rank: usize,
+        /// Its device.
+        device: String,
+        /// Why.
+        #[source]
+        source: Box<LoadError>,
+    },
     /// The backend lacks kernels that the model needs.
     #[error("the device {device} cannot run this model: {}", missing.join("; "))]
     Unsupported {
@@ -78,7 +104,19 @@ pub enum LoadError {
         #[source]
         source: halyard_core::DeviceError,
     },
-    /// The engine's thread could not be started.
-    #[error("the engine's thread could not be started")]
+    /// A step without any work failed.
+    #[error("launching a step of no tokens failed: {0}")]
+    Step(String),
+    /// A thread of the engine could not be started.
+    #[error("a thread of the engine could not be started")]
     Thread(#[source] std::io::Error),
+}
+
+fn works_with(works: &[usize]) -> String {
+    let all: Vec<String> = works.iter().map(ToString::to_string).collect();
+    match all.len() {
+        0 => "no number of ranks works".into(),
+        1 => format!("{} works", all[0]),
+        _ => format!("{} work", all.join(", ")),
+    }
 }

@@ -36,6 +36,7 @@ pub(crate) fn info() -> EngineInfo {
         max_logprobs: 5,
         dtype: "float32".into(),
         device: "fake:0".into(),
+        tensor_parallel_size: 1,
         weight_bytes: 0,
         kv_bytes: 0,
         dispatch: None,

@@ -208,11 +208,13 @@ pub struct EngineInfo {
     pub max_logprobs: u32,
     /// Compute type, as `--dtype` spells it.
     pub dtype: String,
-    /// The device, for people: `cpu:0 (AMD EPYC, 2 threads, avx512-bf16)`.
+    /// The devices, for people: `cpu:0 (AMD EPYC, 2 threads, avx512-bf16)`.
     pub device: String,
-    /// Bytes of weights on the device.
+    /// Devices that share the model.
+    pub tensor_parallel_size: usize,
+    /// Bytes of weights on all devices.
     pub weight_bytes: u64,
-    /// Bytes of the KV pool.
+    /// Bytes of the KV pool on all devices.
     pub kv_bytes: u64,
     /// What a decode step costs beside arithmetic: all its launches, through the boundary, over no tokens. `None` unless
     /// [`LoadOptions::measure_dispatch`](crate::LoadOptions::measure_dispatch) asked for it.

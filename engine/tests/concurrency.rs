@@ -11,7 +11,7 @@ use halyard_core::Device;
 use halyard_engine::{
     Dtype, LoadOptions, Observer, RequestHandle, SamplingParams, StepStats, TokenOutput,
 };
-use support::{devices, greedy, options, start, start_observed, submit, tokens};
+use support::{greedy, options, ranks, start_shared, submit, tokens};
 
 const CALLERS: usize = 64;
 
@@ -81,15 +81,13 @@ const SETTINGS: [Setting; 7] = [
 ];
 
 fn check_each(model: &str) {
-    let devices = devices();
+    let [oracle, fast] = ranks(1);
     // The oracle is slow, and has no tricks whose order could matter.
-    check(&devices[0], model, Dtype::Float32, &SETTINGS[..2]);
-    for device in &devices[1..] {
-        check(device, model, Dtype::Float32, &SETTINGS);
-    }
+    check(&oracle, model, Dtype::Float32, &SETTINGS[..2]);
+    check(&fast, model, Dtype::Float32, &SETTINGS);
 }
 
-fn check(device: &Device, model: &str, dtype: Dtype, settings: &[Setting]) {
+fn check(devices: &[Device], model: &str, dtype: Dtype, settings: &[Setting]) {
     let alone = LoadOptions {
         dtype,
         max_num_seqs: 1,
@@ -99,7 +97,7 @@ fn check(device: &Device, model: &str, dtype: Dtype, settings: &[Setting]) {
         ..options()
     };
     let prompts = prompts();
-    let engine = start(device, model, &alone);
+    let engine = start_shared(devices, model, &alone, Box::new(()));
     let one = |(caller, prompt): (usize, &Vec<u32>)| {
         bits(&tokens(submit(&engine, prompt, params(caller))))
     };
@@ -116,7 +114,7 @@ fn check(device: &Device, model: &str, dtype: Dtype, settings: &[Setting]) {
             ..alone.clone()
         };
         let preemptions = Preemptions::default();
-        let engine = start_observed(device, model, &crowd, Box::new(preemptions.clone()));
+        let engine = start_shared(devices, model, &crowd, Box::new(preemptions.clone()));
         let submit = |(caller, prompt): (usize, &Vec<u32>)| submit(&engine, prompt, params(caller));
         let handles: Vec<RequestHandle> = prompts.iter().enumerate().map(submit).collect();
         for (caller, handle) in handles.into_iter().enumerate() {
@@ -157,8 +155,14 @@ fn quantised() {
 
 #[test]
 fn sixteen_bits() {
-    for device in &devices()[1..] {
-        check(device, "llama", Dtype::BFloat16, &SETTINGS[..3]);
-        check(device, "mixtral", Dtype::Float16, &SETTINGS[..3]);
-    }
+    let [_, fast] = ranks(1);
+    check(&fast, "llama", Dtype::BFloat16, &SETTINGS[..3]);
+    check(&fast, "mixtral", Dtype::Float16, &SETTINGS[..3]);
+}
+
+#[test]
+fn shared_by_two() {
+    let [_, fast] = ranks(2);
+    check(&fast, "qwen2_moe", Dtype::Float32, &SETTINGS[..3]);
+    check(&fast, "llama", Dtype::BFloat16, &SETTINGS[3..6]);
 }

@@ -143,7 +143,7 @@ fn a_panicking_kernel_ends_the_engine_and_not_the_process() {
 
 fn plan(path: &Path, options: &LoadOptions) -> std::result::Result<Plan, LoadError> {
     let device = Backend::builtin(halyard_sdk::module::<CpuRef>()).open(0, &[]).expect("opens");
-    Plan::new(&device, Checkpoint::open(path).expect("opens"), options)
+    Plan::new(&[device], Checkpoint::open(path).expect("opens"), options)
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_small_cache_lowers_a_length_that_nobody_asked_for() {
 fn the_progress_ends_at_its_total() {
     let mut seen = Vec::new();
     let plan = plan(&folder("qwen3_moe"), &options()).expect("fits");
-    assert!(plan.kernel_set().len() > 10);
+    assert!(plan.kernel_sets()[0].1.len() > 10);
     let engine = plan.load(Box::new(()), &mut |progress| seen.push(progress)).expect("loads");
     assert!(seen.is_sorted_by_key(|progress| progress.bytes));
     let last = seen.last().expect("called");

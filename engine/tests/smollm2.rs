@@ -32,7 +32,7 @@ fn answers_and_perplexity_where_the_model_is_at_hand() {
     // The oracle would take minutes.
     let device = devices().pop().expect("the fast one comes last");
     let options = LoadOptions { max_model_len: Some(1024), ..options() };
-    let plan = Plan::new(&device, Checkpoint::open(&path).expect("opens"), &options);
+    let plan = Plan::new(&[device], Checkpoint::open(&path).expect("opens"), &options);
     let engine = plan.expect("a model we know").load(Box::new(()), &mut |_| {}).expect("loads");
 
     for case in golden["cases"].as_array().expect("a list") {

@@ -53,9 +53,10 @@ fn lines_that_cannot_be_understood_end_with_2() {
     for (line, message) in [
         (&["serve", "m", "--max-modle-len", "5"][..], "did you mean --max-model-len?"),
         (
-            &["serve", "m", "--tensor-parallel-size", "2"],
-            "not supported yet: a model runs on one device",
+            &["serve", "m", "--pipeline-parallel-size", "2"],
+            "not supported yet: devices share a model by --tensor-parallel-size only",
         ),
+        (&["serve", "m", "-tp", "0"], "no count"),
         (&["serve", "m", "--enable-lora"], "not supported yet"),
         (&["serve", "m", "--max-model-len", "lots"], "no count"),
         (&["serve", "m", "--dtype", "int3"], "float32"),
@@ -110,7 +111,7 @@ fn a_configuration_gives_flags_and_the_line_wins() {
     let (code, text) = run("model: m\nmax-modle-len: 5\n", &[]);
     assert_eq!(code, 2);
     assert!(text.contains("unknown key `max-modle-len`; did you mean `max-model-len`?"), "{text}");
-    let (code, text) = run("model: m\ntensor_parallel_size: 2\n", &[]);
+    let (code, text) = run("model: m\npipeline_parallel_size: 2\n", &[]);
     assert_eq!(code, 2);
     assert!(text.contains("not supported yet"), "{text}");
     let (code, text) = run("a: b: c", &[]);

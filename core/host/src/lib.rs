@@ -37,7 +37,9 @@ pub use device::{Device, Support};
 pub use error::{Call, DeviceError};
 pub use halyard_abi::{
     Code, DType, InfoKey, KvDesc, KvLayout, Metric, MetricKey, OpBuf, OpKind, PropKey, ReduceOp,
-    Role, Scheme, TensorSpec, WeightDesc, WeightPlan, fp8, ops,
+    Role, Scheme, TensorSpec, WeightDesc, WeightPlan,
+    collective::MAX_WORLD,
+    fp8, ops,
     ops::{Sym, attrs},
     scheme::FP8_BLOCK,
     traits::{BATCH_INVARIANT, CAPTURABLE, DETERMINISTIC, HOST_LENGTHS},

@@ -6,16 +6,21 @@ use half::{bf16, f16};
 use halyard_core::{DType, FP8_BLOCK, fp8::e4m3_to_f32};
 use halyard_weights::{DequantError, Matrix, MatrixForm, TensorFormat, dequantize};
 
-/// Some rows of a matrix as `[rows, K]` of a float type.
+/// Some rows and columns of a matrix as `[rows, columns]` of a float type, whatever shares scales with whatever.
 ///
 /// # Errors
 /// The matrix is stored in something that is no weight.
 pub(super) fn rows(
     matrix: &Matrix<'_>,
     rows: Range<u64>,
+    columns: Range<usize>,
     dtype: DType,
 ) -> Result<Vec<u8>, DequantError> {
-    let values = values(matrix, rows)?.into_iter();
+    let first = rows.start / FP8_BLOCK * FP8_BLOCK;
+    let whole = values(matrix, first..rows.end)?;
+    let row = matrix.shape().last().map_or(1, |&columns| index(columns)).max(1);
+    let wanted = whole.chunks_exact(row).skip(index(rows.start - first));
+    let values = wanted.flat_map(|row| row[columns.clone()].iter().copied());
     Ok(match dtype {
         DType::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
         DType::BF16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
@@ -134,5 +139,52 @@ mod tests {
             let expected = e4m3_to_f32(code) * scales[n / 128 * blocks + k / 128];
             assert_eq!(value.to_bits(), expected.to_bits(), "row {n}, column {k}");
         }
+    }
+
+    /// Every matrix of the models, cut in halves both ways where that can be.
+    #[test]
+    fn a_slice_has_the_values_of_the_whole() {
+        let mut cut = 0;
+        for model in [
+            "qwen2_moe",
+            "llama_awq",
+            "llama_gptq",
+            "mixtral_awq",
+            "qwen3_moe_fp8",
+            "gguf/llama/model-q4_k.gguf",
+            "gguf/llama/model-q5_1.gguf",
+            "gguf/llama/model-iq4_nl.gguf",
+        ] {
+            let checkpoint = open(model);
+            let config = checkpoint.config().expect("test data");
+            let mut layers: Vec<&str> =
+                checkpoint.names().filter_map(|name| Some(name.rsplit_once('.')?.0)).collect();
+            layers.sort_unstable();
+            layers.dedup();
+            for layer in layers {
+                let matrix = || checkpoint.matrix(layer, config.quantization.as_ref());
+                let Some(&[n, k]) = matrix().ok().map(|matrix| matrix.shape()).as_deref() else {
+                    continue;
+                };
+                let all = values(&matrix().expect("there"), 0..n).expect("a weight");
+                for (rows, columns) in [(n / 2..n, 0..k), (0..n, k / 2..k), (0..n / 2, 0..k / 2)] {
+                    let Ok(slice) = matrix().expect("there").slice(rows.clone(), columns.clone())
+                    else {
+                        continue;
+                    };
+                    let found = values(&slice, 0..rows.end - rows.start).expect("a weight");
+                    let columns = index(columns.start)..index(columns.end);
+                    let rows = index(rows.start)..index(rows.end);
+                    let whole = all.chunks_exact(index(k)).skip(rows.start).take(rows.len());
+                    let whole = whole.flat_map(|row| &row[columns.clone()]).copied();
+                    let bits = |values: Vec<f32>| -> Vec<u32> {
+                        values.into_iter().map(f32::to_bits).collect()
+                    };
+                    assert!(bits(found) == bits(whole.collect()), "{layer} of {model}");
+                    cut += 1;
+                }
+            }
+        }
+        assert!(cut > 200, "{cut} slices");
     }
 }

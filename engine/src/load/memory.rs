@@ -3,7 +3,7 @@
 use super::options::Resolved;
 use crate::error::LoadError;
 
-/// Most bytes the KV cache takes of the host's own memory unless more is asked for.
+/// Most bytes the KV caches of all ranks take of the host's own memory unless more is asked for.
 const HOST_DEFAULT: u64 = 4 << 30;
 
 /// What a model needs beside the KV cache, in bytes, and what a block takes.
@@ -24,6 +24,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
+    /// What both have.
+    pub(super) fn min(self, other: Self) -> Self {
+        Self {
+            num_blocks: self.num_blocks.min(other.num_blocks),
+            max_model_len: self.max_model_len.min(other.max_model_len),
+        }
+    }
+
     pub(super) fn plan(
         options: &Resolved,
         demand: &Demand,
@@ -71,8 +79,11 @@ fn budget(options: &Resolved, demand: &Demand, total: Option<u64>) -> Result<u64
         return Ok(bytes);
     }
     let Some(total) = total else {
-        return Ok(HOST_DEFAULT);
+        return Ok(HOST_DEFAULT / options.ranks as u64);
     };
+    // Devices that are the host's own processor share its memory.
+    let sharing = if options.on_host { options.ranks as u64 } else { 1 };
+    let total = total / sharing;
     let usable = share(total, options.gpu_memory_utilization);
     let fixed = demand.weights + demand.activations;
     let left = usable.checked_sub(fixed).ok_or_else(|| {
@@ -86,7 +97,7 @@ fn budget(options: &Resolved, demand: &Demand, total: Option<u64>) -> Result<u64
             mib(usable),
         ))
     })?;
-    Ok(if options.on_host { left.min(HOST_DEFAULT) } else { left })
+    Ok(if options.on_host { left.min(HOST_DEFAULT / sharing) } else { left })
 }
 
 #[expect(
@@ -133,6 +144,7 @@ mod tests {
             step_timeout: Duration::from_secs(60),
             measure_dispatch: false,
             on_host: false,
+            ranks: 1,
         }
     }
 
@@ -176,6 +188,16 @@ mod tests {
         assert_eq!(plan.num_blocks, 4096);
         let more = Resolved { kv_cache_memory_bytes: Some(5000 * MIB), ..host };
         assert_eq!(pool(&more).expect("fits").num_blocks, 5000);
+    }
+
+    #[test]
+    fn ranks_on_the_host_share_its_memory() {
+        let two = Resolved { on_host: true, ranks: 2, max_num_seqs: 1000, ..options() };
+        let half = Demand { block: DEMAND.block / 2, ..DEMAND };
+        let plan = Pool::plan(&two, &half, Some(1_000_000 * MIB)).expect("fits");
+        assert_eq!(plan.num_blocks, 4096, "as many as one rank would have");
+        assert!(pool(&two).is_err(), "half of half of 1000 MiB is less than the weights");
+        assert_eq!(pool(&Resolved { on_host: false, ..two }).expect("fits").num_blocks, 100);
     }
 
     #[test]

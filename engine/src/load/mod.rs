@@ -4,13 +4,14 @@
 mod dense;
 mod memory;
 mod options;
+mod ranks;
 mod weights;
 
-use std::{hash::BuildHasher, sync::Arc};
+use std::{collections::HashSet, hash::BuildHasher, sync::Arc};
 
 use halyard_core::{
-    DType, Decompose, Device, DeviceError, InfoKey, Kernel, KvDesc, OpBuf, PropKey, Scheme,
-    Support, WeightDesc,
+    CommId, Decompose, Device, DeviceError, InfoKey, Kernel, KvDesc, MAX_WORLD, OpBuf, PropKey,
+    Scheme, Support, WeightDesc,
 };
 use halyard_weights::{Checkpoint, ModelConfig, QuantMethod};
 
@@ -21,8 +22,8 @@ use crate::{
     error::LoadError,
     handle::EngineHandle,
     kv::KvCache,
-    models::{self, Decoder},
-    program::{Executable, Graph, Parts, Program, Sizes, Source, workspace_bytes},
+    models::{self, Shares},
+    program::{Graph, Inputs, Program, Rank, Replaced, Sizes, Source},
     request::{EngineInfo, Observer},
     runner::{Bounds, DeviceRunner},
     sampling::{self, SamplerTensors},
@@ -31,63 +32,49 @@ use crate::{
 };
 use memory::{Demand, Pool};
 use options::Resolved;
+use ranks::{Job, RankPlan};
 
 /// [`KvDesc::kind`] of a cache of keys and values.
 const KV_STANDARD: u32 = 1;
 
-/// A model that is ready to be loaded: sizes decided, kernels prepared, nothing on the device yet.
+/// A model that is ready to be loaded: sizes decided, kernels prepared, nothing on the devices yet.
 #[derive(Debug)]
 pub struct Plan {
-    device: Device,
     checkpoint: Checkpoint,
     config: ModelConfig,
     options: Resolved,
-    recorded: Recorded,
-    kernels: Vec<Kernel>,
+    /// One for each device.
+    ranks: Vec<RankPlan>,
+    /// What they meet by, if there are several.
+    comm: Option<CommId>,
+    /// Of rank 0.
+    sampler: SamplerTensors,
     limits: Sizes,
-    kv: KvDesc<'static>,
     info: EngineInfo,
 }
 
-/// A model and its sampler as a program.
-#[derive(Debug)]
-struct Recorded {
-    program: Program,
-    decoder: Decoder,
-    sampler: SamplerTensors,
-    /// Schemes that the device lacks: these weights become dense.
-    replaced: Vec<Scheme>,
-}
-
 impl Plan {
-    /// Decides how a model will be laid out on a device.
+    /// Decides how a model will be laid out on devices of one backend, which are the ranks that share it.
     ///
     /// # Errors
-    /// If the files are not a model that the engine knows, the device lacks a kernel or memory, or an
-    /// option cannot be met; see [`LoadError`].
+    /// If the files are not a model that the engine knows, a device lacks a kernel or memory, the model cannot be shared among so
+    /// many, or an option cannot be met; see [`LoadError`].
     pub fn new(
-        device: &Device,
+        devices: &[Device],
         checkpoint: Checkpoint,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
         let config = checkpoint.config()?;
         check_quantization(options.quantization, checkpoint.quant_method(&config))?;
-        let mut options = Resolved::new(options, &config, device)?;
-        let kv = kv_desc(&config, options.compute, options.block_size)?;
-        let layout = device.kv_layout(&kv).map_err(failed("arranging the KV cache"))?;
-        let fused_kv = layout.block_bytes[1] == 0;
+        let mut options = Resolved::new(options, &config, devices)?;
+        let comm = ranks::comm_id(devices)?;
 
-        let mut recorded = record(&checkpoint, &config, &options, fused_kv)?;
-        let mut kernels = prepare(device, &recorded.program)?;
-        let mut limits = limits(&options, &config);
-        let block_bytes = layout.block_bytes[0] + layout.block_bytes[1];
-        let demand = Demand {
-            weights: weights::planned_bytes(device, &recorded.program)?,
-            activations: recorded.program.buffer_bytes(&limits)
-                + workspace_bytes(&recorded.program, &kernels, &limits),
-            block: block_bytes * recorded.program.kv_layers as u64,
-        };
-        let pool = Pool::plan(&options, &demand, device.property(PropKey::TOTAL_MEMORY))?;
+        let mut recorded = record(&checkpoint, &config, &options, devices)?;
+        let mut ranks = RankPlan::all(devices, recorded.ranks)?;
+        let mut sizes = limits(&options, &config);
+        let demands = ranks.iter().map(|rank| rank.demand(&sizes));
+        let demands = demands.collect::<Result<Vec<_>, _>>()?;
+        let pool = smallest_pool(&options, devices, &demands)?;
         if pool.max_model_len < options.max_model_len {
             tracing::warn!(
                 model = options.max_model_len,
@@ -96,27 +83,18 @@ impl Plan {
             );
             options.max_model_len = pool.max_model_len;
             // Shapes follow the length, the set of kernels may too: the rotary table is shorter.
-            recorded = record(&checkpoint, &config, &options, fused_kv)?;
-            kernels = prepare(device, &recorded.program)?;
-            limits = self::limits(&options, &config);
+            recorded = record(&checkpoint, &config, &options, devices)?;
+            ranks = RankPlan::all(devices, recorded.ranks)?;
+            sizes = limits(&options, &config);
         }
-        limits.pool_blocks = pool.num_blocks;
-        for scheme in &recorded.replaced {
+        sizes.pool_blocks = pool.num_blocks;
+        for Replaced { scheme, why } in &recorded.replaced {
             let dtype = options.compute;
-            tracing::warn!(%scheme, %dtype, "the device lacks these weights; they are made dense");
+            tracing::warn!(%scheme, %dtype, why, "weights are made dense");
         }
-        let info = info(device, &config, &options, &pool, &demand);
-        Ok(Self {
-            device: device.clone(),
-            checkpoint,
-            config,
-            options,
-            recorded,
-            kernels,
-            limits,
-            kv,
-            info,
-        })
+        let info = info(devices, &config, &options, &pool, &demands);
+        let sampler = recorded.sampler;
+        Ok(Self { checkpoint, config, options, ranks, comm, sampler, limits: sizes, info })
     }
 
     /// What the engine will be.
@@ -137,16 +115,28 @@ impl Plan {
         &self.checkpoint
     }
 
-    /// Every operation that the model and its sampler will launch, each once, with the real dimensions.
+    /// Every operation that the model and its sampler will launch, each once, with the real dimensions; for each kind of device
+    /// among the ranks, with one of them.
     #[must_use]
-    pub fn kernel_set(&self) -> &[OpBuf] {
-        &self.recorded.program.ops
+    pub fn kernel_sets(&self) -> Vec<(&Device, Vec<OpBuf>)> {
+        let mut sets: Vec<(&Device, Vec<OpBuf>, HashSet<String>)> = Vec::new();
+        for RankPlan { device, program, .. } in &self.ranks {
+            let kind = |device: &Device| [InfoKey::NAME, InfoKey::ARCH].map(|key| device.info(key));
+            let known = sets.iter().position(|(other, ..)| kind(other) == kind(device));
+            let set = known.unwrap_or_else(|| {
+                sets.push((device, Vec::new(), HashSet::new()));
+                sets.len() - 1
+            });
+            let (_, ops, names) = &mut sets[set];
+            ops.extend(program.ops.iter().filter(|op| names.insert(op.to_string())).cloned());
+        }
+        sets.into_iter().map(|(device, ops, _)| (device, ops)).collect()
     }
 
     /// Loads the weights and starts the engine. `progress` is called after each part.
     ///
     /// # Errors
-    /// If a tensor cannot be read, or the device fails.
+    /// If a tensor cannot be read, or a device fails.
     pub fn load(
         self,
         observer: Box<dyn Observer>,
@@ -156,40 +146,35 @@ impl Plan {
         let info = self.info.clone();
         let (scheduler, mut runner) = self.assemble(progress)?;
         let measured = options.measure_dispatch.then(|| runner.dispatch_time()).transpose();
-        let dispatch = measured.map_err(failed("launching a step of no tokens"))?;
+        let dispatch = measured.map_err(|error| LoadError::Step(error.message))?;
         let info = EngineInfo { dispatch, ..info };
         let seed = options.seed.unwrap_or_else(entropy);
         let shared = Shared::new(info, options.max_num_queued_reqs, options.step_timeout, seed);
         engine_loop::spawn(shared, scheduler, runner, observer).map_err(LoadError::Thread)
     }
 
-    /// Everything but the thread.
+    /// Everything but the engine's thread.
     pub(crate) fn assemble(
         self,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(Scheduler, DeviceRunner), LoadError> {
-        let Self { device, checkpoint, config, options, recorded, kernels, limits, kv, info } =
-            self;
-        let Recorded { program, decoder, sampler, replaced: _ } = recorded;
-        let stream = device.stream(0).map_err(failed("making a stream"))?;
-        let weights = weights::load(&device, &stream, (&checkpoint, &config), &program, progress)?;
-        let contents = weights::contents(&checkpoint, &config, &program, options.max_model_len)?;
-        let parts = Parts { device: &device, stream, kernels, weights, kv, limits };
-        let exec = Executable::new(program, parts).map_err(failed("binding the model"))?;
-        for (buffer, values) in contents {
-            exec.fill_buffer(buffer, &values).map_err(failed("copying a vector to the device"))?;
-        }
-        // What was read of the files is on the device now.
+        let Self { checkpoint, config, options, ranks, comm, sampler, limits, info } = self;
+        let comm = comm.as_ref();
+        let job = Job { checkpoint: &checkpoint, config: &config, options: &options, limits, comm };
+        let models = job.load_all(ranks, progress)?;
+        // What was read of the files is on the devices now.
         drop(checkpoint);
 
         let bounds = Bounds {
             vocab: config.vocab_size,
+            max_tokens: limits.tokens,
             max_rows: limits.rows,
             table_width: limits.table_width,
             list_elements: limits.rows * limits.list_width,
             max_logprobs: (info.max_logprobs as usize).max(1),
         };
-        let runner = DeviceRunner::new(exec, decoder.inputs, sampler, bounds);
+        let runner = DeviceRunner::new(models, sampler, bounds, options.step_timeout)
+            .map_err(LoadError::Thread)?;
         let scheduler = Scheduler::new(
             SchedulerConfig {
                 max_num_batched_tokens: options.max_num_batched_tokens,
@@ -213,18 +198,70 @@ fn check_quantization(
     Err(LoadError::Option { option: "quantization", message })
 }
 
+/// What all ranks compute.
+struct Recorded {
+    ranks: Vec<RecordedRank>,
+    /// Of rank 0.
+    sampler: SamplerTensors,
+    replaced: Vec<Replaced>,
+}
+
+/// What one rank computes.
+struct RecordedRank {
+    program: Program,
+    inputs: Inputs,
+    kv: KvDesc<'static>,
+}
+
+/// Records what each rank computes. If they cannot share the model, the error says how many could.
 fn record(
     checkpoint: &Checkpoint,
     config: &ModelConfig,
     options: &Resolved,
-    fused_kv: bool,
+    devices: &[Device],
 ) -> Result<Recorded, LoadError> {
-    let source = Source::new(checkpoint, config, options.fallback);
-    let mut graph = Graph::new(&source, options.compute, fused_kv);
-    let decoder = models::record(&mut graph, config, options.max_model_len, options.block_size)?;
-    let max_logprobs = options.max_logprobs as usize;
-    let sampler = sampling::record(&mut graph, &decoder.logits, config.vocab_size, max_logprobs);
-    Ok(Recorded { program: graph.finish(), decoder, sampler, replaced: source.replaced() })
+    let record = |world: usize| {
+        let source = Source::new(checkpoint, config, options.fallback);
+        let mut sampler = None;
+        let mut ranks = Vec::with_capacity(world);
+        for rank in (0..world).map(|index| Rank { index, world }) {
+            let shares = Shares::new(config, rank)?;
+            let kv = kv_desc(config, shares.kv_heads.len, options)?;
+            let layout = devices[0].kv_layout(&kv).map_err(failed("arranging the KV cache"))?;
+            let fused_kv = layout.block_bytes[1] == 0;
+            let mut graph = Graph::new(&source, options.compute, fused_kv, rank);
+            let (len, block) = (options.max_model_len, options.block_size);
+            let decoder = models::record(&mut graph, config, &shares, len, block)?;
+            sampler.get_or_insert_with(|| {
+                let max_logprobs = options.max_logprobs as usize;
+                sampling::record(&mut graph, &decoder.logits, config.vocab_size, max_logprobs)
+            });
+            let program = graph.finish();
+            ranks.push(RecordedRank { program, inputs: decoder.inputs, kv });
+        }
+        let sampler = sampler.expect("there is a rank 0");
+        Ok(Recorded { ranks, sampler, replaced: source.replaced() })
+    };
+    record(devices.len()).map_err(|error| match error {
+        LoadError::Indivisible { tensor, why, ranks, .. } => {
+            let works = (1..=MAX_WORLD as usize).filter(|&world| record(world).is_ok()).collect();
+            LoadError::Indivisible { tensor, why, ranks, works }
+        }
+        other => other,
+    })
+}
+
+/// The most that every device has room for.
+fn smallest_pool(
+    options: &Resolved,
+    devices: &[Device],
+    demands: &[Demand],
+) -> Result<Pool, LoadError> {
+    let mut pools = devices.iter().zip(demands).map(|(device, demand)| {
+        Pool::plan(options, demand, device.property(PropKey::TOTAL_MEMORY))
+    });
+    let first = pools.next().expect("there is a rank 0")?;
+    pools.try_fold(first, |least, pool| Ok(least.min(pool?)))
 }
 
 /// Prepares every kernel, or says everything that the device cannot do. What the backend lacks is built from what it has.
@@ -256,11 +293,13 @@ fn prepare(device: &Device, program: &Program) -> Result<Vec<Kernel>, LoadError>
     kernels.collect()
 }
 
+/// The cache of a rank with so many heads of keys and values.
 fn kv_desc(
     config: &ModelConfig,
-    dtype: DType,
-    block_size: usize,
+    heads: usize,
+    options: &Resolved,
 ) -> Result<KvDesc<'static>, LoadError> {
+    let Resolved { compute: dtype, block_size, .. } = *options;
     let small = |value: usize| {
         u32::try_from(value).map_err(|_| LoadError::Option {
             option: "block_size",
@@ -271,7 +310,7 @@ fn kv_desc(
     Ok(KvDesc {
         kind: KV_STANDARD,
         dtype,
-        heads: small(config.num_key_value_heads)?,
+        heads: small(heads)?,
         dim_k: dim,
         dim_v: dim,
         block_size: small(block_size)?,
@@ -299,12 +338,13 @@ fn limits(options: &Resolved, config: &ModelConfig) -> Sizes {
 }
 
 fn info(
-    device: &Device,
+    devices: &[Device],
     config: &ModelConfig,
     options: &Resolved,
     pool: &Pool,
-    demand: &Demand,
+    demands: &[Demand],
 ) -> EngineInfo {
+    let blocks = pool.num_blocks as u64;
     EngineInfo {
         max_model_len: options.max_model_len,
         vocab_size: config.vocab_size,
@@ -316,20 +356,35 @@ fn info(
         prefix_caching: options.prefix_caching,
         max_logprobs: options.max_logprobs,
         dtype: options.dtype.to_string(),
-        device: device_name(device),
-        weight_bytes: demand.weights,
-        kv_bytes: pool.num_blocks as u64 * demand.block,
+        device: device_names(devices),
+        tensor_parallel_size: devices.len(),
+        weight_bytes: demands.iter().map(|demand| demand.weights).sum(),
+        kv_bytes: demands.iter().map(|demand| blocks * demand.block).sum(),
         dispatch: None,
     }
 }
 
+/// `cuda:0, cuda:1 (NVIDIA H100, sm_90)`.
+fn device_names(devices: &[Device]) -> String {
+    let places: Vec<String> = devices.iter().map(place).collect();
+    let details = devices.first().map(details).unwrap_or_default();
+    format!("{}{details}", places.join(", "))
+}
+
 /// `cpu:0 (AMD EPYC, avx512)`.
 fn device_name(device: &Device) -> String {
+    format!("{}{}", place(device), details(device))
+}
+
+fn place(device: &Device) -> String {
+    format!("{}:{}", device.backend().id(), device.ordinal())
+}
+
+fn details(device: &Device) -> String {
     let details = [device.info(InfoKey::NAME), device.info(InfoKey::ARCH)];
     let details: Vec<&str> =
         details.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
-    let place = format!("{}:{}", device.backend().id(), device.ordinal());
-    if details.is_empty() { place } else { format!("{place} ({})", details.join(", ")) }
+    if details.is_empty() { String::new() } else { format!(" ({})", details.join(", ")) }
 }
 
 /// A number that differs from run to run.

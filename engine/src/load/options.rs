@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use halyard_core::{DType, Device, PropKey};
+use halyard_core::{DType, Device, MAX_WORLD, PropKey};
 use halyard_weights::{ModelConfig, QuantMethod, TensorFormat};
 
 use crate::{error::LoadError, program::Fallback};
@@ -14,8 +14,8 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// How the weights must be quantised. `None`: as they are.
     pub quantization: Option<QuantMethod>,
-    /// Whether quantised weights that the device has no kernels for may become plain numbers of `dtype`, which takes two to
-    /// eight times the memory. If not, they are an error.
+    /// Whether quantised weights that the device has no kernels for, or that the ranks cannot share as they are, may become plain
+    /// numbers of `dtype`, which takes two to eight times the memory. If not, they are an error.
     pub allow_dequant: bool,
     /// Longest sequence. `None`: the model's, lowered if the KV cache cannot hold it.
     pub max_model_len: Option<usize>,
@@ -28,8 +28,8 @@ pub struct LoadOptions {
     pub block_size: Option<usize>,
     /// Share of the device's memory for weights, activations and KV cache.
     pub gpu_memory_utilization: f64,
-    /// Bytes of the KV cache. `None`: what `gpu_memory_utilization` leaves; at most 4 GiB if the
-    /// device's memory is the host's.
+    /// Bytes of the KV cache of each device. `None`: what `gpu_memory_utilization` leaves; at most 4 GiB, of all devices
+    /// together, if their memory is the host's.
     pub kv_cache_memory_bytes: Option<u64>,
     /// Blocks of the KV cache, whatever the memory.
     pub num_blocks_override: Option<usize>,
@@ -43,7 +43,7 @@ pub struct LoadOptions {
     pub max_logprobs: u32,
     /// Most requests that may wait. `None`: any number.
     pub max_num_queued_reqs: Option<usize>,
-    /// How long a step may take before the engine counts as unhealthy.
+    /// How long a step may take before the engine counts as unhealthy, and how long ranks wait for each other.
     pub step_timeout: Duration,
     /// Whether to find out what launching a step costs, for [`EngineInfo::dispatch`](crate::EngineInfo::dispatch).
     pub measure_dispatch: bool,
@@ -149,8 +149,10 @@ pub(super) struct Resolved {
     pub(super) max_num_queued_reqs: usize,
     pub(super) step_timeout: Duration,
     pub(super) measure_dispatch: bool,
-    /// The device's memory is the host's.
+    /// The devices' memory is the host's.
     pub(super) on_host: bool,
+    /// Devices that share the model.
+    pub(super) ranks: usize,
 }
 
 /// Tokens a block where neither the caller nor the device has a wish.
@@ -164,8 +166,9 @@ impl Resolved {
     pub(super) fn new(
         options: &LoadOptions,
         config: &ModelConfig,
-        device: &Device,
+        devices: &[Device],
     ) -> Result<Self, LoadError> {
+        let device = first_of(devices)?;
         let on_host = device.property(PropKey::INLINE) == Some(1);
         let dtype = dtype(options.dtype, config);
         let compute = match dtype {
@@ -205,14 +208,27 @@ impl Resolved {
             step_timeout: options.step_timeout,
             measure_dispatch: options.measure_dispatch,
             on_host,
+            ranks: devices.len(),
         })
     }
 }
 
-/// A device that does not say which schemes it has is not second-guessed.
+/// The device that speaks for all: they are of one backend.
+fn first_of(devices: &[Device]) -> Result<&Device, LoadError> {
+    let count = devices.len();
+    let Some(first) = devices.first().filter(|_| count <= MAX_WORLD as usize) else {
+        return refuse("tensor_parallel_size", format!("must be 1 to {MAX_WORLD}, got {count}"));
+    };
+    let id = first.backend().id();
+    if let Some(other) = devices.iter().map(|device| device.backend().id()).find(|&o| o != id) {
+        let message = format!("devices of one backend share a model, got {id} and {other}");
+        return refuse("tensor_parallel_size", message);
+    }
+    Ok(first)
+}
+
 fn fallback(allowed: bool, device: &Device, dtype: DType) -> Option<Fallback> {
-    let schemes = device.property(PropKey::SCHEME_MASK).filter(|_| allowed)?;
-    Some(Fallback { schemes, dtype })
+    allowed.then(|| Fallback { schemes: device.property(PropKey::SCHEME_MASK), dtype })
 }
 
 fn dtype(wanted: Dtype, config: &ModelConfig) -> Dtype {

@@ -5,10 +5,10 @@ use std::{borrow::Cow, ops::Range};
 use halyard_core::{DType, Device, DeviceError, FP8_BLOCK, Scheme, Stream, Weight, WeightBuilder};
 use halyard_weights::{Checkpoint, Matrix, MatrixForm, ModelConfig, rope_table};
 
-use super::{LoadProgress, dense, failed};
+use super::{dense, failed};
 use crate::{
     error::LoadError,
-    program::{Content, Program, WeightPart, WeightSpec},
+    program::{Content, Layer, Program, Share, VectorPart, WeightPart, WeightSpec},
 };
 
 /// Bytes of a tensor that are packed at once. Small enough that the file's pages do not pile up.
@@ -23,55 +23,73 @@ pub(super) fn planned_bytes(device: &Device, program: &Program) -> Result<u64, L
     bytes.sum()
 }
 
-/// Loads all weights of a program.
+/// Bytes of the files that the weights of a program are made from.
+pub(super) fn stored_bytes(
+    (checkpoint, config): (&Checkpoint, &ModelConfig),
+    program: &Program,
+) -> Result<u64, LoadError> {
+    let parts = program.weights.iter().flat_map(|spec| &spec.parts);
+    let bytes = parts.map(|part| {
+        let matrix = checkpoint.matrix(&part.layer.name, config.quantization.as_ref())?;
+        let whole = matrix.stored_bytes();
+        Ok(of_share(of_share(whole, part.layer.rows), part.layer.columns))
+    });
+    bytes.sum()
+}
+
+fn of_share(bytes: u64, share: Share) -> u64 {
+    let part = u128::from(bytes) * share.len as u128 / share.whole.max(1) as u128;
+    u64::try_from(part).unwrap_or(bytes)
+}
+
+/// Loads all weights of a program. `report` is told of bytes of the files that are done.
 pub(super) fn load(
     device: &Device,
     stream: &Stream,
     (checkpoint, config): (&Checkpoint, &ModelConfig),
     program: &Program,
-    progress: &mut dyn FnMut(LoadProgress),
+    report: &mut dyn FnMut(u64),
 ) -> Result<Vec<Weight>, LoadError> {
-    checkpoint.advise_sequential();
     let quantization = config.quantization.as_ref();
-    let mut total_bytes = 0;
-    for part in program.weights.iter().flat_map(|spec| &spec.parts) {
-        total_bytes += stored_bytes(&checkpoint.matrix(&part.layer, quantization)?);
-    }
-    let mut bytes = 0;
-    let mut report = |more: u64| {
-        bytes += more;
-        progress(LoadProgress { bytes, total_bytes });
-    };
-    report(0);
-    let load_weight = |spec: &WeightSpec| {
-        let layer = &spec.parts[0].layer;
-        let mut builder = device.weight(spec.desc).map_err(loading(layer))?;
+    let mut load_weight = |spec: &WeightSpec| {
+        let name = &spec.parts[0].layer.name;
+        let mut builder = device.weight(spec.desc).map_err(loading(name))?;
         for part in &spec.parts {
-            let matrix = checkpoint.matrix(&part.layer, quantization)?;
+            let open = || checkpoint.matrix(&part.layer.name, quantization);
             let dense = (spec.desc.scheme == Scheme::DENSE).then_some(spec.desc.dtype);
+            let Layer { rows, columns, .. } = part.layer;
+            let matrix = match open()?.slice(rows.file_range(), columns.file_range()) {
+                Ok(matrix) => Cut::Slice(matrix),
+                // Recorded as dense for this reason.
+                Err(_) => Cut::Whole(open()?),
+            };
             let source = Rows { checkpoint, part, matrix, dense };
-            source.fill(&mut builder, stream, &mut report)?;
+            source.fill(&mut builder, stream, report)?;
         }
-        builder.seal(stream).map_err(loading(layer))
+        builder.seal(stream).map_err(loading(name))
     };
-    program.weights.iter().map(load_weight).collect()
+    program.weights.iter().map(&mut load_weight).collect()
 }
 
 fn loading(layer: &str) -> impl Fn(DeviceError) -> LoadError {
     move |source| LoadError::Device { action: format!("loading {layer}"), source }
 }
 
-fn stored_bytes(matrix: &Matrix<'_>) -> u64 {
-    matrix.stored().iter().map(|bytes| bytes.len() as u64).sum()
-}
-
-/// A layer's rows on their way to a weight.
+/// A layer's rows and columns on their way to a weight.
 struct Rows<'a> {
     checkpoint: &'a Checkpoint,
     part: &'a WeightPart,
-    matrix: Matrix<'a>,
+    matrix: Cut<'a>,
     /// The type of a dense weight's elements.
     dense: Option<DType>,
+}
+
+/// Where they are taken from.
+enum Cut<'a> {
+    /// What is wanted and nothing else.
+    Slice(Matrix<'a>),
+    /// All of the layer, of which no slice can be made before it is dense.
+    Whole(Matrix<'a>),
 }
 
 impl<'a> Rows<'a> {
@@ -80,23 +98,29 @@ impl<'a> Rows<'a> {
         &self,
         builder: &mut WeightBuilder,
         stream: &Stream,
-        report: &mut impl FnMut(u64),
+        report: &mut dyn FnMut(u64),
     ) -> Result<(), LoadError> {
         let Self { checkpoint, part, matrix, .. } = self;
-        let total = stored_bytes(matrix);
+        let (Cut::Slice(matrix) | Cut::Whole(matrix)) = matrix;
+        let Layer { name, rows, columns } = &part.layer;
+        let total = match self.matrix {
+            Cut::Slice(_) => matrix.stored_bytes(),
+            Cut::Whole(_) => of_share(of_share(matrix.stored_bytes(), *rows), *columns),
+        };
+        let rows = rows.len as u64;
         // Whole blocks of rows, for the formats whose rows share scales.
-        let piece = (CHUNK / (total / part.rows).max(1)).max(1).next_multiple_of(FP8_BLOCK);
-        let piece = if matrix.is_transposed() { part.rows } else { piece };
+        let piece = (CHUNK / (total / rows).max(1)).max(1).next_multiple_of(FP8_BLOCK);
+        let piece = if matrix.is_transposed() { rows } else { piece };
         // The shape was checked when the program was recorded.
-        for start in (0..part.rows).step_by(index(piece)) {
-            let end = part.rows.min(start + piece);
+        for start in (0..rows).step_by(index(piece)) {
+            let end = rows.min(start + piece);
             let parts = self.parts(start..end)?;
             let bytes: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
             builder
                 .fill(stream, part.group, part.first_row + start, end - start, &bytes)
-                .map_err(loading(&part.layer))?;
+                .map_err(loading(name))?;
             bytes.iter().for_each(|bytes| checkpoint.release(bytes));
-            report(total * end / part.rows - total * start / part.rows);
+            report(total * end / rows - total * start / rows);
         }
         // What was rewritten on the way was read, too.
         matrix.stored().iter().for_each(|bytes| checkpoint.release(bytes));
@@ -104,18 +128,26 @@ impl<'a> Rows<'a> {
     }
 
     fn parts(&self, rows: Range<u64>) -> Result<Vec<Cow<'a, [u8]>>, LoadError> {
-        let as_is = match self.matrix.form() {
+        let Layer { rows: all, columns, .. } = &self.part.layer;
+        let dense = |matrix: &Matrix<'_>, rows, columns, dtype| {
+            let bytes = dense::rows(matrix, rows, columns, dtype);
+            let tensor = || matrix.name().to_owned();
+            let bytes = bytes.map_err(|source| LoadError::Dequant { tensor: tensor(), source })?;
+            Ok(vec![Cow::Owned(bytes)])
+        };
+        let as_is = |matrix: &Matrix<'_>| match matrix.form() {
             MatrixForm::Plain(format) => format.is_float(),
             _ => false,
         };
-        match self.dense.filter(|_| !as_is) {
-            None => Ok(self.matrix.parts(rows)),
-            Some(dtype) => {
-                let bytes = dense::rows(&self.matrix, rows, dtype);
-                let tensor = || self.matrix.name().to_owned();
-                let bytes =
-                    bytes.map_err(|source| LoadError::Dequant { tensor: tensor(), source })?;
-                Ok(vec![Cow::Owned(bytes)])
+        match (&self.matrix, self.dense) {
+            (Cut::Slice(matrix), Some(dtype)) if !as_is(matrix) => {
+                dense(matrix, rows, 0..columns.len, dtype)
+            }
+            (Cut::Slice(matrix), _) => Ok(matrix.parts(rows)),
+            (Cut::Whole(matrix), dtype) => {
+                let first = all.start as u64;
+                let dtype = dtype.expect("recorded as dense, since it cannot be sliced");
+                dense(matrix, first + rows.start..first + rows.end, columns.range(), dtype)
             }
         }
     }
@@ -133,13 +165,13 @@ pub(super) fn contents(
         match &buffer.content {
             Content::Nothing => {}
             Content::RopeTable => contents.push((at, rope_table(config, max_model_len))),
-            Content::Vectors(names) => {
+            Content::Vectors(parts) => {
                 let mut values = Vec::new();
-                for name in names {
-                    let part = checkpoint.tensor(name)?.dequantize();
-                    values.extend(
-                        part.map_err(|source| LoadError::Dequant { tensor: name.clone(), source })?,
-                    );
+                for VectorPart { name, share } in parts {
+                    let whole = checkpoint.tensor(name)?.dequantize();
+                    let whole = whole
+                        .map_err(|source| LoadError::Dequant { tensor: name.clone(), source })?;
+                    values.extend_from_slice(&whole[share.range()]);
                 }
                 contents.push((at, values));
             }

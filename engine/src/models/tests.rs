@@ -6,7 +6,9 @@ use halyard_core::{DType, Scheme, WEIGHT_ZERO, ops::check::check_desc};
 use halyard_weights::Checkpoint;
 
 use crate::{
-    program::{Content, Fallback, Graph, Program, Source},
+    error::LoadError,
+    models::Shares,
+    program::{Content, Fallback, Graph, Program, Rank, Source, VectorPart},
     sampling,
 };
 
@@ -42,12 +44,26 @@ fn record(checkpoint: &Checkpoint) -> Program {
 }
 
 fn record_with(checkpoint: &Checkpoint, fallback: Option<Fallback>) -> (Program, Vec<Scheme>) {
+    let (program, replaced) =
+        record_rank(checkpoint, fallback, Rank::ALONE).expect("a model we know");
+    (program, replaced)
+}
+
+fn record_rank(
+    checkpoint: &Checkpoint,
+    fallback: Option<Fallback>,
+    rank: Rank,
+) -> Result<(Program, Vec<Scheme>), LoadError> {
     let config = checkpoint.config().expect("test data");
     let source = Source::new(checkpoint, &config, fallback);
-    let mut graph = Graph::new(&source, DType::F32, false);
-    let decoder = super::record(&mut graph, &config, 128, 16).expect("a model we know");
-    sampling::record(&mut graph, &decoder.logits, config.vocab_size, 5);
-    (graph.finish(), source.replaced())
+    let mut graph = Graph::new(&source, DType::F32, false, rank);
+    let shares = Shares::new(&config, rank)?;
+    let decoder = super::record(&mut graph, &config, &shares, 128, 16)?;
+    if rank.index == 0 {
+        sampling::record(&mut graph, &decoder.logits, config.vocab_size, 5);
+    }
+    let replaced = source.replaced().into_iter().map(|replaced| replaced.scheme);
+    Ok((graph.finish(), replaced.collect()))
 }
 
 #[test]
@@ -72,7 +88,7 @@ fn every_tensor_is_used_once() {
             Content::Vectors(names) => names.as_slice(),
             _ => &[],
         });
-        for layer in parts.map(|part| part.layer.as_str()) {
+        for layer in parts.map(|part| part.layer.name.as_str()) {
             // The weight, or codes, scales and the like.
             let is_of_weight = |name: &str| {
                 name.rsplit_once('.').is_some_and(|(of, leaf)| of == layer && leaf != "bias")
@@ -81,7 +97,7 @@ fn every_tensor_is_used_once() {
                 .filter(|(name, _)| is_of_weight(name))
                 .for_each(|(_, count)| *count += 1);
         }
-        for name in vectors {
+        for VectorPart { name, .. } in vectors {
             *uses.get_mut(name.as_str()).expect("the checkpoint has it") += 1;
         }
         // The rotary factors went into the table.
@@ -104,7 +120,8 @@ fn equal_layers_share_their_kernels_and_like_parts_one_weight() {
 /// The weights of the first layer, each by its parts' names.
 fn first_layer(program: &Program) -> Vec<String> {
     let weights = program.weights.iter().map(|spec| {
-        let names = spec.parts.iter().filter_map(|part| part.layer.strip_prefix("model.layers.0."));
+        let names =
+            spec.parts.iter().filter_map(|part| part.layer.name.strip_prefix("model.layers.0."));
         let short = names.map(|name| name.rsplit('.').next().unwrap_or(name));
         short.map(|name| name.trim_end_matches("_proj")).collect::<Vec<_>>().join("+")
     });
@@ -128,7 +145,7 @@ fn quantised_layers_share_a_weight_where_their_parts_allow() {
 
 #[test]
 fn weights_of_other_schemes_than_the_devices_become_dense_where_allowed() {
-    let fallback = Fallback { schemes: 1 << Scheme::DENSE.0, dtype: DType::F16 };
+    let fallback = Fallback { schemes: Some(1 << Scheme::DENSE.0), dtype: DType::F16 };
     for (model, scheme) in [
         ("llama_awq", Scheme::INT4_GROUP),
         ("qwen3_moe_fp8", Scheme::FP8_BLOCK),

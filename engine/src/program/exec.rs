@@ -1,16 +1,20 @@
 //! A program bound to a device: memory, weights and argument blocks that stay, and the running of sections.
 
+use std::{sync::Arc, time::Duration};
+
 use halyard_core::{
-    Device, DeviceBuffer, DeviceError, Element, Kernel, KvCache, KvDesc, Launch, Stream, Sym,
-    TensorSpec, Weight, Workspace, ops::OpSchema,
+    CommHandle, Communicator, Device, DeviceBuffer, DeviceError, Element, Kernel, KvCache, KvDesc,
+    Launch, Plan, ReduceOp, Stream, Sym, TensorSpec, Weight, Workspace, ops::OpSchema,
 };
 
-use super::{Call, Place, Program, Section, Size, Sizes, Tensor};
+use super::{Call, Exchange, Place, Program, Section, Size, Sizes, Step, Tensor};
 
 /// Everything of a program that lives on the device.
 #[derive(Debug)]
 pub(crate) struct Executable {
     stream: Stream,
+    /// With the other ranks, if there are any.
+    comm: Option<Communicator>,
     workspace: Workspace,
     buffers: Vec<DeviceBuffer>,
     caches: Vec<KvCache>,
@@ -20,12 +24,28 @@ pub(crate) struct Executable {
     limits: Sizes,
 }
 
-/// A call with its kept arguments.
+/// A step of a section with its kept arguments.
 #[derive(Debug)]
-struct Bound {
+enum Bound {
+    Launch(Box<BoundLaunch>),
+    Exchange(Box<BoundExchange>),
+}
+
+/// What all ranks do together, with the tensors of the present sizes.
+#[derive(Debug)]
+struct BoundExchange {
+    exchange: Exchange,
+    tensors: Option<(Sizes, [halyard_core::Tensor; 2])>,
+}
+
+/// A launch with its kept arguments.
+#[derive(Debug)]
+struct BoundLaunch {
     call: Call,
-    /// `None` if the shapes differ too much from step to step to keep the arguments.
+    /// `None` until it runs for the first time if strides follow the sizes: then it is kept for as long as those stay.
     launch: Option<Launch>,
+    /// The strides do not follow the sizes, which can be set.
+    keeps: bool,
     /// Dimensions of the op that change, and with what.
     dynamic: Vec<(Sym, Size)>,
     /// What they are now.
@@ -48,6 +68,8 @@ pub(crate) struct Lengths<'a> {
 pub(crate) struct Parts<'a> {
     pub(crate) device: &'a Device,
     pub(crate) stream: Stream,
+    /// With the other ranks, if there are any.
+    pub(crate) comm: Option<Communicator>,
     /// One for each of the program's operations.
     pub(crate) kernels: Vec<Kernel>,
     /// One for each of the program's weights.
@@ -60,18 +82,24 @@ pub(crate) struct Parts<'a> {
 impl Executable {
     /// Allocates buffers and caches, and fills in all arguments.
     pub(crate) fn new(program: Program, parts: Parts<'_>) -> Result<Self, DeviceError> {
-        let Parts { device, stream, kernels, weights, kv, limits } = parts;
+        let Parts { device, stream, comm, kernels, weights, kv, limits } = parts;
         let bytes = |spec: &super::BufferSpec| spec.bytes(&limits);
         let buffers = program.buffers.iter().map(|spec| device.alloc(bytes(spec)));
         let buffers = buffers.collect::<Result<_, _>>()?;
         let caches = (0..program.kv_layers).map(|_| device.kv_cache(&kv, limits.pool_blocks));
         let caches = caches.collect::<Result<_, _>>()?;
         let workspace = Workspace::new(device, workspace_bytes(&program, &kernels, &limits))?;
-        let sections = Vec::with_capacity(program.calls.len());
+        let sections = Vec::with_capacity(program.steps.len());
         let mut this =
-            Self { stream, workspace, buffers, caches, weights, kernels, sections, limits };
-        for calls in program.calls {
-            let bound = calls.into_iter().map(|call| this.bind(call)).collect::<Result<_, _>>()?;
+            Self { stream, comm, workspace, buffers, caches, weights, kernels, sections, limits };
+        for steps in program.steps {
+            let bound = steps.into_iter().map(|step| match step {
+                Step::Launch(call) => Ok(Bound::Launch(Box::new(this.bind(call)?))),
+                Step::Exchange(exchange) => {
+                    Ok(Bound::Exchange(Box::new(BoundExchange { exchange, tensors: None })))
+                }
+            });
+            let bound = bound.collect::<Result<_, _>>()?;
             this.sections.push(bound);
         }
         Ok(this)
@@ -86,10 +114,20 @@ impl Executable {
     ) -> Result<(), DeviceError> {
         let sizes = &Sizes { pool_blocks: self.limits.pool_blocks, ..*sizes };
         // Taken out for the time being, so that `self` is free for the odd call that must be bound anew.
-        let mut calls = std::mem::take(&mut self.sections[section as usize]);
-        let result = self.run_calls(&mut calls, sizes, lengths);
-        self.sections[section as usize] = calls;
+        let mut steps = std::mem::take(&mut self.sections[section as usize]);
+        let result = self.run_steps(&mut steps, sizes, lengths);
+        self.sections[section as usize] = steps;
         result
+    }
+
+    /// Ends the exchanges of all ranks, from any thread; `None` if there is but one.
+    pub(crate) fn comm_handle(&self) -> Option<CommHandle> {
+        self.comm.as_ref().map(Communicator::handle)
+    }
+
+    /// Waits until everything is done.
+    pub(crate) fn wait(&self, timeout: Duration) -> Result<(), DeviceError> {
+        self.stream.sync_timeout(timeout)
     }
 
     /// Sets what a buffer of the program holds at first.
@@ -124,13 +162,6 @@ impl Executable {
         self.buffer(from).read(&self.stream, at as u64, data)
     }
 
-    /// What the last call of a section writes.
-    #[cfg(test)]
-    pub(crate) fn output(&self, section: Section) -> Tensor {
-        let call = &self.sections[section as usize].last().expect("not empty").call;
-        call.tensors.last().cloned().flatten().expect("outputs come last")
-    }
-
     fn buffer(&self, tensor: &Tensor) -> &DeviceBuffer {
         match tensor.place {
             Place::Buffer(index) => &self.buffers[index],
@@ -138,50 +169,102 @@ impl Executable {
         }
     }
 
-    fn run_calls(
-        &self,
-        calls: &mut [Bound],
+    fn run_steps(
+        &mut self,
+        steps: &mut [Bound],
         sizes: &Sizes,
         lengths: Option<Lengths<'_>>,
     ) -> Result<(), DeviceError> {
+        // All layers with the same attention share one plan.
         let mut plan = None;
-        for bound in calls {
-            let shifted = sizes.first_row > 0 && bound.call.tensors().any(Tensor::shifts);
-            let Some(launch) = bound.launch.as_mut().filter(|_| !shifted) else {
-                self.launch(&bound.call, sizes)?.run(&self.stream, &self.workspace, &[])?;
-                continue;
-            };
-            if bound.sizes != *sizes {
-                for &(sym, size) in &bound.dynamic {
-                    launch.set(sym, sizes.of(size))?;
+        for step in steps {
+            match (step, lengths) {
+                (Bound::Exchange(bound), _) => self.exchange(bound, sizes)?,
+                (Bound::Launch(bound), Some(lengths)) if bound.takes_lengths => {
+                    self.run_attention(bound, sizes, lengths, &mut plan)?;
                 }
-                bound.sizes = *sizes;
+                (Bound::Launch(bound), _) => self.run_launch(bound, sizes)?,
             }
-            let Some(lengths) = lengths.filter(|_| bound.takes_lengths) else {
-                launch.run(&self.stream, &self.workspace, &[])?;
-                continue;
-            };
-            let scalars = [lengths.max_q, lengths.max_kv, lengths.num_single];
-            for (index, value) in scalars.into_iter().enumerate() {
-                launch.set_scalar(index, value as u64)?;
-            }
-            let host = [lengths.cu_q, lengths.kv_len];
-            // All layers with the same kernel share one plan.
-            let plan = match &plan {
-                Some((op, plan)) if *op == bound.call.op => plan,
-                _ => {
-                    launch.set_plan(None)?;
-                    let fresh = launch.plan(&self.stream, &host)?;
-                    &plan.insert((bound.call.op, fresh)).1
-                }
-            };
-            launch.set_plan(Some(plan.clone()))?;
-            launch.run(&self.stream, &self.workspace, &host)?;
         }
         Ok(())
     }
 
-    fn bind(&self, call: Call) -> Result<Bound, DeviceError> {
+    fn run_launch(&self, bound: &mut BoundLaunch, sizes: &Sizes) -> Result<(), DeviceError> {
+        if sizes.first_row > 0 && bound.call.tensors().any(Tensor::shifts) {
+            return self.launch(&bound.call, sizes)?.run(&self.stream, &self.workspace, &[]);
+        }
+        self.resized(bound, sizes)?.run(&self.stream, &self.workspace, &[])
+    }
+
+    fn run_attention(
+        &self,
+        bound: &mut BoundLaunch,
+        sizes: &Sizes,
+        lengths: Lengths<'_>,
+        plan: &mut Option<(usize, Arc<Plan>)>,
+    ) -> Result<(), DeviceError> {
+        let op = bound.call.op;
+        let launch = self.resized(bound, sizes)?;
+        let scalars = [lengths.max_q, lengths.max_kv, lengths.num_single];
+        for (index, value) in scalars.into_iter().enumerate() {
+            launch.set_scalar(index, value as u64)?;
+        }
+        let host = [lengths.cu_q, lengths.kv_len];
+        let plan = match plan {
+            Some((of, plan)) if *of == op => plan,
+            _ => {
+                launch.set_plan(None)?;
+                &plan.insert((op, launch.plan(&self.stream, &host)?)).1
+            }
+        };
+        launch.set_plan(Some(plan.clone()))?;
+        launch.run(&self.stream, &self.workspace, &host)
+    }
+
+    /// The kept arguments, with these sizes.
+    fn resized<'b>(
+        &self,
+        bound: &'b mut BoundLaunch,
+        sizes: &Sizes,
+    ) -> Result<&'b mut Launch, DeviceError> {
+        if bound.sizes != *sizes || bound.launch.is_none() {
+            match &mut bound.launch {
+                Some(launch) if bound.keeps => {
+                    for &(sym, size) in &bound.dynamic {
+                        launch.set(sym, sizes.of(size))?;
+                    }
+                }
+                launch => *launch = Some(self.launch(&bound.call, sizes)?),
+            }
+            bound.sizes = *sizes;
+        }
+        Ok(bound.launch.as_mut().expect("made above"))
+    }
+
+    fn exchange(&mut self, bound: &mut BoundExchange, sizes: &Sizes) -> Result<(), DeviceError> {
+        let tensors = match bound.tensors.take().filter(|(of, _)| of == sizes) {
+            Some((_, tensors)) => tensors,
+            None => match &bound.exchange {
+                Exchange::AllReduce(x) => {
+                    let x = self.tensor(x, sizes)?;
+                    [x.clone(), x]
+                }
+                Exchange::AllGather { own, all } => {
+                    [self.tensor(own, sizes)?, self.tensor(all, sizes)?]
+                }
+            },
+        };
+        let (_, [from, to]) = bound.tensors.insert((*sizes, tensors));
+        let Self { stream, comm: Some(comm), .. } = self else {
+            unreachable!("exchanges are recorded for several ranks only")
+        };
+        match &bound.exchange {
+            Exchange::AllReduce(_) => comm.all_reduce(stream, from, to, ReduceOp::SUM),
+            Exchange::AllGather { .. } => comm.all_gather(stream, from, to),
+        }
+    }
+
+    fn bind(&self, call: Call) -> Result<BoundLaunch, DeviceError> {
         let schema = schema(&self.kernels[call.op]);
         let mut dynamic: Vec<(Sym, Size)> = Vec::new();
         let slots = schema.slots.iter().zip(&call.tensors);
@@ -200,7 +283,7 @@ impl Executable {
             && !call.tensors().any(|tensor| tensor.dims.contains(&Size::ListRows));
         let launch = if keeps { Some(self.launch(&call, &self.limits)?) } else { None };
         let takes_lengths = !schema.host.is_empty();
-        Ok(Bound { call, launch, dynamic, sizes: self.limits, takes_lengths })
+        Ok(BoundLaunch { call, launch, keeps, dynamic, sizes: self.limits, takes_lengths })
     }
 
     fn launch(&self, call: &Call, sizes: &Sizes) -> Result<Launch, DeviceError> {
@@ -254,7 +337,10 @@ pub(crate) fn workspace_bytes(program: &Program, kernels: &[Kernel], limits: &Si
         bias_width: limits.rows * limits.bias_width,
         ..*limits
     };
-    let calls = program.calls.iter().flatten();
+    let calls = program.steps.iter().flatten().filter_map(|step| match step {
+        Step::Launch(call) => Some(call),
+        Step::Exchange(_) => None,
+    });
     let bytes = calls.map(|call| {
         let shape = |tensor: &Option<Tensor>| {
             tensor.as_ref().map_or(TensorSpec::NONE, |tensor| tensor.spec_at(&widest))

@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use halyard_core::{
     DType, OpBuf, TensorSpec, WeightDesc,
     attrs::{
-        Act, ActMul, Embedding, GatherRows, KvWrite, Linear, MoeExperts, MoeRouter, PagedAttention,
-        RmsNorm, Rope,
+        Act, ActMul, Copy, Embedding, GatherRows, KvWrite, Linear, MoeExperts, MoeRouter,
+        PagedAttention, RmsNorm, Rope,
     },
     ops::OpAttrs,
 };
 
 use super::{
-    BufferSpec, Call, Content, Form, Place, Program, Section, Size, Source, Tensor, WeightPart,
-    WeightSpec,
+    BufferSpec, Call, Content, Exchange, Form, Layer, Place, Program, Rank, Section, Share, Size,
+    Source, Step, Tensor, VectorPart, WeightPart, WeightSpec,
 };
 use crate::error::LoadError;
 
@@ -60,6 +60,7 @@ pub(crate) struct Graph<'a> {
     pub(crate) source: &'a Source<'a>,
     /// Type of activations.
     pub(crate) compute: DType,
+    rank: Rank,
     program: Program,
     /// Index of each operation by its canonical form.
     ops: HashMap<String, usize>,
@@ -70,10 +71,11 @@ pub(crate) struct Graph<'a> {
 }
 
 impl<'a> Graph<'a> {
-    pub(crate) fn new(source: &'a Source<'a>, compute: DType, fused_kv: bool) -> Self {
+    pub(crate) fn new(source: &'a Source<'a>, compute: DType, fused_kv: bool, rank: Rank) -> Self {
         Self {
             source,
             compute,
+            rank,
             fused_kv,
             program: Program::default(),
             ops: HashMap::new(),
@@ -106,14 +108,18 @@ impl<'a> Graph<'a> {
         self.buffer(DType::F32, &dims, Content::RopeTable)
     }
 
+    /// A vector of the checkpoint.
+    pub(crate) fn vector(&mut self, name: String, len: usize) -> Result<Tensor, LoadError> {
+        self.vectors(vec![VectorPart { name, share: Share::all(len) }])
+    }
+
     /// Vectors of the checkpoint, one after the other.
-    pub(crate) fn vectors(&mut self, names: &[(String, usize)]) -> Result<Tensor, LoadError> {
-        for (name, len) in names {
-            self.source.check_vector(name, *len)?;
+    fn vectors(&mut self, parts: Vec<VectorPart>) -> Result<Tensor, LoadError> {
+        for VectorPart { name, share } in &parts {
+            self.source.check_vector(name, share.whole)?;
         }
-        let len = names.iter().map(|(_, len)| len).sum();
-        let content = Content::Vectors(names.iter().map(|(name, _)| name.clone()).collect());
-        Ok(self.buffer(DType::F32, &[Size::Fixed(len)], content))
+        let len = parts.iter().map(|part| part.share.len).sum();
+        Ok(self.buffer(DType::F32, &[Size::Fixed(len)], Content::Vectors(parts)))
     }
 
     pub(crate) fn inputs(&mut self) -> Inputs {
@@ -148,15 +154,11 @@ impl<'a> Graph<'a> {
         Cache { keys: plane(0), values: (!self.fused_kv).then(|| plane(1)) }
     }
 
-    /// A layer whose rows are looked up, `[rows, width]`.
-    pub(crate) fn embedding_weight(
-        &mut self,
-        layer: &str,
-        rows: usize,
-        width: usize,
-    ) -> Result<usize, LoadError> {
-        let desc = self.source.matrix(layer, &[rows, width])?.embedding(rows, width);
-        Ok(self.weight(desc, vec![part(layer.to_owned(), 0, 0, rows)]))
+    /// A layer whose rows are looked up.
+    pub(crate) fn embedding_weight(&mut self, layer: Layer) -> Result<usize, LoadError> {
+        let form = self.source.matrix(&layer, self.rank)?;
+        let desc = form.embedding(layer.rows.len, layer.columns.len);
+        Ok(self.weight(desc, vec![part(layer, 0, 0)]))
     }
 
     /// A weight already there as a linear layer of `rows` outputs.
@@ -164,17 +166,17 @@ impl<'a> Graph<'a> {
         LinearWeight { weights: vec![(weight, rows)], bias: None }
     }
 
-    /// Linear layers `(layer, rows)` on an input of `inputs` columns.
+    /// Linear layers on the same input.
     pub(crate) fn linear_weight(
         &mut self,
-        parts: &[(String, usize)],
-        inputs: usize,
+        layers: &[Layer],
         has_bias: bool,
     ) -> Result<LinearWeight, LoadError> {
         let mut weights: Vec<(usize, usize)> = Vec::new();
         let mut last_form = None;
-        for (layer, rows) in parts {
-            let form = self.source.matrix(layer, &[*rows, inputs])?;
+        for layer in layers {
+            let form = self.source.matrix(layer, self.rank)?;
+            let (rows, columns) = (layer.rows.len, layer.columns.len);
             let joins = |&(_, width): &(usize, usize)| {
                 last_form.as_ref().is_some_and(|last| form.joins(last, width))
             };
@@ -182,18 +184,18 @@ impl<'a> Graph<'a> {
                 && let Some((weight, width)) = weights.last_mut()
             {
                 let spec = &mut self.program.weights[*weight];
-                spec.parts.push(part(layer.clone(), 0, *width, *rows));
+                spec.parts.push(part(layer.clone(), 0, *width));
                 *width += rows;
                 spec.desc.n = *width as u64;
             } else {
-                let parts = vec![part(layer.clone(), 0, 0, *rows)];
-                weights.push((self.weight(form.linear(*rows, inputs), parts), *rows));
+                let parts = vec![part(layer.clone(), 0, 0)];
+                weights.push((self.weight(form.linear(rows, columns), parts), rows));
             }
             last_form = Some(form);
         }
         let bias = if has_bias {
-            let name = |(part, rows): &(String, usize)| (format!("{part}.bias"), *rows);
-            Some(self.vectors(&parts.iter().map(name).collect::<Vec<_>>())?)
+            let part = |l: &Layer| VectorPart { name: format!("{}.bias", l.name), share: l.rows };
+            Some(self.vectors(layers.iter().map(part).collect())?)
         } else {
             None
         };
@@ -205,26 +207,27 @@ impl<'a> Graph<'a> {
         &mut self,
         prefix: impl Fn(usize) -> String,
         experts: usize,
-        hidden: usize,
-        inner: usize,
+        hidden: Share,
+        inner: Share,
     ) -> Result<ExpertWeights, LoadError> {
-        let mut stack = |names: &[&str], rows: usize, columns: usize| {
+        let mut stack = |names: &[&str], rows: Share, columns: Share| {
             let mut parts = Vec::with_capacity(experts * names.len());
             let mut first: Option<Form> = None;
             for expert in 0..experts {
                 let mut own: Option<Form> = None;
                 for (at, name) in names.iter().enumerate() {
-                    let layer = format!("{}.{name}", prefix(expert));
-                    let form = self.source.matrix(&layer, &[rows, columns])?;
-                    check_alike(&layer, &form, first.as_ref(), own.as_ref(), at * rows)?;
+                    let layer = Layer::new(format!("{}.{name}", prefix(expert)), rows, columns);
+                    let form = self.source.matrix(&layer, self.rank)?;
+                    let row = at * rows.len;
+                    check_alike(&layer.name, &form, first.as_ref(), own.as_ref(), row)?;
                     first.get_or_insert_with(|| form.clone());
                     own.get_or_insert(form);
-                    parts.push(part(layer, expert, at * rows, rows));
+                    parts.push(part(layer, expert, row));
                 }
             }
             let form = first.expect("a mixture has at least one expert");
             let groups = u32::try_from(experts).expect("checked with the configuration");
-            let desc = form.experts(groups, names.len() * rows, columns);
+            let desc = form.experts(groups, names.len() * rows.len, columns.len);
             Ok::<_, LoadError>(self.weight(desc, parts))
         };
         Ok(ExpertWeights {
@@ -233,8 +236,11 @@ impl<'a> Graph<'a> {
         })
     }
 
-    pub(crate) fn embedding(&mut self, ids: &Tensor, weight: usize, y: &Tensor) {
-        self.call(&Embedding::default(), &[Some(ids), Some(y)], &[weight]);
+    /// Rows of a table that begins with id `first`; ids outside give zeros.
+    pub(crate) fn embedding(&mut self, ids: &Tensor, weight: usize, y: &Tensor, first: usize) {
+        let vocab_start = i64::try_from(first).expect("checked with the configuration");
+        let attrs = Embedding { vocab_start, ..Embedding::default() };
+        self.call(&attrs, &[Some(ids), Some(y)], &[weight]);
     }
 
     /// With a residual, `x` is added to it first, and the sum is normalised.
@@ -340,6 +346,43 @@ impl<'a> Graph<'a> {
         self.call(&GatherRows {}, &[Some(x), Some(rows), Some(y)], &[]);
     }
 
+    /// `x = sum over the ranks of x`.
+    pub(crate) fn all_reduce(&mut self, x: &Tensor) {
+        if self.rank.world > 1 {
+            self.step(Step::Exchange(Exchange::AllReduce(x.clone())));
+        }
+    }
+
+    /// The ranks' equally wide matrices side by side, without columns beyond `width`: on rank 0, where they are wanted. Elsewhere
+    /// it is `own`.
+    pub(crate) fn all_gather_columns(&mut self, own: &Tensor, width: usize) -> Tensor {
+        let world = self.rank.world;
+        if world == 1 {
+            return own.clone();
+        }
+        let each = own.width();
+        // What a rank sends is contiguous, so its whole matrix comes after that of the rank before.
+        let dims = |ranks| vec![Size::Fixed(ranks), Size::ListRows, Size::Fixed(each)];
+        let all = self.tensor(own.dtype, &dims(world));
+        let sent = Tensor { dims: dims(1), ..own.clone() };
+        self.step(Step::Exchange(Exchange::AllGather { own: sent, all: all.clone() }));
+        if self.rank.index > 0 {
+            return own.clone();
+        }
+        let rows = self.tensor(own.dtype, &[own.dims[0], Size::Fixed(world * each)]);
+        let by_rank = Tensor {
+            dims: dims(world),
+            strides: Some(vec![each, world * each, 1]),
+            ..rows.clone()
+        };
+        self.call(&Copy {}, &[Some(&all), Some(&by_rank)], &[]);
+        rows.columns(0, width)
+    }
+
+    fn step(&mut self, step: Step) {
+        self.program.steps[self.section as usize].push(step);
+    }
+
     fn buffer(&mut self, dtype: DType, dims: &[Size], content: Content) -> Tensor {
         let place = Place::Buffer(self.program.buffers.len());
         self.program.buffers.push(BufferSpec { dtype, dims: dims.to_vec(), content });
@@ -371,7 +414,7 @@ impl<'a> Graph<'a> {
         let present = self.program.ops[index].tensors().len();
         let tensors = tensors[..present].iter().map(|tensor| tensor.cloned()).collect();
         let call = Call { op: index, tensors, weights: weights.to_vec() };
-        self.program.calls[self.section as usize].push(call);
+        self.step(Step::Launch(call));
     }
 }
 
@@ -398,7 +441,7 @@ fn check_alike(
     Ok(())
 }
 
-fn part(layer: String, group: usize, first_row: usize, rows: usize) -> WeightPart {
+fn part(layer: Layer, group: usize, first_row: usize) -> WeightPart {
     let group = u32::try_from(group).expect("checked with the configuration");
-    WeightPart { layer, group, first_row: first_row as u64, rows: rows as u64 }
+    WeightPart { layer, group, first_row: first_row as u64 }
 }

@@ -5,13 +5,15 @@
 
 mod exec;
 mod graph;
+mod share;
 mod source;
 
 use halyard_core::{DType, OpBuf, TensorSpec, WeightDesc};
 
 pub(crate) use exec::{Executable, Lengths, Parts, workspace_bytes};
 pub(crate) use graph::{Graph, Inputs};
-pub(crate) use source::{Fallback, Form, Source};
+pub(crate) use share::{Layer, Rank, Share};
+pub(crate) use source::{Fallback, Form, Replaced, Source};
 
 /// A model, recorded.
 #[derive(Debug, Default)]
@@ -22,7 +24,7 @@ pub(crate) struct Program {
     pub(crate) buffers: Vec<BufferSpec>,
     /// Layers that have a KV cache.
     pub(crate) kv_layers: usize,
-    calls: [Vec<Call>; Section::COUNT],
+    steps: [Vec<Step>; Section::COUNT],
 }
 
 /// A part of the program that runs as a whole.
@@ -76,7 +78,7 @@ pub(crate) enum Size {
     TableWidth,
     /// Rows of logits. A tensor that starts with this dimension is shifted to the first of them.
     Rows,
-    /// The same number, for tensors that are not shifted.
+    /// The same number, for tensors that are not shifted and whose strides follow it.
     ListRows,
     /// Columns of the lists of ids that occurred.
     ListWidth,
@@ -150,7 +152,7 @@ pub(crate) enum Content {
     /// Written by the program, or from outside before each step.
     Nothing,
     /// These vectors of the checkpoint one after the other, as f32.
-    Vectors(Vec<String>),
+    Vectors(Vec<VectorPart>),
     /// The rotary table.
     RopeTable,
 }
@@ -162,14 +164,35 @@ pub(crate) struct WeightSpec {
     pub(crate) parts: Vec<WeightPart>,
 }
 
-/// Rows of a weight that are one layer of the checkpoint.
+/// Rows of a weight that come from one layer of the checkpoint, as many as that says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct WeightPart {
-    /// Its name, without `.weight`.
-    pub(crate) layer: String,
+    pub(crate) layer: Layer,
     pub(crate) group: u32,
     pub(crate) first_row: u64,
-    pub(crate) rows: u64,
+}
+
+/// Elements of a vector of the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct VectorPart {
+    pub(crate) name: String,
+    pub(crate) share: Share,
+}
+
+/// What a section does, one after the other.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Launch(Call),
+    Exchange(Exchange),
+}
+
+/// What all ranks do together.
+#[derive(Clone, Debug)]
+pub(crate) enum Exchange {
+    /// The sum over the ranks, in place.
+    AllReduce(Tensor),
+    /// `all`, `[ranks, ..]`, is every rank's `own`, `[1, ..]`.
+    AllGather { own: Tensor, all: Tensor },
 }
 
 /// A kernel launch.
@@ -216,15 +239,20 @@ impl Tensor {
         }
     }
 
-    /// Columns `first .. first + width` of a matrix.
-    pub(crate) fn columns(&self, first: usize, width: usize) -> Self {
-        let [rows, Size::Fixed(columns)] = self.dims[..] else {
+    /// Columns of a matrix.
+    pub(crate) fn width(&self) -> usize {
+        let [_, Size::Fixed(columns)] = self.dims[..] else {
             unreachable!("only matrices of fixed width have columns: {self:?}")
         };
-        let stride = self.strides.as_ref().map_or(columns, |strides| strides[0]);
+        columns
+    }
+
+    /// Columns `first .. first + width` of a matrix.
+    pub(crate) fn columns(&self, first: usize, width: usize) -> Self {
+        let stride = self.strides.as_ref().map_or(self.width(), |strides| strides[0]);
         Self {
             offset: self.offset + first,
-            dims: vec![rows, Size::Fixed(width)],
+            dims: vec![self.dims[0], Size::Fixed(width)],
             strides: Some(vec![stride, 1]),
             ..self.clone()
         }

@@ -3,8 +3,11 @@
 use std::{cell::RefCell, fmt, sync::Arc};
 
 use halyard_core::{DType, FP8_BLOCK, Role, Scheme, WEIGHT_PERM, WEIGHT_ZERO, WeightDesc};
-use halyard_weights::{Checkpoint, MatrixForm, ModelConfig, Quantization, TensorFormat};
+use halyard_weights::{
+    Checkpoint, MatrixForm, ModelConfig, Quantization, SliceError, TensorFormat,
+};
 
+use super::{Layer, Rank, Share};
 use crate::error::LoadError;
 
 /// A checkpoint.
@@ -13,17 +16,24 @@ pub(crate) struct Source<'a> {
     checkpoint: &'a Checkpoint,
     quantization: Option<Quantization>,
     fallback: Option<Fallback>,
-    /// The schemes that the fallback replaced.
-    replaced: RefCell<Vec<Scheme>>,
+    /// What the fallback replaced, each once.
+    replaced: RefCell<Vec<Replaced>>,
 }
 
-/// Makes weights dense whose scheme a device lacks.
+/// Makes weights dense that a device or a rank cannot have as they are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fallback {
-    /// A bit for each scheme that the device has, by its number.
-    pub(crate) schemes: u64,
+    /// A bit for each scheme that the device has, by its number. `None`: it does not say, and is not second-guessed.
+    pub(crate) schemes: Option<u64>,
     /// What the dense elements are.
     pub(crate) dtype: DType,
+}
+
+/// Weights that became dense.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Replaced {
+    pub(crate) scheme: Scheme,
+    pub(crate) why: String,
 }
 
 impl<'a> Source<'a> {
@@ -36,8 +46,8 @@ impl<'a> Source<'a> {
         Self { checkpoint, quantization: config.quantization, fallback, replaced }
     }
 
-    /// The schemes that the device lacks and whose weights are to become dense.
-    pub(crate) fn replaced(&self) -> Vec<Scheme> {
+    /// What weights are to become dense.
+    pub(crate) fn replaced(&self) -> Vec<Replaced> {
         self.replaced.borrow().clone()
     }
 
@@ -46,28 +56,60 @@ impl<'a> Source<'a> {
         check_shape(name, self.checkpoint.tensor(name)?.shape, &[len])
     }
 
-    /// The form of the weight of a layer, after a look at its shape.
-    pub(crate) fn matrix(&self, layer: &str, shape: &[usize]) -> Result<Form, LoadError> {
-        let matrix = self.checkpoint.matrix(layer, self.quantization.as_ref())?;
-        check_shape(matrix.name(), matrix.shape(), shape)?;
-        let refused = |found| LoadError::TensorFormat { tensor: matrix.name().to_owned(), found };
-        let form = Form::of(matrix.form()).map_err(refused)?;
+    /// The form of the wanted part of a layer's weight, after a look at the whole one's shape.
+    pub(crate) fn matrix(&self, layer: &Layer, rank: Rank) -> Result<Form, LoadError> {
+        let Layer { name, rows, columns } = layer;
+        let matrix = self.checkpoint.matrix(name, self.quantization.as_ref())?;
+        check_shape(matrix.name(), matrix.shape(), &[rows.whole, columns.whole])?;
+        let tensor = matrix.name();
+        let refused = |found| LoadError::TensorFormat { tensor: tensor.to_owned(), found };
+        let whole = Form::of(matrix.form()).map_err(refused)?;
+        let form = match matrix.slice(rows.file_range(), columns.file_range()) {
+            Ok(part) => Form::of(part.form()).map_err(refused)?,
+            Err(error) => {
+                let why = format!("{}: {error}", extents(error, *rows, *columns));
+                let Some(Fallback { dtype, .. }) = self.fallback else {
+                    let why = format!("{why} (--allow-dequant makes it plain numbers)");
+                    let (tensor, works) = (tensor.to_owned(), Vec::new());
+                    return Err(LoadError::Indivisible { tensor, why, ranks: rank.world, works });
+                };
+                let why = format!("{} ranks cannot share them as they are", rank.world);
+                self.replace(whole.scheme, why);
+                return Ok(Form::plain(Scheme::DENSE, dtype));
+            }
+        };
         match self.fallback {
             Some(fallback) if !fallback.has(form.scheme) => {
-                let mut replaced = self.replaced.borrow_mut();
-                if !replaced.contains(&form.scheme) {
-                    replaced.push(form.scheme);
-                }
+                self.replace(form.scheme, "the device lacks them".into());
                 Ok(Form::plain(Scheme::DENSE, fallback.dtype))
             }
             _ => Ok(form),
         }
     }
+
+    fn replace(&self, scheme: Scheme, why: String) {
+        let replaced = Replaced { scheme, why };
+        let mut all = self.replaced.borrow_mut();
+        if !all.contains(&replaced) {
+            all.push(replaced);
+        }
+    }
+}
+
+/// What of a layer was wanted and cannot be had.
+fn extents(error: SliceError, rows: Share, columns: Share) -> String {
+    let (what, share) = match error {
+        SliceError::Rows { .. } => ("rows", rows),
+        _ => ("columns", columns),
+    };
+    let Share { start, len, whole } = share;
+    format!("a rank would have {what} {start} to {} of {whole}", start + len)
 }
 
 impl Fallback {
     fn has(&self, scheme: Scheme) -> bool {
-        1u64.checked_shl(scheme.0).is_some_and(|bit| self.schemes & bit != 0)
+        let bit = 1u64.checked_shl(scheme.0);
+        self.schemes.is_none_or(|schemes| bit.is_some_and(|bit| schemes & bit != 0))
     }
 }
 

@@ -1,16 +1,17 @@
 //! The runner that computes on a device.
 
 use std::{
+    io,
     ops::Range,
     time::{Duration, Instant},
 };
 
-use halyard_core::DeviceError;
+use halyard_core::{Code, DeviceError};
 
-use super::{ModelRunner, StepError, StepOutput};
+use super::{Model, ModelRunner, StepError, StepOutput, followers::Followers};
 use crate::{
     batch::{Batch, PromptRows},
-    program::{Executable, Inputs, Lengths, Section, Sizes, Tensor},
+    program::{Executable, Section, Sizes, Tensor},
     request::TokenLogprobs,
     sampling::{SampleRows, SamplerTensors},
     sequence::Sequence,
@@ -19,8 +20,10 @@ use crate::{
 /// A loaded model and its sampler.
 #[derive(Debug)]
 pub(crate) struct DeviceRunner {
-    exec: Executable,
-    inputs: Inputs,
+    /// The other ranks, if there are any. They end first: rank 0's device may wait for theirs.
+    followers: Option<Followers>,
+    /// Rank 0's part of the model, and all of the sampler.
+    model: Model,
     sampler: SamplerTensors,
     bounds: Bounds,
     rows: SampleRows,
@@ -32,6 +35,8 @@ pub(crate) struct DeviceRunner {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) vocab: usize,
+    /// Most tokens of a batch.
+    pub(crate) max_tokens: usize,
     /// Most rows of logits at once.
     pub(crate) max_rows: usize,
     /// Columns of the block table's memory.
@@ -60,36 +65,48 @@ enum Logits {
 }
 
 impl DeviceRunner {
+    /// `models` are the ranks' parts. Each but the first gets a thread.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
     pub(crate) fn new(
-        exec: Executable,
-        inputs: Inputs,
+        models: Vec<Model>,
         sampler: SamplerTensors,
         bounds: Bounds,
-    ) -> Self {
-        Self {
-            exec,
-            inputs,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        let mut models = models.into_iter();
+        let model = models.next().expect("there is a rank 0");
+        let batch = || Batch::with_capacity(bounds.max_tokens, bounds.max_rows, bounds.table_width);
+        Ok(Self {
+            followers: Followers::start(&model, models.collect(), &batch, timeout)?,
+            model,
             sampler,
             bounds,
             rows: SampleRows::default(),
             chosen: Vec::with_capacity(bounds.max_rows),
             report: Report::default(),
-        }
+        })
     }
 
     /// How long all launches of a decode step take to be made, without any work in them: a step of no tokens. The median of some.
-    pub(crate) fn dispatch_time(&mut self) -> Result<Duration, DeviceError> {
+    ///
+    /// # Errors
+    /// As [`ModelRunner::run`].
+    pub(crate) fn dispatch_time(&mut self) -> Result<Duration, StepError> {
+        self.time_dispatch().map_err(|error| self.ended_by(error))
+    }
+
+    fn time_dispatch(&mut self) -> Result<Duration, StepError> {
         const STEPS: usize = 9;
-        let nothing = Sizes::default();
-        let lengths = Lengths { cu_q: &[0], kv_len: &[], max_q: 0, max_kv: 0, num_single: 0 };
+        let nothing = Batch::empty();
         let mut times = [Duration::ZERO; STEPS];
-        self.exec.write(&self.inputs.cu_q, lengths.cu_q)?;
         // The first one only sets the sizes.
         for step in 0..=STEPS {
             let begun = Instant::now();
-            self.exec.run(Section::Body, &nothing, Some(lengths))?;
-            self.exec.run(Section::Head, &nothing, None)?;
-            self.exec.run(Section::Argmax, &nothing, None)?;
+            self.forward(&nothing)?;
+            self.head(&[], &nothing)?;
+            self.model.exec.run(Section::Argmax, &Sizes::default(), None)?;
             if let Some(time) = step.checked_sub(1) {
                 times[time] = begun.elapsed();
             }
@@ -98,38 +115,23 @@ impl DeviceRunner {
         Ok(times[STEPS / 2])
     }
 
-    /// From token ids to the residual stream.
-    fn forward(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        let Self { exec, inputs, .. } = self;
-        exec.write(&inputs.ids, &batch.ids)?;
-        exec.write(&inputs.positions, &batch.positions)?;
-        exec.write(&inputs.slots, &batch.slots)?;
-        exec.write(&inputs.cu_q, &batch.cu_q)?;
-        exec.write(&inputs.kv_len, &batch.kv_len)?;
-        for (row, blocks) in batch.block_table.chunks_exact(batch.max_blocks.max(1)).enumerate() {
-            exec.write_at(&inputs.block_table, row * self.bounds.table_width, blocks)?;
+    /// From token ids to the residual stream, on every rank.
+    fn forward(&mut self, batch: &Batch) -> Result<(), StepError> {
+        let Self { model, followers, .. } = self;
+        match followers {
+            None => Ok(model.forward(batch)?),
+            Some(followers) => followers.forward(batch, || model.forward(batch)),
         }
-        let sizes = Sizes {
-            tokens: batch.num_tokens(),
-            seqs: batch.num_seqs(),
-            table_width: batch.max_blocks,
-            ..Sizes::default()
-        };
-        let lengths = Lengths {
-            cu_q: &batch.cu_q,
-            kv_len: &batch.kv_len,
-            max_q: batch.max_q,
-            max_kv: batch.max_kv,
-            num_single: batch.num_single,
-        };
-        exec.run(Section::Body, &sizes, Some(lengths))
     }
 
-    /// Logits of some of the batch's tokens.
-    fn head(&mut self, rows: &[i32], batch: &Batch) -> Result<(), DeviceError> {
-        self.exec.write(&self.inputs.rows, rows)?;
-        let sizes = Sizes { tokens: batch.num_tokens(), rows: rows.len(), ..Sizes::default() };
-        self.exec.run(Section::Head, &sizes, None)
+    /// Logits of some of the batch's tokens, on every rank.
+    fn head(&mut self, rows: &[i32], batch: &Batch) -> Result<(), StepError> {
+        let Self { model, followers, .. } = self;
+        let tokens = batch.num_tokens();
+        match followers {
+            None => Ok(model.head(rows, tokens)?),
+            Some(followers) => followers.head((rows, tokens), || model.head(rows, tokens)),
+        }
     }
 
     /// Log-probabilities of prompt tokens, as many rows at once as there is room for.
@@ -138,7 +140,7 @@ impl DeviceRunner {
         prompt: &PromptRows,
         batch: &Batch,
         seq: &Sequence,
-    ) -> Result<Vec<TokenLogprobs>, DeviceError> {
+    ) -> Result<Vec<TokenLogprobs>, StepError> {
         let wanted = alternatives(seq.params.prompt_logprobs);
         let mut scores = Vec::with_capacity(prompt.count);
         while scores.len() < prompt.count {
@@ -154,7 +156,7 @@ impl DeviceRunner {
             let targets = &seq.tokens[prompt.position + done + 1..][..count];
             self.report.targets.clear();
             self.report.targets.extend(targets.iter().map(|&token| small(token as usize)));
-            self.exec.write(&self.sampler.chosen, &self.report.targets)?;
+            self.model.exec.write(&self.sampler.chosen, &self.report.targets)?;
             self.report(Logits::Present, 0..count, wanted > 0)?;
             scores.extend((0..count).map(|row| self.report.row(row, wanted, &self.bounds)));
         }
@@ -167,7 +169,7 @@ impl DeviceRunner {
         batch: &Batch,
         seqs: &[Sequence],
         out: &mut StepOutput,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), StepError> {
         self.rows.build(batch, seqs);
         let count = self.rows.len();
         if count == 0 {
@@ -180,12 +182,12 @@ impl DeviceRunner {
         let reported = self.rows.logprobs.clone();
         let keeps = !reported.is_empty() && reported.start < self.rows.changed;
         if keeps {
-            self.exec.run(Section::Keep, &of_rows(reported.clone()), None)?;
+            self.model.exec.run(Section::Keep, &of_rows(reported.clone()), None)?;
         }
         self.change_logits(batch, seqs)?;
         self.draw(count)?;
         self.chosen.resize(count, 0);
-        self.exec.read(&self.sampler.chosen, 0, &mut self.chosen)?;
+        self.model.exec.read(&self.sampler.chosen, 0, &mut self.chosen)?;
 
         out.tokens.resize(count, 0);
         out.logprobs.resize(count, None);
@@ -194,12 +196,12 @@ impl DeviceRunner {
             let id = u32::try_from(id).ok().filter(|&id| (id as usize) < self.bounds.vocab);
             out.tokens[self.rows.order[row]] = id.unwrap_or(0);
         }
-        self.report_chosen(reported, keeps, batch, seqs, out)
+        Ok(self.report_chosen(reported, keeps, batch, seqs, out)?)
     }
 
     /// Applies bias, penalties and masks, as many rows at once as the lists have room for.
     fn change_logits(&mut self, batch: &Batch, seqs: &[Sequence]) -> Result<(), DeviceError> {
-        let Self { exec, rows, sampler, bounds, .. } = self;
+        let Self { model: Model { exec, .. }, rows, sampler, bounds, .. } = self;
         let (width, bias_width) = rows.widths(batch, seqs);
         let most = bounds.list_elements / width.max(bias_width);
         let group = most.clamp(1, bounds.max_rows);
@@ -227,7 +229,7 @@ impl DeviceRunner {
     }
 
     fn draw(&mut self, count: usize) -> Result<(), DeviceError> {
-        let Self { exec, rows, sampler, .. } = self;
+        let Self { model: Model { exec, .. }, rows, sampler, .. } = self;
         if rows.greedy {
             return exec.run(Section::Argmax, &of_rows(0..count), None);
         }
@@ -268,7 +270,7 @@ impl DeviceRunner {
         rows: Range<usize>,
         alternatives: bool,
     ) -> Result<(), DeviceError> {
-        let Self { exec, sampler, report, bounds, .. } = self;
+        let Self { model: Model { exec, .. }, sampler, report, bounds, .. } = self;
         let sizes = of_rows(rows.clone());
         let (chosen, top) = match logits {
             Logits::Present => (Section::Chosen, Section::Top),
@@ -284,10 +286,16 @@ impl DeviceRunner {
         }
         Ok(())
     }
-}
 
-impl ModelRunner for DeviceRunner {
-    fn run(
+    /// What a failure comes to for all ranks.
+    fn ended_by(&mut self, error: StepError) -> StepError {
+        match &mut self.followers {
+            Some(followers) => followers.end(error),
+            None => error,
+        }
+    }
+
+    fn step(
         &mut self,
         batch: &Batch,
         seqs: &[Sequence],
@@ -297,14 +305,26 @@ impl ModelRunner for DeviceRunner {
         for prompt in &batch.prompts {
             out.prompts.push(self.score_prompt(prompt, batch, &seqs[prompt.seq])?);
         }
-        self.choose(batch, seqs, out)?;
-        Ok(())
+        self.choose(batch, seqs, out)
+    }
+}
+
+impl ModelRunner for DeviceRunner {
+    fn run(
+        &mut self,
+        batch: &Batch,
+        seqs: &[Sequence],
+        out: &mut StepOutput,
+    ) -> Result<(), StepError> {
+        self.step(batch, seqs, out).map_err(|error| self.ended_by(error))
     }
 }
 
 impl From<DeviceError> for StepError {
     fn from(error: DeviceError) -> Self {
-        Self { sticky: error.is_sticky(), message: error.to_string() }
+        // A communicator that has ended does not come back.
+        let alone = matches!(error.code, Code::COMM_ERROR | Code::COMM_ABORTED);
+        Self { sticky: error.is_sticky() || alone, message: error.to_string() }
     }
 }
 

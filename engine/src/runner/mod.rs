@@ -1,8 +1,11 @@
 //! The seam between the loop and what computes.
 
 mod device;
+mod followers;
+mod model;
 
 pub(crate) use device::{Bounds, DeviceRunner};
+pub(crate) use model::Model;
 
 use crate::{batch::Batch, request::TokenLogprobs, sequence::Sequence};
 

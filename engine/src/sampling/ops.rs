@@ -10,6 +10,9 @@ use crate::program::{Graph, Section, Size, Tensor};
 /// The tensors of the sampler. Those marked "in" are written before a section runs.
 #[derive(Clone, Debug)]
 pub(crate) struct SamplerTensors {
+    /// In: what the model's head writes, `[rows, vocab]`, f32.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests read what sections leave in it"))]
+    pub(crate) logits: Tensor,
     /// In: allowed ids as bits, `[rows, words]`.
     pub(crate) mask: Tensor,
     /// In: ids that occurred, `[rows, width]`, and the next two.
@@ -44,7 +47,7 @@ pub(crate) fn record(
     vocab: usize,
     max_logprobs: usize,
 ) -> SamplerTensors {
-    let t = tensors(g, vocab, max_logprobs);
+    let t = tensors(g, logits, vocab, max_logprobs);
     let kept = g.tensor(DType::F32, &logits.dims);
 
     g.begin(Section::Keep);
@@ -80,7 +83,12 @@ pub(crate) fn record(
     t
 }
 
-fn tensors(g: &mut Graph<'_>, vocab: usize, max_logprobs: usize) -> SamplerTensors {
+fn tensors(
+    g: &mut Graph<'_>,
+    logits: &Tensor,
+    vocab: usize,
+    max_logprobs: usize,
+) -> SamplerTensors {
     let words = vocab.div_ceil(32);
     let mut list = |dtype, width| g.tensor(dtype, &[Size::ListRows, width]);
     let mask = list(DType::U32, Size::Fixed(words));
@@ -96,6 +104,7 @@ fn tensors(g: &mut Graph<'_>, vocab: usize, max_logprobs: usize) -> SamplerTenso
     let (seed, offset, chosen) = (value(DType::U64), value(DType::U64), value(DType::I32));
     let mut wide = |dtype, width| g.tensor(dtype, &[Size::Rows, Size::Fixed(width)]);
     SamplerTensors {
+        logits: logits.clone(),
         mask,
         ids,
         count_all,

@@ -1,7 +1,9 @@
 //! What the end-to-end tests share: backends, golden models, and engines over them.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::{path::PathBuf, time::Instant};
+pub(crate) mod check;
+
+use std::{path::PathBuf, slice, time::Instant};
 
 use halyard_core::{Backend, Device};
 use halyard_engine::{
@@ -40,8 +42,16 @@ pub(crate) fn quantised() -> Vec<String> {
 
 /// The built-in backends, opened: the oracle, and the one that serves.
 pub(crate) fn devices() -> Vec<Device> {
+    ranks(1).into_iter().flatten().collect()
+}
+
+/// The same, each opened as often as a model is to have ranks.
+pub(crate) fn ranks(count: usize) -> [Vec<Device>; 2] {
     let modules = [halyard_sdk::module::<halyard_cpu_ref::CpuRef>(), halyard_cpu::module()];
-    modules.map(|module| Backend::builtin(module).open(0, &[]).expect("opens")).to_vec()
+    modules.map(|module| {
+        let backend = Backend::builtin(module);
+        (0..count).map(|_| backend.open(0, &[]).expect("opens")).collect()
+    })
 }
 
 pub(crate) fn folder(model: &str) -> PathBuf {
@@ -59,17 +69,18 @@ pub(crate) fn options() -> LoadOptions {
 }
 
 pub(crate) fn start(device: &Device, model: &str, options: &LoadOptions) -> EngineHandle {
-    start_observed(device, model, options, Box::new(()))
+    start_shared(slice::from_ref(device), model, options, Box::new(()))
 }
 
-pub(crate) fn start_observed(
-    device: &Device,
+/// Each of the devices is a rank.
+pub(crate) fn start_shared(
+    devices: &[Device],
     model: &str,
     options: &LoadOptions,
     observer: Box<dyn Observer>,
 ) -> EngineHandle {
     let checkpoint = Checkpoint::open(&folder(model)).expect("test data");
-    let plan = Plan::new(device, checkpoint, options).expect("a model this device can run");
+    let plan = Plan::new(devices, checkpoint, options).expect("a model these devices can run");
     plan.load(observer, &mut |_| {}).expect("loads")
 }
 
@@ -169,23 +180,45 @@ pub(crate) fn changed(model: &str, changes: &[(&str, serde_json::Value)]) -> tem
 
 /// A copy of a dense bf16 model in which the tensors that `widen` names are f32, with the same values.
 pub(crate) fn widened(model: &str, widen: impl Fn(&str) -> bool) -> tempfile::TempDir {
-    let copy = changed(model, &[]);
+    rewritten(model, &[], |name, tensor| {
+        if tensor.0 != safetensors::Dtype::BF16 || !widen(name) {
+            return tensor;
+        }
+        let pairs = tensor.2.chunks_exact(2);
+        let wide = pairs.flat_map(|pair| [0, 0, pair[0], pair[1]]).collect();
+        (safetensors::Dtype::F32, tensor.1, wide)
+    })
+}
+
+/// A copy of a dense model without the last ids.
+pub(crate) fn with_vocabulary(model: &str, ids: usize) -> tempfile::TempDir {
+    rewritten(model, &[("vocab_size", ids.into())], |name, (dtype, mut shape, mut bytes)| {
+        if ["model.embed_tokens.weight", "lm_head.weight"].contains(&name) {
+            bytes.truncate(bytes.len() / shape[0] * ids);
+            shape[0] = ids;
+        }
+        (dtype, shape, bytes)
+    })
+}
+
+type Stored = (safetensors::Dtype, Vec<usize>, Vec<u8>);
+
+/// A copy of a dense model with changes in its configuration and its tensors.
+fn rewritten(
+    model: &str,
+    changes: &[(&str, serde_json::Value)],
+    change: impl Fn(&str, Stored) -> Stored,
+) -> tempfile::TempDir {
+    let copy = changed(model, changes);
     let bytes = std::fs::read(folder(model).join("model.safetensors")).expect("test data");
-    let tensors = SafeTensors::deserialize(&bytes).expect("test data");
-    let data: Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> = tensors
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| {
-            let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
-            if dtype != safetensors::Dtype::BF16 || !widen(&name) {
-                return (name, dtype, shape, tensor.data().to_vec());
-            }
-            let pairs = tensor.data().chunks_exact(2);
-            let wide = pairs.flat_map(|pair| [0, 0, pair[0], pair[1]]).collect();
-            (name, safetensors::Dtype::F32, shape, wide)
-        })
-        .collect();
-    let views = data.iter().map(|(name, dtype, shape, bytes)| {
+    let tensors = SafeTensors::deserialize(&bytes).expect("test data").tensors();
+    let data = tensors.into_iter().map(|(name, tensor)| {
+        let stored = (tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec());
+        let stored = change(&name, stored);
+        (name, stored)
+    });
+    let data: Vec<(String, Stored)> = data.collect();
+    let views = data.iter().map(|(name, (dtype, shape, bytes))| {
         (name, TensorView::new(*dtype, shape.clone(), bytes).expect("whole tensors"))
     });
     let bytes = safetensors::serialize(views, None).expect("serialises");

@@ -33,6 +33,7 @@ pub fn api() -> Router {
         max_logprobs: 5,
         dtype: "float32".into(),
         device: "none".into(),
+        tensor_parallel_size: 1,
         weight_bytes: 0,
         kv_bytes: 0,
         dispatch: None,

@@ -78,6 +78,7 @@ impl ScriptedEngine {
             max_logprobs: 5,
             dtype: "float32".into(),
             device: "scripted".into(),
+            tensor_parallel_size: 1,
             weight_bytes: 0,
             kv_bytes: 0,
             dispatch: None,

@@ -101,10 +101,15 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
+    /// Devices that share the model, each with a part of every layer: the backend's first N, or those that --device names; cpu is
+    /// opened N times
+    #[arg(long, alias = "tp", value_name = "N", default_value = "1", value_parser = parse_count)]
+    pub tensor_parallel_size: usize,
+
     #[command(flatten)]
     pub search: SearchArgs,
 
-    /// Threads of the cpu backend; all cores by default
+    /// Threads of the cpu backend, all ranks together; all cores by default
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 

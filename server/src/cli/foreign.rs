@@ -53,7 +53,7 @@ const fn refused(
     Foreign { name, values, verdict: Verdict::Unsupported(note, harmless) }
 }
 
-const ONE_DEVICE: &str = "a model runs on one device so far";
+const ONE_DEVICE: &str = "devices share a model by --tensor-parallel-size only so far";
 const ONE_NODE: &str = "a model runs on one machine so far";
 const ONE_REPLICA: &str = "there is one replica so far; start one server a replica";
 const NO_EXPERTS: &str = "all experts are on one device so far";
@@ -75,7 +75,6 @@ use Values::{Many, None as Switch, One};
 /// Sorted by what they are about.
 pub(super) const FOREIGN: &[Foreign] = &[
     // Several devices, machines, replicas.
-    refused("tensor-parallel-size", One, ONE_DEVICE, &["1"]),
     refused("pipeline-parallel-size", One, ONE_DEVICE, &["1"]),
     refused("decode-context-parallel-size", One, ONE_DEVICE, &["1"]),
     refused("prefill-context-parallel-size", One, ONE_DEVICE, &["1"]),

@@ -304,7 +304,9 @@ mod tests {
     fn spellings_of_tutorials() {
         let expected = ["serve", "M", "--max-model-len", "4k", "--dtype=half"];
         assert_eq!(args(&["serve", "M", "--max_model_len", "4k", "--dtyp=half"]), expected);
-        assert_eq!(args(&["serve", "M", "-tp", "1", "--pipeline_parallel_size=1"]), ["serve", "M"]);
+        let expected = ["serve", "M", "--tensor-parallel-size", "2"];
+        assert_eq!(args(&["serve", "M", "-tp", "2", "--pipeline_parallel_size=1"]), expected);
+        assert_eq!(args(&["serve", "M", "--tp", "2"]), ["serve", "M", "--tp", "2"]);
         assert_eq!(args(&["serve", "M", "-O3", "--seed", "-1"]), ["serve", "M", "--seed", "-1"]);
         let (line, warnings) = run(&["serve", "M", "--num-scheduler-steps", "20"]).expect("old");
         assert_eq!(line, ["serve", "M"]);
@@ -318,8 +320,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_says_so() {
-        let error = run(&["serve", "M", "--tensor-parallel-size", "2"]).expect_err("refused");
-        assert!(error.starts_with("--tensor-parallel-size 2: not supported yet"), "{error}");
+        let error = run(&["serve", "M", "--pipeline-parallel-size", "2"]).expect_err("refused");
+        assert!(error.starts_with("--pipeline-parallel-size 2: not supported yet"), "{error}");
         let error = run(&["serve", "M", "--enable-lora"]).expect_err("refused");
         assert!(error.contains("merge them"), "{error}");
     }

@@ -117,18 +117,52 @@ fn through(door: Option<Door>, found: Vec<Found>) -> Vec<Found> {
     found.into_iter().map(|found| Found { door: door.or(found.door), ..found }).collect()
 }
 
-/// Opens the device that the flags choose.
-pub(super) fn open(args: &DeviceArgs) -> anyhow::Result<Device> {
+/// Opens the devices that the flags choose, one for each rank of the model.
+pub(super) fn open(args: &DeviceArgs) -> anyhow::Result<Vec<Device>> {
     let DeviceChoice { backend, indices } = &args.device;
-    if indices.len() > 1 {
-        bail!("--device {}: a model runs on one device so far", args.device);
+    let ranks = args.tensor_parallel_size;
+    if !indices.is_empty() && indices.len() != ranks {
+        let (choice, count) = (&args.device, indices.len());
+        bail!("--device {choice} names {count} devices, --tensor-parallel-size is {ranks}");
     }
     let search = Search::new(&args.search)?;
     let backend = match backend {
         Some(id) => search.one(id)?,
         None => search.best()?,
     };
-    open_ordinal(&backend, indices.first().copied().unwrap_or(0), args.threads)
+    if !indices.is_empty() {
+        let open = |&index| open_ordinal(&backend, index, args.threads);
+        return indices.iter().map(open).collect();
+    }
+    let first = open_ordinal(&backend, 0, args.threads)?;
+    if ranks == 1 {
+        return Ok(vec![first]);
+    }
+    let count = backend.device_count().context("the backend cannot count its devices")?;
+    if usize::try_from(count).is_ok_and(|count| count >= ranks) {
+        let others = (1..).take(ranks - 1);
+        let others = others.map(|index| open_ordinal(&backend, index, args.threads));
+        return std::iter::once(Ok(first)).chain(others).collect();
+    }
+    if first.property(PropKey::INLINE) != Some(1) {
+        let id = backend.id();
+        bail!("--tensor-parallel-size {ranks} needs {ranks} devices, {id} has {count}");
+    }
+    // The host's own processor, once a rank, each with its part of the threads.
+    let units =
+        first.property(PropKey::COMPUTE_UNITS).and_then(|units| usize::try_from(units).ok());
+    let threads = units.filter(|&threads| threads > 1);
+    drop(first);
+    let open = |rank: usize| {
+        let threads = threads.map(|threads| threads_of(rank, ranks, threads));
+        open_ordinal(&backend, 0, threads.or(args.threads))
+    };
+    (0..ranks).map(open).collect()
+}
+
+/// A rank's part of the threads; at least one.
+fn threads_of(rank: usize, ranks: usize, threads: usize) -> usize {
+    (threads / ranks + usize::from(rank < threads % ranks)).max(1)
 }
 
 /// Opens a backend's device. Only backends that know of threads take their number.

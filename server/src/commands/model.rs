@@ -49,12 +49,16 @@ pub(super) fn load(
         ModelText::load(&checkpoint, model.tokenizer.as_deref(), model.chat_template.as_deref())
             .with_context(|| format!("cannot load the tokenizer of {root}"))?;
 
-    let device_handle = backends::open(device)?;
-    log_device(&device_handle);
-    let on_host = device_handle.property(PropKey::INLINE) == Some(1);
-    let plan = Plan::new(&device_handle, checkpoint, options)
-        .with_context(|| format!("cannot load {root}"))?;
-    gate::check(&device_handle, plan.kernel_set(), device.conformance)?;
+    let devices = backends::open(device)?;
+    devices.iter().for_each(log_device);
+    let on_host = devices.iter().all(|device| device.property(PropKey::INLINE) == Some(1));
+    let plan =
+        Plan::new(&devices, checkpoint, options).with_context(|| format!("cannot load {root}"))?;
+    // The plan has what it needs of them; they close with the engine.
+    drop(devices);
+    for (of_kind, kernels) in plan.kernel_sets() {
+        gate::check(of_kind, &kernels, device.conformance)?;
+    }
 
     let observer = observer(plan.info());
     let weights_begun = Instant::now();
@@ -100,6 +104,9 @@ fn log_engine(info: &EngineInfo, weights_begun: Instant, begun: Instant) {
         weights_begun.elapsed().as_secs_f64(),
         info.dtype,
     );
+    if info.tensor_parallel_size > 1 {
+        tracing::info!("tensor parallel: {} ranks share the model", info.tensor_parallel_size);
+    }
     tracing::info!(
         "KV cache: {} blocks of {} tokens, {}; longest sequence {} tokens",
         info.num_blocks,

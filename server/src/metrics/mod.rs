@@ -4,7 +4,7 @@
 mod engine;
 mod process;
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicI64, time::Duration};
 
 use halyard_engine::EngineInfo;
 use prometheus_client::{
@@ -104,6 +104,9 @@ impl Metrics {
             r.add("admission_rejections", "Requests refused, by why", Family::default());
         let params_n = r.add("request_params_n", "n as asked for", histogram(FEW));
         r.add("cache_config_info", "How the KV cache is set up", cache_config(info));
+        let ranks =
+            r.gauge::<i64, AtomicI64>("tensor_parallel_size", "Devices that share the model");
+        ranks.set(i64::try_from(info.tensor_parallel_size).unwrap_or(i64::MAX));
         let metrics = Self {
             registry,
             engine,

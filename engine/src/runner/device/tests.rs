@@ -15,9 +15,13 @@ fn folder(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../testdata/models").join(file)
 }
 
-fn devices() -> Vec<Device> {
-    let modules = [halyard_sdk::module::<halyard_cpu_ref::CpuRef>(), halyard_cpu::module()];
-    modules.map(|module| Backend::builtin(module).open(0, &[]).expect("opens")).to_vec()
+fn backends() -> [Backend; 2] {
+    [halyard_sdk::module::<halyard_cpu_ref::CpuRef>(), halyard_cpu::module()].map(Backend::builtin)
+}
+
+/// As many devices as there are to be ranks.
+fn open(backend: &Backend, ranks: usize) -> Vec<Device> {
+    (0..ranks).map(|_| backend.open(0, &[]).expect("opens")).collect()
 }
 
 fn words(tensors: &SafeTensors<'_>, name: &str) -> Vec<[u8; 4]> {
@@ -26,7 +30,7 @@ fn words(tensors: &SafeTensors<'_>, name: &str) -> Vec<[u8; 4]> {
 }
 
 /// The logits of all positions of a prompt.
-fn logits(device: &Device, model: &str, prompt: &[u32]) -> Vec<f32> {
+fn logits(devices: &[Device], model: &str, prompt: &[u32]) -> Vec<f32> {
     let checkpoint = Checkpoint::open(&folder(model)).expect("test data");
     let options = LoadOptions {
         dtype: Dtype::Float32,
@@ -37,7 +41,7 @@ fn logits(device: &Device, model: &str, prompt: &[u32]) -> Vec<f32> {
         max_model_len: Some(128),
         ..LoadOptions::default()
     };
-    let plan = Plan::new(device, checkpoint, &options).expect("a model we know");
+    let plan = Plan::new(devices, checkpoint, &options).expect("a model we know");
     let vocab = plan.config().vocab_size;
     let (mut scheduler, mut runner) = plan.assemble(&mut |_| {}).expect("loads");
     scheduler.add(fake::sequence(prompt, &SamplingParams::default()));
@@ -48,25 +52,27 @@ fn logits(device: &Device, model: &str, prompt: &[u32]) -> Vec<f32> {
     let rows: Vec<i32> = (0..prompt.len()).map(small).collect();
     runner.head(&rows, &batch).expect("runs");
     let mut logits = vec![0.0; prompt.len() * vocab];
-    runner.exec.read(&runner.exec.output(Section::Head), 0, &mut logits).expect("reads");
+    let exec = &runner.model.exec;
+    exec.read(&runner.sampler.logits, 0, &mut logits).expect("reads");
     logits
 }
 
-fn check(model: &str, golden: &str) {
+fn check(model: &str, golden: &str, ranks: usize) {
     let bytes = std::fs::read(folder(golden)).expect("test data");
     let tensors = SafeTensors::deserialize(&bytes).expect("test data");
-    for device in devices() {
+    for backend in backends() {
+        let devices = open(&backend, ranks);
         for k in 0..3 {
             let prompt = words(&tensors, &format!("p{k}.input_ids"));
             let prompt: Vec<u32> = prompt.into_iter().map(u32::from_le_bytes).collect();
             let expected = words(&tensors, &format!("p{k}.logits"));
-            let found = logits(&device, model, &prompt);
+            let found = logits(&devices, model, &prompt);
             assert_eq!(found.len(), expected.len());
             for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
                 let difference = (found - f32::from_le_bytes(expected)).abs();
                 assert!(
                     difference < TOLERANCE,
-                    "{model} on {device:?}, prompt {k}, element {at}: off by {difference}"
+                    "{model} on {devices:?}, prompt {k}, element {at}: off by {difference}"
                 );
             }
         }
@@ -76,7 +82,9 @@ fn check(model: &str, golden: &str) {
 #[test]
 fn dense_models() {
     for model in ["llama", "llama32", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"] {
-        check(model, &format!("{model}/golden.tensors"));
+        for ranks in [1, 2, 4] {
+            check(model, &format!("{model}/golden.tensors"), ranks);
+        }
     }
 }
 
@@ -86,6 +94,6 @@ fn quantised_models() {
         ["iq4_nl", "q2_k", "q3_k", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"]
     {
         let model = format!("gguf/llama/model-{form}.gguf");
-        check(&model, &format!("gguf/llama/golden-{form}.tensors"));
+        check(&model, &format!("gguf/llama/golden-{form}.tensors"), 1);
     }
 }

@@ -25,6 +25,8 @@ use crate::{
 struct Report {
     model: String,
     device: String,
+    /// Devices that shared the model.
+    tensor_parallel_size: usize,
     dtype: String,
     weight_bytes: u64,
     /// Microseconds that the launches of a step take without any work in them.
@@ -106,6 +108,7 @@ pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
     let report = Report {
         model: loaded.root.clone(),
         device: info.device.clone(),
+        tensor_parallel_size: info.tensor_parallel_size,
         dtype: info.dtype.clone(),
         weight_bytes: info.weight_bytes,
         dispatch_us: info.dispatch.map(|time| time.as_secs_f64() * 1e6),
@@ -263,8 +266,12 @@ fn table(report: &Report) -> String {
             limits.f32_flops / 1e9
         )
     });
+    let ranks = match report.tensor_parallel_size {
+        1 => String::new(),
+        ranks => format!(" tensor parallel {ranks},"),
+    };
     format!(
-        "{} on {}, {}, weights {:.1} MB\n{limits}{}",
+        "{} on {},{ranks} {}, weights {:.1} MB\n{limits}{}",
         report.model,
         report.device,
         report.dtype,
