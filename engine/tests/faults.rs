@@ -4,120 +4,32 @@ mod support;
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicU8, Ordering},
     time::{Duration, Instant},
 };
 
-use halyard_core::{Backend, Device};
-use halyard_cpu_ref::{CpuRef, RefDevice};
+use halyard_core::Device;
 use halyard_engine::{
     EngineEvent, FinishReason, LoadError, LoadOptions, Plan, RequestError, SubmitError,
 };
-use halyard_sdk::{
-    Error, HostMemory, InfoKey, InlineDevice, Kernel, KvDesc, KvLayout, LaunchArgs, MemRef, OpDesc,
-    OpKind, Options, PropKey, Result, Stream, Support, Weight, WeightDesc, WeightFill, WeightPlan,
-};
 use halyard_weights::Checkpoint;
-use support::{changed, events, folder, greedy, options, start, submit, tokens};
-
-const FINE: u8 = 0;
-const FAIL: u8 = 1;
-const PANIC: u8 = 2;
-
-/// The reference backend, whose attention does what `MODE` says.
-struct Faulty<const WHICH: usize>;
-struct FaultyDevice<const WHICH: usize>(RefDevice);
-struct FaultyKernel<const WHICH: usize>(Box<dyn Kernel>);
-
-static MODE: [AtomicU8; 2] = [const { AtomicU8::new(FINE) }; 2];
-
-impl<const WHICH: usize> halyard_sdk::Backend for Faulty<WHICH> {
-    type Device = FaultyDevice<WHICH>;
-
-    fn info(key: InfoKey) -> String {
-        CpuRef::info(key)
-    }
-    fn probe() -> i32 {
-        1
-    }
-    fn device_count() -> Result<u32> {
-        Ok(1)
-    }
-    fn open(ordinal: u32, options: Options) -> Result<Self::Device> {
-        Ok(FaultyDevice(CpuRef::open(ordinal, options)?))
-    }
-}
-
-impl<const WHICH: usize> InlineDevice for FaultyDevice<WHICH> {
-    fn memory(&self) -> &HostMemory {
-        self.0.memory()
-    }
-    fn property(&self, key: PropKey) -> Option<u64> {
-        InlineDevice::property(&self.0, key)
-    }
-    fn info(&self, key: InfoKey) -> String {
-        InlineDevice::info(&self.0, key)
-    }
-    fn support(&self, op: &OpDesc<'_>) -> Support {
-        InlineDevice::support(&self.0, op)
-    }
-    fn prepare(&self, op: &OpDesc<'_>) -> Result<Box<dyn Kernel>> {
-        let kernel = InlineDevice::prepare(&self.0, op)?;
-        if op.kind == OpKind::PAGED_ATTENTION {
-            return Ok(Box::new(FaultyKernel::<WHICH>(kernel)));
-        }
-        Ok(kernel)
-    }
-    fn weight_plan(&self, w: &WeightDesc<'_>) -> Result<WeightPlan> {
-        InlineDevice::weight_plan(&self.0, w)
-    }
-    fn weight_create(&self, w: &WeightDesc<'_>, dst: &MemRef) -> Result<Weight> {
-        InlineDevice::weight_create(&self.0, w, dst)
-    }
-    fn weight_fill(&self, w: Weight, f: &WeightFill<'_>) -> Result<()> {
-        InlineDevice::weight_fill(&self.0, w, f)
-    }
-    fn weight_seal(&self, w: Weight) -> Result<()> {
-        InlineDevice::weight_seal(&self.0, w)
-    }
-    fn weight_destroy(&self, w: Weight) -> Result<()> {
-        InlineDevice::weight_destroy(&self.0, w)
-    }
-    fn kv_layout(&self, kv: &KvDesc<'_>) -> Result<KvLayout> {
-        InlineDevice::kv_layout(&self.0, kv)
-    }
-}
-
-impl<const WHICH: usize> Kernel for FaultyKernel<WHICH> {
-    fn flags(&self) -> u64 {
-        self.0.flags()
-    }
-    fn launch(&self, stream: Stream, args: &LaunchArgs<'_>) -> Result<()> {
-        match MODE[WHICH].load(Ordering::Relaxed) {
-            FAIL => Err(Error::invalid("no attention today")),
-            PANIC => panic!("attention lost its head"),
-            _ => self.0.launch(stream, args),
-        }
-    }
-}
-
-fn faulty<const WHICH: usize>() -> Device {
-    let module = halyard_sdk::module::<Faulty<WHICH>>();
-    Backend::builtin(module).open(0, &[]).expect("opens")
-}
+use support::{
+    changed, devices, events,
+    faulty::{Mode, faulty, set},
+    folder, greedy, options, start, start_shared, submit, tokens,
+};
 
 #[test]
 fn a_failing_kernel_fails_the_requests_of_its_step() {
     let engine = start(&faulty::<0>(), "llama", &options());
     let expected = tokens(submit(&engine, &[1, 2, 3], greedy(5)));
-    MODE[0].store(FAIL, Ordering::Relaxed);
+    set::<0>(Mode::Fail);
     match &events(submit(&engine, &[1, 2, 3], greedy(5)))[..] {
         [EngineEvent::Failed(RequestError::Device(message))] => {
             assert!(message.contains("no attention today"), "{message}");
         }
         other => panic!("{other:?}"),
     }
-    MODE[0].store(FINE, Ordering::Relaxed);
+    set::<0>(Mode::Fine);
     assert_eq!(engine.health(), Ok(()));
     assert_eq!(tokens(submit(&engine, &[1, 2, 3], greedy(5))), expected);
     engine.shutdown();
@@ -128,7 +40,7 @@ fn a_panicking_kernel_ends_the_engine_and_not_the_process() {
     let engine = start(&faulty::<1>(), "llama", &options());
     let mut bystander = submit(&engine, &[1, 2, 3], greedy(200));
     bystander.blocking_next().expect("running");
-    MODE[1].store(PANIC, Ordering::Relaxed);
+    set::<1>(Mode::Panic);
     let last = events(bystander).pop();
     let Some(EngineEvent::Failed(RequestError::Device(message))) = last else { panic!("{last:?}") };
     assert!(message.contains("attention lost its head"), "{message}");
@@ -141,9 +53,77 @@ fn a_panicking_kernel_ends_the_engine_and_not_the_process() {
     engine.shutdown();
 }
 
-fn plan(path: &Path, options: &LoadOptions) -> std::result::Result<Plan, LoadError> {
-    let device = Backend::builtin(halyard_sdk::module::<CpuRef>()).open(0, &[]).expect("opens");
-    Plan::new(&[device], Checkpoint::open(path).expect("opens"), options)
+/// What a request that was running is told when a rank comes to harm: `WHICH` is faulty, the other device the reference.
+fn harmed<const WHICH: usize>(devices: &[Device], mode: Mode) -> String {
+    let timeout = Duration::from_millis(300);
+    let options = LoadOptions { step_timeout: timeout, ..options() };
+    let engine = start_shared(devices, "llama", &options, Box::new(()));
+    let mut bystander = submit(&engine, &[1, 2, 3], greedy(200));
+    bystander.blocking_next().expect("running");
+    set::<WHICH>(mode);
+    let last = events(bystander).pop();
+    let Some(EngineEvent::Failed(RequestError::Device(message))) = last else { panic!("{last:?}") };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while engine.health().is_ok() {
+        assert!(Instant::now() < deadline, "still healthy");
+    }
+    let dead = engine.health().expect_err("dead");
+    assert!(dead.contains(&message), "{dead}");
+    match engine.submit(support::request(&[1], greedy(1))) {
+        Err(SubmitError::EngineDead(cause)) => assert_eq!(cause, dead),
+        other => panic!("{other:?}"),
+    }
+    // Nothing waits for a rank that is gone or hangs.
+    engine.shutdown();
+    set::<WHICH>(Mode::Fine);
+    message
+}
+
+fn reference() -> Device {
+    devices().swap_remove(0)
+}
+
+#[test]
+fn a_rank_that_fails_ends_the_engine_by_its_name() {
+    let message = harmed::<2>(&[reference(), faulty::<2>()], Mode::Fail);
+    assert!(message.starts_with("rank 1 of 2: "), "{message}");
+    assert!(message.contains("no attention today"), "{message}");
+    let message = harmed::<2>(&[reference(), reference(), faulty::<2>(), reference()], Mode::Panic);
+    assert!(message.starts_with("rank 2 of 4: "), "{message}");
+    assert!(message.contains("attention lost its head"), "{message}");
+}
+
+#[test]
+fn the_first_rank_may_be_the_one_that_fails() {
+    let message = harmed::<3>(&[faulty::<3>(), reference()], Mode::Fail);
+    assert!(message.starts_with("rank 0 of 2: "), "{message}");
+    assert!(message.contains("no attention today"), "{message}");
+    let message = harmed::<3>(&[faulty::<3>(), reference()], Mode::Panic);
+    assert!(message.starts_with("rank 0 of 2: ") && message.contains("lost its head"), "{message}");
+}
+
+#[test]
+fn a_rank_that_hangs_is_not_waited_for() {
+    let begun = Instant::now();
+    let message = harmed::<4>(&[reference(), faulty::<4>()], Mode::Hang);
+    assert!(message.contains("rank 1"), "{message}");
+    assert!(message.contains("waited") && message.contains("all_reduce"), "{message}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_rank_that_cannot_load_is_named() {
+    set::<5>(Mode::NoRoom);
+    let devices = [reference(), faulty::<5>()];
+    let plan = Plan::new(&devices, Checkpoint::open(&folder("llama")).expect("opens"), &options());
+    let error = plan.expect("fits").load(Box::new(()), &mut |_| {}).expect_err("no room");
+    assert!(error.to_string().starts_with("rank 1 (cpu-ref:0"), "{error}");
+    let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    assert!(causes.any(|cause| cause.to_string().contains("no room for a weight")), "{error:?}");
+}
+
+fn plan(path: &Path, options: &LoadOptions) -> Result<Plan, LoadError> {
+    Plan::new(&devices()[..1], Checkpoint::open(path).expect("opens"), options)
 }
 
 #[test]

@@ -126,6 +126,22 @@ fn a_configuration_gives_flags_and_the_line_wins() {
 }
 
 #[test]
+fn devices_that_cannot_share_a_model_say_what_would_do() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/models/llama");
+    let run = |flags: &[&str]| {
+        let (code, text) = fails(&[&["bench", model, "--device"], flags].concat());
+        assert_eq!(code, 1, "{text}");
+        text
+    };
+    let text = run(&["cpu", "-tp", "3"]);
+    assert!(text.contains("num_attention_heads = 4 is no multiple of 3; 1, 2, 4 work"), "{text}");
+    let text = run(&["cpu:0,1"]);
+    assert!(text.contains("cpu:0,1 names 2 devices, --tensor-parallel-size is 1"), "{text}");
+    let text = run(&["cpu:0,1", "-tp", "2"]);
+    assert!(text.contains("cpu:1 is not there"), "{text}");
+}
+
+#[test]
 fn what_is_no_backend_is_said_of_the_one_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let library = folder.path().join("libhalyard_backend_bad.so");

@@ -54,16 +54,37 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
 #[test]
 fn golden_tokens_over_http() {
     for model in ["llama", "llama32", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe"] {
-        let server = Server::start(model, &[]);
-        for prompt in golden(model) {
-            let generated = prompt["generated"].as_array().expect("ids");
-            for given in [&prompt["text"], &prompt["input_ids"]] {
-                let answer = server.client().post(PLAIN, &greedy(given, generated.len()));
-                let choice = &answer["choices"][0];
-                assert_eq!(choice["prompt_token_ids"], prompt["input_ids"], "{model}");
-                assert_eq!(choice["token_ids"], prompt["generated"], "{model}");
-            }
+        answers_golden(Server::start(model, &[]).client(), model);
+    }
+}
+
+fn answers_golden(client: Client<'_>, model: &str) {
+    for prompt in golden(model) {
+        let generated = prompt["generated"].as_array().expect("ids");
+        for given in [&prompt["text"], &prompt["input_ids"]] {
+            let answer = client.post(PLAIN, &greedy(given, generated.len()));
+            let choice = &answer["choices"][0];
+            assert_eq!(choice["prompt_token_ids"], prompt["input_ids"], "{model}");
+            assert_eq!(choice["token_ids"], prompt["generated"], "{model}");
         }
+    }
+}
+
+/// With the gate as usual: the shares' kernels are proved, too.
+#[test]
+fn devices_that_share_a_model_answer_alike() {
+    for (model, flag, ranks) in
+        [("llama", "--tensor-parallel-size", 2), ("qwen2_moe", "-tp", 2), ("qwen3", "--tp", 4)]
+    {
+        let mut server = Server::start(model, &[flag, &ranks.to_string()]);
+        let client = server.client();
+        answers_golden(client, model);
+        let metrics = client.get("/metrics");
+        let line = metrics.lines().find(|l| l.starts_with("halyard:tensor_parallel_size{"));
+        assert!(line.is_some_and(|line| line.ends_with(&format!(" {ranks}"))), "{line:?}");
+        assert_eq!(client.get("/health"), "");
+        server.signal("TERM");
+        assert_eq!(server.wait(Duration::from_secs(10)).code(), Some(0));
     }
 }
 
