@@ -16,6 +16,7 @@ use crate::{
     driver::{self, Bound, Context, Plane},
     handles::Handles,
     kernels::{Arch, Kernels},
+    kv,
     memory::{ALIGN, Buffers},
     ops,
     weights::{SCHEMES, Weights},
@@ -172,6 +173,7 @@ impl Device for CudaDevice {
             PropKey::GRAPH | PropKey::NOTIFY => 1,
             PropKey::PEER_MASK | PropKey::INLINE => 0,
             PropKey::PREFERRED_KV_BLOCK => 16,
+            PropKey::KV_BLOCK_MASK => kv::BLOCK_MASK,
             PropKey::DTYPE_MASK => mask(&[DType::F32.0, DType::F16.0, DType::BF16.0]),
             PropKey::TENSOR_CORE_MASK => mask(&[DType::F16.0, DType::BF16.0]),
             PropKey::SCHEME_MASK => mask(&SCHEMES.map(|s| s.0)),
@@ -365,8 +367,8 @@ impl Device for CudaDevice {
         self.shared.weights.destroy(w)
     }
 
-    fn kv_layout(&self, kv: &KvDesc<'_>) -> Result<KvLayout> {
-        Err(Error::unsupported(format!("a paged cache of {}", kv.dtype)))
+    fn kv_layout(&self, desc: &KvDesc<'_>) -> Result<KvLayout> {
+        kv::layout(desc)
     }
 
     fn notify(&self, s: Stream, n: &Notify) -> Result<()> {

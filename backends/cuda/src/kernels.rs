@@ -70,6 +70,7 @@ modules! {
     gemm_simt,
     gemv,
     gemv_quant,
+    kv,
     logits,
     norm,
     rope,

@@ -2,6 +2,7 @@
 //!
 //! - [`Cuda`]: the backend, exported through both doors
 //! - `device`: what the host sees; `handles`: its streams, events, graphs; `memory`: its buffers; `weights`: packing through the host's hook
+//! - `kv`: the arrangement of paged caches
 //! - `driver`: the driver API as safe Rust; nothing is linked, the driver is looked for when the backend is probed
 //! - `kernels`: the PTX of `kernels/*.cu`, which `cargo xtask ptx` compiles; `ops`: one op a file, which kernels it launches and how
 #![expect(
@@ -15,6 +16,7 @@ mod device;
 mod driver;
 mod handles;
 mod kernels;
+mod kv;
 mod memory;
 mod ops;
 mod weights;

@@ -4,6 +4,7 @@
 
 mod args;
 mod elementwise;
+mod kv;
 mod linear;
 mod logits;
 mod matrix;
@@ -27,7 +28,8 @@ use halyard_sdk::{
 };
 
 use crate::{device::Shared, driver::Function, weights::Layout};
-use args::{Args, Float};
+use args::Args;
+pub(crate) use args::{Float, address};
 
 /// What the backend promises (`conformance/README.md`).
 pub(crate) const PROFILES: &str = "";
@@ -117,6 +119,10 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
         OpKind::LOGPROBS => logits::logprobs(&op),
         OpKind::LOGITS_PROCESS => logits::process(&op),
         OpKind::SAMPLE => select::sample(&op),
+        OpKind::KV_WRITE => kv::write(&op),
+        OpKind::MLA_WRITE => kv::mla_write(&op),
+        OpKind::KV_GATHER => kv::gather(&op),
+        OpKind::KV_COPY_BLOCKS => kv::copy_blocks(&op),
         other => Err(Error::unsupported(format!("the CUDA backend has no op {other}"))),
     }
 }
