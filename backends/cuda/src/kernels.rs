@@ -64,6 +64,7 @@ macro_rules! modules {
 }
 
 modules! {
+    attention,
     elementwise,
     gemm_mma,
     gemm_quant,

@@ -3,6 +3,7 @@
 //! Each file has the twins of the structs that its kernels in `kernels/` take.
 
 mod args;
+mod attention;
 mod elementwise;
 mod kv;
 mod linear;
@@ -119,6 +120,10 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
         OpKind::LOGPROBS => logits::logprobs(&op),
         OpKind::LOGITS_PROCESS => logits::process(&op),
         OpKind::SAMPLE => select::sample(&op),
+        OpKind::PAGED_ATTENTION => attention::paged(&op),
+        OpKind::VARLEN_ATTENTION => attention::varlen(&op),
+        OpKind::MLA_ATTENTION => attention::mla(&op),
+        OpKind::MERGE_ATTENTION => attention::merge(&op),
         OpKind::KV_WRITE => kv::write(&op),
         OpKind::MLA_WRITE => kv::mla_write(&op),
         OpKind::KV_GATHER => kv::gather(&op),

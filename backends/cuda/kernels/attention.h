@@ -1,0 +1,89 @@
+// What the attentions take, and which keys a query sees.
+#pragma once
+#include "cell.h"
+
+// A tensor [tokens, heads, dim].
+struct Heads {
+    void* data;
+    i64 token_stride, head_stride;
+    u32 dim;
+};
+
+struct Attention {
+    // A key is a row of k and, for latents, one of k2 behind it; queries likewise.
+    Heads q, q2, o;
+    Plane k, k2, v;
+    // One a KV head, or null.
+    const float *k_scale, *v_scale;
+    // One a query head, or null.
+    const float* sinks;
+    // Null, or [tokens, heads].
+    float* lse;
+    i64 lse_token_stride, lse_head_stride;
+    // Tokens starts[b] .. starts[b + 1] are sequence b's.
+    const i32* starts;
+    // Keys of each sequence; of contiguous ones, where they begin, with the end of the last.
+    const i32* lengths;
+    // Null if keys are contiguous.
+    const i32* table;
+    i64 table_stride;
+    u32 columns, sequences, tokens;
+    // Query heads, and those that share a KV head.
+    u32 heads, group;
+    float scale, softcap;
+    // Left reach; negative is all.
+    i32 window;
+    u32 causal;
+    // What follows is of the kernels that split sequences: the sequences they take, into how many parts, and where the partial results go.
+    u32 first_sequence, last_sequence, parts;
+    float* partial;
+};
+
+// Keys [first, end) of a sequence.
+struct Seen {
+    i32 first, end;
+    DEVICE bool has(i32 key) const { return key >= first && key < end; }
+};
+
+// What the query at position `place` sees of `length` keys.
+DEVICE Seen seen_from(const Attention& p, i32 place, i32 length) {
+    if (!p.causal) return {0, length};
+    i32 first = p.window >= 0 && place > p.window ? place - p.window : 0;
+    return {first, least(place + 1, length)};
+}
+
+// Where a sequence's queries and keys are.
+struct Sequence {
+    u32 token, queries;
+    i32 keys;
+    Where where;
+    // The position of its first query.
+    DEVICE i32 place() const { return keys - i32(queries); }
+};
+
+DEVICE Sequence sequence_of(const Attention& p, u32 b) {
+    Sequence s;
+    s.token = u32(p.starts[b]);
+    s.queries = u32(p.starts[b + 1]) - s.token;
+    if (p.table) {
+        s.keys = most(p.lengths[b], 0);
+        s.where = {p.table + b * p.table_stride, p.columns, 0};
+    } else {
+        s.keys = p.lengths[b + 1] - p.lengths[b];
+        s.where = {nullptr, 0, u32(p.lengths[b])};
+    }
+    return s;
+}
+
+// A score as the softmax takes it, from q·k times the scale.
+DEVICE float capped(const Attention& p, float z) {
+    return p.softcap > 0.0f ? p.softcap * hyperbolic_tangent(z / p.softcap) : z;
+}
+
+template <class T> DEVICE T* row_of(const Heads& t, u32 token, u32 head) {
+    return static_cast<T*>(t.data) + i64(token) * t.token_stride + i64(head) * t.head_stride;
+}
+
+DEVICE void store_lse(const Attention& p, u32 token, u32 head, float lse) {
+    if (p.lse) p.lse[i64(token) * p.lse_token_stride + i64(head) * p.lse_head_stride] = lse;
+}

@@ -1,0 +1,300 @@
+//! PAGED_ATTENTION, VARLEN_ATTENTION, MLA_ATTENTION and MERGE_ATTENTION: `kernels/attention.cu`.
+
+use halyard_sdk::{
+    Error, Result, TensorView,
+    abi::ops::{
+        Sym,
+        attrs::{self, MlaAttention, PagedAttention, VarlenAttention},
+    },
+};
+
+use super::{
+    Launch, Op, Prepared,
+    args::{Args, address, small},
+};
+use crate::{
+    driver::{Function, Grid},
+    kv::{Cache, MAX_DIM, Plane, cell},
+};
+
+const THREADS: u32 = 128;
+
+/// `struct Heads` of `kernels/attention.h`: a tensor `[tokens, heads, dim]`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Heads {
+    data: u64,
+    token_stride: i64,
+    head_stride: i64,
+    dim: u32,
+}
+
+impl Heads {
+    fn of(view: &TensorView) -> Result<Self> {
+        Ok(Self {
+            data: address(view),
+            token_stride: view.strides[0],
+            head_stride: view.strides[1],
+            dim: small("dims", view.dims[2])?,
+        })
+    }
+}
+
+/// `struct Attention` of `kernels/attention.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Params {
+    q: Heads,
+    q2: Heads,
+    o: Heads,
+    k: Plane,
+    k2: Plane,
+    v: Plane,
+    k_scale: u64,
+    v_scale: u64,
+    sinks: u64,
+    lse: u64,
+    lse_token_stride: i64,
+    lse_head_stride: i64,
+    starts: u64,
+    lengths: u64,
+    table: u64,
+    table_stride: i64,
+    columns: u32,
+    sequences: u32,
+    tokens: u32,
+    heads: u32,
+    group: u32,
+    scale: f32,
+    softcap: f32,
+    window: i32,
+    causal: u32,
+    first_sequence: u32,
+    last_sequence: u32,
+    parts: u32,
+    partial: u64,
+}
+
+/// Where keys and values are.
+#[derive(Clone, Copy)]
+enum Source {
+    Paged(Cache),
+    Latent(Cache),
+    Rows,
+}
+
+/// The slots that the three ops have in different places.
+struct Slots {
+    starts: usize,
+    lengths: usize,
+    table: Option<usize>,
+    o: usize,
+    sinks: Option<usize>,
+    scales: Option<usize>,
+}
+
+impl Source {
+    fn slots(self) -> Slots {
+        match self {
+            Self::Paged(_) => Slots {
+                starts: 4,
+                lengths: 5,
+                table: Some(3),
+                o: 6,
+                sinks: Some(10),
+                scales: Some(8),
+            },
+            Self::Latent(_) => {
+                Slots { starts: 5, lengths: 6, table: Some(4), o: 7, sinks: None, scales: None }
+            }
+            Self::Rows => {
+                Slots { starts: 3, lengths: 4, table: None, o: 5, sinks: Some(7), scales: None }
+            }
+        }
+    }
+}
+
+/// The attributes of an attention.
+#[derive(Clone, Copy)]
+struct Rule {
+    scale: f64,
+    causal: bool,
+    window: i64,
+    softcap: f64,
+}
+
+macro_rules! rule_of {
+    ($($attrs:ident)*) => {$(
+        impl From<$attrs> for Rule {
+            fn from(a: $attrs) -> Self {
+                Self { scale: a.scale, causal: a.causal, window: a.window, softcap: a.softcap }
+            }
+        }
+    )*};
+}
+
+rule_of!(PagedAttention VarlenAttention MlaAttention);
+
+struct Attention {
+    kernel: Function<Params>,
+    source: Source,
+    /// What does not change from launch to launch.
+    fixed: Params,
+}
+
+pub(super) fn paged(op: &Op<'_>) -> Result<Prepared> {
+    let rule = op.attrs::<PagedAttention>()?;
+    let cache = Cache::of(op.desc, [1, 2], &[8, 9], false)?;
+    prepare(op, Source::Paged(cache), rule.into(), cell(cache.k.dtype)?)
+}
+
+pub(super) fn mla(op: &Op<'_>) -> Result<Prepared> {
+    let rule = op.attrs::<MlaAttention>()?;
+    let cache = Cache::of(op.desc, [2, 3], &[], true)?;
+    prepare(op, Source::Latent(cache), rule.into(), cell(cache.k.dtype)?)
+}
+
+pub(super) fn varlen(op: &Op<'_>) -> Result<Prepared> {
+    let rule = op.attrs::<VarlenAttention>()?;
+    for sym in [Sym::Dk, Sym::Dv] {
+        let dim = op.dim(sym);
+        if !(1..=i64::from(MAX_DIM)).contains(&dim) {
+            return Err(Error::unsupported(format!(
+                "varlen_attention: heads of {dim} dims; supported: fixed numbers up to {MAX_DIM}"
+            )));
+        }
+    }
+    prepare(op, Source::Rows, rule.into(), op.float(0)?.suffix())
+}
+
+fn prepare(op: &Op<'_>, source: Source, rule: Rule, cell: &str) -> Result<Prepared> {
+    let heads = op.dim(Sym::Hq);
+    let kv_heads = if let Source::Latent(_) = source { 1 } else { op.dim(Sym::Hk) };
+    if heads < 1 || heads > i64::from(u16::MAX) || kv_heads < 1 || heads % kv_heads != 0 {
+        return Err(Error::invalid(format!(
+            "{}: {heads} query heads on {kv_heads} KV heads, expected fixed numbers and a multiple",
+            op.desc.kind
+        )));
+    }
+    let fixed = Params {
+        heads: heads as u32,
+        group: (heads / kv_heads) as u32,
+        scale: rule.scale as f32,
+        softcap: rule.softcap as f32,
+        window: i32::try_from(rule.window).unwrap_or(i32::MAX).max(-1),
+        causal: u32::from(rule.causal),
+        ..Params::default()
+    };
+    let kernel = format!("attention_{}_{cell}", op.float(0)?.suffix());
+    Ok(Prepared::native(Attention { kernel: op.kernel("attention", &kernel)?, source, fixed }))
+}
+
+/// A tensor `[rows, KV heads, dim]` as a plane.
+fn plane_of_rows(view: &TensorView) -> Result<Plane> {
+    let bytes = view.dtype.bytes(1).unwrap_or(0).cast_signed();
+    Ok(Plane {
+        data: address(view),
+        head_bytes: view.strides[1] * bytes,
+        token_bytes: view.strides[0] * bytes,
+        dim: small("dims", view.dims[2])?,
+        rows: small("rows", view.dims[0])?,
+        ..Plane::default()
+    })
+}
+
+impl Attention {
+    fn params(&self, args: &Args<'_>) -> Result<Params> {
+        let slots = self.source.slots();
+        let mut p = Params { q: Heads::of(args.view(0)?)?, ..self.fixed };
+        match &self.source {
+            Source::Paged(cache) => {
+                p.k = cache.k.plane(args.view(1)?)?;
+                p.v = cache.v.plane(args.view(2)?)?;
+            }
+            Source::Latent(cache) => {
+                p.q2 = Heads::of(args.view(1)?)?;
+                p.k = cache.k.plane(args.view(2)?)?;
+                p.k2 = cache.v.plane(args.view(3)?)?;
+                p.v = p.k;
+            }
+            Source::Rows => {
+                p.k = plane_of_rows(args.view(1)?)?;
+                p.v = plane_of_rows(args.view(2)?)?;
+            }
+        }
+        let vector = |slot: Option<usize>| slot.and_then(|s| args.optional(s)).map_or(0, address);
+        p.k_scale = vector(slots.scales);
+        p.v_scale = vector(slots.scales.map(|s| s + 1));
+        p.sinks = vector(slots.sinks);
+        let starts = args.view(slots.starts)?;
+        p.starts = address(starts);
+        p.sequences = small("sequences", (starts.dims[0] - 1).max(0))?;
+        p.lengths = address(args.view(slots.lengths)?);
+        if let Some(slot) = slots.table {
+            let table = args.view(slot)?;
+            p.table = address(table);
+            p.table_stride = table.strides[0];
+            p.columns = small("columns of the block table", table.dims[1])?;
+        }
+        p.o = Heads::of(args.view(slots.o)?)?;
+        p.tokens = small("tokens", args.view(slots.o)?.dims[0])?;
+        if let Some(lse) = args.optional(slots.o + 1) {
+            p.lse = address(lse);
+            [p.lse_token_stride, p.lse_head_stride] = [lse.strides[0], lse.strides[1]];
+        }
+        Ok(p)
+    }
+}
+
+impl Launch for Attention {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let params = self.params(args)?;
+        let blocks = [params.tokens, params.heads, 1];
+        args.enqueue(&self.kernel, Grid { blocks, threads: THREADS, shared: 0 }, &params)
+    }
+}
+
+/// `struct Merge` of `kernels/attention.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct MergeParams {
+    o1: Heads,
+    o2: Heads,
+    o: Heads,
+    lse1: u64,
+    lse2: u64,
+    lse: u64,
+    lse1_strides: [i64; 2],
+    lse2_strides: [i64; 2],
+    lse_strides: [i64; 2],
+}
+
+struct Merge(Function<MergeParams>);
+
+pub(super) fn merge(op: &Op<'_>) -> Result<Prepared> {
+    op.attrs::<attrs::MergeAttention>()?;
+    let kernel = format!("merge_attention_{}", op.float(0)?.suffix());
+    Ok(Prepared::native(Merge(op.kernel("attention", &kernel)?)))
+}
+
+impl Launch for Merge {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (lse1, lse2, lse) = (args.view(1)?, args.view(3)?, args.view(5)?);
+        let strides = |view: &TensorView| [view.strides[0], view.strides[1]];
+        let o = args.view(4)?;
+        let params = MergeParams {
+            o1: Heads::of(args.view(0)?)?,
+            o2: Heads::of(args.view(2)?)?,
+            o: Heads::of(o)?,
+            lse1: address(lse1),
+            lse2: address(lse2),
+            lse: address(lse),
+            lse1_strides: strides(lse1),
+            lse2_strides: strides(lse2),
+            lse_strides: strides(lse),
+        };
+        let (tokens, heads) = (small("tokens", o.dims[0])?, small("heads", o.dims[1])?);
+        let grid = Grid { blocks: [tokens, heads, 1], threads: THREADS, shared: 0 };
+        args.enqueue(&self.0, grid, &params)
+    }
+}
