@@ -2,7 +2,7 @@
 
 use halyard_sdk::{Backend, InfoKey, Options, Result};
 
-use crate::{device::CudaDevice, driver, kernels::Arch, ops::PROFILES};
+use crate::{device::CudaDevice, driver, kernels::Arch, ops::profiles};
 
 /// The CUDA backend, `cuda`.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +17,7 @@ impl Backend for Cuda {
             InfoKey::NAME => "NVIDIA CUDA".into(),
             InfoKey::VERSION => env!("CARGO_PKG_VERSION").into(),
             InfoKey::VENDOR => "Halyard".into(),
-            InfoKey::PROFILES => PROFILES.into(),
+            InfoKey::PROFILES => profiles(),
             InfoKey::ARCH => Arch::ALL.map(Arch::name).join(","),
             InfoKey::BUILD if cfg!(debug_assertions) => "debug assertions".into(),
             InfoKey::DRIVER => driver::version_text(),

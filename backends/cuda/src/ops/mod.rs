@@ -17,7 +17,7 @@ mod select;
 use std::sync::Arc;
 
 use halyard_sdk::{
-    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Stream, Support, TensorSpec,
+    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Scheme, Stream, Support, TensorSpec,
     abi::{
         ops::{
             Sym,
@@ -28,12 +28,19 @@ use halyard_sdk::{
     },
 };
 
-use crate::{device::Shared, driver::Function, weights::Layout};
+use crate::{
+    device::Shared,
+    driver::Function,
+    weights::{Layout, SCHEMES},
+};
 use args::Args;
 pub(crate) use args::{Float, address};
 
 /// What the backend promises (`conformance/README.md`).
-pub(crate) const PROFILES: &str = "";
+pub(crate) fn profiles() -> String {
+    let quant = SCHEMES.iter().filter(|s| **s != Scheme::DENSE).map(|s| format!(",quant:{s}"));
+    format!("dense,mla,contiguous,kv8,sample{}", quant.collect::<String>())
+}
 
 /// An op, ready to launch.
 pub(crate) trait Launch: Send + Sync + 'static {
