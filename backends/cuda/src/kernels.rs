@@ -79,6 +79,7 @@ modules! {
     select,
     stage,
 }
+modules!(elementwise, gemm_mma, gemm_simt, gemv, logits, norm, rope, rows, select, stage);
 
 /// The modules that a device has loaded, each when the first kernel of it is wanted.
 #[derive(Debug)]
