@@ -10,7 +10,9 @@ mod linear;
 mod logits;
 mod matrix;
 mod norm;
+mod permute;
 mod rope;
+mod router;
 mod rows;
 mod select;
 
@@ -122,6 +124,9 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
         OpKind::LINEAR => linear::prepare(&op),
         OpKind::BATCHED_LINEAR => linear::batched(&op),
         OpKind::GROUPED_LINEAR => linear::grouped(&op),
+        OpKind::MOE_ROUTER => router::prepare(&op),
+        OpKind::MOE_PERMUTE => permute::permute(&op),
+        OpKind::MOE_UNPERMUTE => permute::unpermute(&op),
         OpKind::ARGMAX => logits::argmax(&op),
         OpKind::TOPK => select::topk(&op),
         OpKind::LOGPROBS => logits::logprobs(&op),
