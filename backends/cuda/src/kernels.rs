@@ -63,7 +63,26 @@ macro_rules! modules {
     };
 }
 
-modules!(attention, elementwise, gemm_mma, gemm_quant, gemm_simt, gemv, gemv_quant, kv, logits, moe, norm, rope, router, rows, select, stage);
+modules!(
+    attention,
+    elementwise,
+    gemm_mma,
+    gemm_quant,
+    gemm_simt,
+    gemv,
+    gemv_quant,
+    kv,
+    logits,
+    moe,
+    norm,
+    qkv,
+    quantise,
+    rope,
+    router,
+    rows,
+    select,
+    stage
+);
 
 /// The modules that a device has loaded, each when the first kernel of it is wanted.
 #[derive(Debug)]

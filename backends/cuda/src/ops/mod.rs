@@ -11,6 +11,8 @@ mod logits;
 mod matrix;
 mod norm;
 mod permute;
+mod qkv;
+mod quantise;
 mod rope;
 mod router;
 mod rows;
@@ -124,6 +126,9 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
         OpKind::LINEAR => linear::prepare(&op),
         OpKind::BATCHED_LINEAR => linear::batched(&op),
         OpKind::GROUPED_LINEAR => linear::grouped(&op),
+        OpKind::QUANT_ACT => quantise::quant_act(&op),
+        OpKind::RMS_NORM_QUANT => quantise::norm_quant(&op),
+        OpKind::QKV_POST => qkv::prepare(&op),
         OpKind::MOE_ROUTER => router::prepare(&op),
         OpKind::MOE_PERMUTE => permute::permute(&op),
         OpKind::MOE_UNPERMUTE => permute::unpermute(&op),

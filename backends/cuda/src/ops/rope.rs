@@ -49,30 +49,45 @@ struct Params {
     interleaved: u32,
 }
 
+/// Which dims of a head are rotated, in which pairs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rotation {
+    /// Pairs a head.
+    pub(super) half: u32,
+    /// The first rotated dim.
+    pub(super) offset: u32,
+    /// Pairs are `(2i, 2i + 1)` instead of `(i, i + half)`.
+    pub(super) interleaved: bool,
+}
+
+impl Rotation {
+    /// That of heads and a table whose widths the descriptor says.
+    pub(super) fn of(op: &Op<'_>, interleaved: bool, offset: i64) -> Result<Self> {
+        let (kind, d, r) = (op.desc.kind, op.dim(Sym::Dk), op.dim(Sym::R));
+        if d < 0 || r < 0 {
+            return Err(Error::unsupported(format!("{kind}: head and table widths must be fixed")));
+        }
+        let inside = offset >= 0 && offset.checked_add(r).is_some_and(|end| end <= d);
+        if r % 2 != 0 || !inside {
+            return Err(Error::invalid(format!(
+                "{kind}: {r} dims from {offset} of a head of {d}, expected an even number inside the head"
+            )));
+        }
+        let (half, offset) = (small("table columns", r / 2)?, small("offset", offset)?);
+        Ok(Self { half, offset, interleaved })
+    }
+}
+
 struct Rope {
     kernel: Function<Params>,
-    half: u32,
-    offset: u32,
-    interleaved: bool,
+    rotation: Rotation,
 }
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let Attrs { interleaved, offset } = op.attrs()?;
-    let (d, r) = (op.dim(Sym::Dk), op.dim(Sym::R));
-    if d < 0 || r < 0 {
-        return Err(Error::unsupported("rope: head and table widths must be fixed"));
-    }
-    let inside = offset >= 0 && offset.checked_add(r).is_some_and(|end| end <= d);
-    if r % 2 != 0 || !inside {
-        return Err(Error::invalid(format!(
-            "rope: {r} dims from {offset} of a head of {d}, expected an even number inside the head"
-        )));
-    }
     Ok(Prepared::native(Rope {
         kernel: op.kernel("rope", &format!("rope_{}", op.float(0)?.suffix()))?,
-        half: small("table columns", r / 2)?,
-        offset: small("offset", offset)?,
-        interleaved,
+        rotation: Rotation::of(op, interleaved, offset)?,
     }))
 }
 
@@ -86,9 +101,9 @@ impl Launch for Rope {
             table: address(table),
             table_stride: table.strides[0],
             table_rows: small("table rows", table.dims[0])?,
-            half: self.half,
-            offset: self.offset,
-            interleaved: u32::from(self.interleaved),
+            half: self.rotation.half,
+            offset: self.rotation.offset,
+            interleaved: u32::from(self.rotation.interleaved),
         };
         args.enqueue(&self.kernel, Grid::line(small("tokens", q.dims[0])?, THREADS), &params)
     }

@@ -1,0 +1,107 @@
+// QUANT_ACT and RMS_NORM_QUANT: rows as codes of 8 bits and scales.
+#include "cell.h"
+
+constexpr u32 THREADS = 256, WARPS = THREADS / WARP;
+// Columns that share a scale of f8e4m3 codes.
+constexpr u32 GROUP = 128;
+
+struct Codes {
+    void* q;
+    float* scale;
+    i64 q_stride, scale_stride;
+    u32 cols;
+    // Groups from one of a warp's to its next.
+    u32 step;
+};
+
+// The larger magnitude; NaN wins.
+struct Largest { DEVICE float operator()(float a, float b) const { return a != a || a > b ? a : b; } };
+
+DEVICE float scale_of(float largest, float most) {
+    float scale = largest / most;
+    return scale == 0.0f ? 1.0f : scale;
+}
+
+// One scale a row: a block takes it. `value` gives a column's number.
+template <class Value> DEVICE void quantise(const Codes& p, i8*, float* scratch, Value value) {
+    float largest = 0.0f;
+    for (u32 column = thread_index(); column < p.cols; column += THREADS) largest = Largest()(largest, absolute(value(column)));
+    largest = reduce_block<THREADS>(largest, Largest(), scratch);
+    const float scale = scale_of(largest, 127.0f);
+    if (thread_index() == 0) p.scale[block_x() * p.scale_stride] = scale;
+    i8* q = static_cast<i8*>(p.q) + block_x() * p.q_stride;
+    for (u32 column = thread_index(); column < p.cols; column += THREADS) q[column] = narrow<i8>(value(column) / scale);
+}
+
+// A scale a group: a warp takes it.
+template <class Value> DEVICE void quantise(const Codes& p, e4m3*, float*, Value value) {
+    e4m3* q = static_cast<e4m3*>(p.q) + block_x() * p.q_stride;
+    for (u32 group = block_y() * WARPS + warp_index(); group * GROUP < p.cols; group += p.step) {
+        float v[GROUP / WARP], largest = 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < GROUP / WARP; i++) {
+            const u32 column = group * GROUP + i * WARP + lane_index();
+            v[i] = column < p.cols ? value(column) : 0.0f;
+            largest = Largest()(largest, absolute(v[i]));
+        }
+        const float scale = scale_of(reduce_warp(largest, Largest()), 448.0f);
+        if (lane_index() == 0) p.scale[block_x() * p.scale_stride + group] = scale;
+#pragma unroll
+        for (u32 i = 0; i < GROUP / WARP; i++) {
+            const u32 column = group * GROUP + i * WARP + lane_index();
+            if (column < p.cols) q[column] = narrow<e4m3>(v[i] / scale);
+        }
+    }
+}
+
+struct QuantAct {
+    const void* x;
+    i64 x_stride;
+    Codes codes;
+};
+
+template <class T, class Q> DEVICE void quant_act(const QuantAct& p) {
+    __shared__ float scratch[WARPS];
+    const T* x = static_cast<const T*>(p.x) + block_x() * p.x_stride;
+    quantise(p.codes, static_cast<Q*>(nullptr), scratch, [&](u32 column) { return to_float(x[column]); });
+}
+
+struct NormQuant {
+    const void *x, *gamma;
+    // Null if there is no residual: r := round(x + r) is normed otherwise.
+    void* r;
+    i64 x_stride, r_stride;
+    u32 gamma_type;
+    float eps, gamma_plus;
+    Codes codes;
+};
+
+template <class T, class Q> DEVICE void norm_quant(const NormQuant& p) {
+    __shared__ float scratch[2][WARPS];
+    const u32 cols = p.codes.cols;
+    const T* x = static_cast<const T*>(p.x) + block_x() * p.x_stride;
+    T* r = p.r ? static_cast<T*>(p.r) + block_x() * p.r_stride : nullptr;
+    float squares = 0.0f;
+    for (u32 column = thread_index(); column < cols; column += THREADS) {
+        float v = to_float(x[column]);
+        if (r) {
+            T sum = narrow<T>(v + to_float(r[column]));
+            r[column] = sum;
+            v = to_float(sum);
+        }
+        squares = fused(v, v, squares);
+    }
+    // After its barrier all threads see the residual.
+    squares = reduce_block<THREADS>(squares, Sum(), scratch[0]);
+    const float factor = 1.0f / __builtin_sqrtf(squares / float(cols) + p.eps);
+    const T* normed = r ? r : x;
+    quantise(p.codes, static_cast<Q*>(nullptr), scratch[1], [&](u32 column) {
+        return to_float(normed[column]) * factor * (load_float(p.gamma, p.gamma_type, column) + p.gamma_plus);
+    });
+}
+
+#define QUANTISE(suffix, T, name, Q) \
+    KERNEL __launch_bounds__(THREADS) quant_act_##suffix##_##name(QuantAct p) { quant_act<T, Q>(p); } \
+    KERNEL __launch_bounds__(THREADS) rms_norm_quant_##suffix##_##name(NormQuant p) { norm_quant<T, Q>(p); }
+#define QUANTISE_EACH(suffix, T) QUANTISE(suffix, T, i8, i8) QUANTISE(suffix, T, e4m3, e4m3)
+EACH_FLOAT(QUANTISE_EACH)
