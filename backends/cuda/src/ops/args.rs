@@ -63,6 +63,13 @@ pub(crate) struct Rows {
     dim: [u32; 2],
 }
 
+impl Rows {
+    /// Rows of one matrix.
+    pub(crate) fn matrix(data: u64, stride: i64) -> Self {
+        Self { data, stride: [0, 0, stride], dim: [1, i32::MAX.unsigned_abs()] }
+    }
+}
+
 /// A tensor's rows: what kernels take, and how many there are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowsOf {

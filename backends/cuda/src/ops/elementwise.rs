@@ -124,21 +124,45 @@ struct ActMulParams {
     gate: Gate,
 }
 
-struct ActMul {
+/// `act(g) u` of rows that hold gates, then ups.
+pub(super) struct Gating {
     kernel: Function<ActMulParams>,
     gate: Gate,
 }
 
+impl Gating {
+    pub(super) fn new(op: &Op<'_>, float: Float, act: Act, limit: f64) -> Result<Self> {
+        let kernel = op.kernel("elementwise", &format!("act_mul_{}", float.suffix()))?;
+        Ok(Self { kernel, gate: Gate::new(act, limit) })
+    }
+
+    /// Enqueues it: `cols` are those of `y`.
+    pub(super) fn run(
+        &self,
+        args: &Args<'_>,
+        gu: Rows,
+        y: Rows,
+        rows: u32,
+        cols: u32,
+    ) -> Result<()> {
+        args.enqueue(
+            &self.kernel,
+            grid(rows, cols)?,
+            &ActMulParams { gu, y, cols, gate: self.gate },
+        )
+    }
+}
+
+struct ActMul(Gating);
+
 pub(super) fn act_mul(op: &Op<'_>) -> Result<Prepared> {
     let attrs::ActMul { act, limit } = op.attrs()?;
-    let kernel = op.kernel("elementwise", &format!("act_mul_{}", op.float(0)?.suffix()))?;
-    Ok(Prepared::native(ActMul { kernel, gate: Gate::new(act, limit) }))
+    Ok(Prepared::native(ActMul(Gating::new(op, op.float(0)?, act, limit)?)))
 }
 
 impl Launch for ActMul {
     fn launch(&self, args: &Args<'_>) -> Result<()> {
         let (gu, y) = (args.rows(0)?, args.rows(1)?);
-        let params = ActMulParams { gu: gu.rows, y: y.rows, cols: y.cols, gate: self.gate };
-        args.enqueue(&self.kernel, grid(y.count, y.cols)?, &params)
+        self.0.run(args, gu.rows, y.rows, y.count, y.cols)
     }
 }

@@ -285,12 +285,12 @@ impl Product {
 }
 
 /// A dim of a shape as a size; 0 if it is absent or negative.
-fn spec_dim(shapes: &[TensorSpec], slot: usize, axis: usize) -> u64 {
+pub(super) fn spec_dim(shapes: &[TensorSpec], slot: usize, axis: usize) -> u64 {
     let dim = shapes.get(slot).and_then(|s| s.dims().get(axis));
     dim.and_then(|&d| u64::try_from(d).ok()).unwrap_or(0)
 }
 
-fn refuse_act_quant(mode: i64) -> Result<()> {
+pub(super) fn refuse_act_quant(mode: i64) -> Result<()> {
     if mode == 0 {
         return Ok(());
     }

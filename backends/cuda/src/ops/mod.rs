@@ -5,6 +5,7 @@
 mod args;
 mod attention;
 mod elementwise;
+mod experts;
 mod kv;
 mod linear;
 mod logits;
@@ -130,6 +131,7 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
         OpKind::RMS_NORM_QUANT => quantise::norm_quant(&op),
         OpKind::QKV_POST => qkv::prepare(&op),
         OpKind::MOE_ROUTER => router::prepare(&op),
+        OpKind::MOE_EXPERTS => experts::prepare(&op),
         OpKind::MOE_PERMUTE => permute::permute(&op),
         OpKind::MOE_UNPERMUTE => permute::unpermute(&op),
         OpKind::ARGMAX => logits::argmax(&op),

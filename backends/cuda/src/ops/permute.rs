@@ -66,14 +66,20 @@ struct UnpermuteParams {
 
 /// Rows of a matrix: address and elements from row to row.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Matrix {
+pub(super) struct Strided {
     pub(super) data: u64,
     pub(super) stride: i64,
 }
 
-impl Matrix {
+impl Strided {
     pub(super) fn of(view: &TensorView) -> Self {
         Self { data: address(view), stride: view.strides[0] }
+    }
+
+    /// The rows from `first` on, of elements of so many bytes.
+    pub(super) fn from_row(&self, first: u32, bytes: u64) -> Self {
+        let step = i64::from(first).wrapping_mul(self.stride).wrapping_mul(bytes.cast_signed());
+        Self { data: self.data.wrapping_add_signed(step), ..*self }
     }
 
     /// Whether rows of `cols` elements of so many bytes begin and end at multiples of 16 bytes.
@@ -92,11 +98,11 @@ impl Matrix {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pairs {
     /// The expert of each pair, a row a token.
-    pub(super) ids: Matrix,
+    pub(super) ids: Strided,
     /// The first pair of each expert, and the end of the last one's.
     pub(super) offsets: u64,
     /// The row of each pair, a row a token.
-    pub(super) inverse: Matrix,
+    pub(super) inverse: Strided,
     pub(super) tokens: u32,
     pub(super) top: u32,
     pub(super) experts: u32,
@@ -145,8 +151,8 @@ impl Permutation {
         &self,
         args: &Args<'_>,
         pairs: &Pairs,
-        (x, xp, cols): (Matrix, Matrix, u32),
-        weight: Matrix,
+        (x, xp, cols): (Strided, Strided, u32),
+        weight: Strided,
     ) -> Result<()> {
         let count = pairs.count()?;
         let sort = SortParams {
@@ -207,11 +213,11 @@ impl Sums {
         &self,
         args: &Args<'_>,
         pairs: &Pairs,
-        (yp, rows): (Matrix, u32),
-        weight: Option<Matrix>,
-        (y, add, cols): (Matrix, Option<Matrix>, u32),
+        (yp, rows): (Strided, u32),
+        weight: Option<Strided>,
+        (y, add, cols): (Strided, Option<Strided>, u32),
     ) -> Result<()> {
-        let aligned = |m: Matrix| m.aligned(cols, self.to.bytes());
+        let aligned = |m: Strided| m.aligned(cols, self.to.bytes());
         let by_eights = cols.is_multiple_of(8)
             && yp.aligned(cols, self.from.bytes())
             && aligned(y)
@@ -267,15 +273,15 @@ impl Launch for Permute {
         let (offsets, inverse) = (args.view(3)?, args.view(4)?);
         check_pairs(ids.dims[0], ids.dims[1], xp.dims[0])?;
         let pairs = Pairs {
-            ids: Matrix::of(ids),
+            ids: Strided::of(ids),
             offsets: address(offsets),
-            inverse: Matrix::of(inverse),
+            inverse: Strided::of(inverse),
             tokens: small("tokens", ids.dims[0])?,
             top: small("chosen experts", ids.dims[1])?,
             experts: small("experts", offsets.dims[0] - 1)?,
         };
-        let rows = (Matrix::of(x), Matrix::of(xp), small("columns", x.dims[1])?);
-        self.0.run(args, &pairs, rows, Matrix::default())
+        let rows = (Strided::of(x), Strided::of(xp), small("columns", x.dims[1])?);
+        self.0.run(args, &pairs, rows, Strided::default())
     }
 }
 
@@ -291,15 +297,15 @@ impl Launch for Unpermute {
         let (yp, inverse, weight) = (args.view(0)?, args.view(1)?, args.view(2)?);
         let y = args.view(3)?;
         let pairs = Pairs {
-            ids: Matrix::default(),
+            ids: Strided::default(),
             offsets: 0,
-            inverse: Matrix::of(inverse),
+            inverse: Strided::of(inverse),
             tokens: small("tokens", inverse.dims[0])?,
             top: small("chosen experts", inverse.dims[1])?,
             experts: 0,
         };
-        let rows = (Matrix::of(yp), small("rows", yp.dims[0])?);
-        let to = (Matrix::of(y), args.optional(4).map(Matrix::of), small("columns", y.dims[1])?);
-        self.0.run(args, &pairs, rows, Some(Matrix::of(weight)), to)
+        let rows = (Strided::of(yp), small("rows", yp.dims[0])?);
+        let to = (Strided::of(y), args.optional(4).map(Strided::of), small("columns", y.dims[1])?);
+        self.0.run(args, &pairs, rows, Some(Strided::of(weight)), to)
     }
 }
