@@ -66,6 +66,7 @@ macro_rules! modules {
 modules!(
     attention,
     elementwise,
+    experts,
     gemm_mma,
     gemm_quant,
     gemm_simt,
@@ -81,7 +82,7 @@ modules!(
     router,
     rows,
     select,
-    stage
+    stage,
 );
 
 /// The modules that a device has loaded, each when the first kernel of it is wanted.

@@ -1,23 +1,83 @@
-//! MOE_EXPERTS: rows sorted by expert through two grouped products, with what is between them.
+//! MOE_EXPERTS: rows sorted by expert through two grouped products, with what is between them; few tokens without sorting, by
+//! `kernels/experts.cu`.
 
 use halyard_sdk::{Error, Result, Scheme, TensorSpec, abi::ops::attrs};
 
 use super::{
     Launch, Op, Prepared,
     args::{Args, Float, Rows, small},
-    elementwise::Gating,
+    elementwise::{Gate, Gating},
     linear::{Operands, Product, refuse_act_quant, spec_dim},
+    matrix::Matrix,
     permute::{Pairs, Permutation, Strided, Sums},
 };
 use crate::{
+    driver::{Function, Grid},
     memory::ALIGN,
-    weights::{EIGHT, Packed},
+    weights::{EIGHT, Layout, Packed},
 };
 
 /// Tokens that go through the experts at once, so that scratch memory stays within bounds.
 const MOST_TOKENS: u64 = 4096;
 
+/// Pairs of tokens and experts of which each takes its expert's weights on its own.
+const FEW_PAIRS: u32 = 64;
+
+/// Threads a block of the kernels for few pairs, and rows of a weight that it takes.
+const THREADS: u32 = 128;
+const OUTPUTS: u32 = 8;
+
+/// `struct Experts` of `kernels/experts.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Params {
+    x: u64,
+    ids: u64,
+    weight: u64,
+    gated: u64,
+    y: u64,
+    add: u64,
+    w0: Matrix,
+    w1: Matrix,
+    x_stride: i64,
+    ids_stride: i64,
+    weight_stride: i64,
+    gated_stride: i64,
+    y_stride: i64,
+    add_stride: i64,
+    first_expert: i64,
+    top: u32,
+    experts: u32,
+    h: u32,
+    i: u32,
+    weight_on_input: u32,
+    gate: Gate,
+}
+
+/// The kernels for few pairs.
+struct Few {
+    gates: Function<Params>,
+    sums: Function<Params>,
+    gate: Gate,
+    first_expert: i64,
+}
+
+impl Few {
+    /// There are none for weights of another type than x's.
+    fn new(op: &Op<'_>, x: Float, attrs: &attrs::MoeExperts) -> Result<Option<Self>> {
+        let same = |w: &Layout| w.scheme == Scheme::DENSE && Float::of(w.dtype) == Ok(x);
+        if !op.layouts.iter().all(same) {
+            return Ok(None);
+        }
+        let kernel = |stem: &str| op.kernel("experts", &format!("experts_{stem}_{}", x.suffix()));
+        let gate = Gate::new(attrs.act, attrs.limit);
+        let first_expert = attrs.expert_start;
+        Ok(Some(Self { gates: kernel("gates")?, sums: kernel("sums")?, gate, first_expert }))
+    }
+}
+
 struct Experts {
+    few: Option<Few>,
     permutation: Permutation,
     first: Product,
     gating: Gating,
@@ -33,8 +93,9 @@ struct Experts {
 }
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
-    let attrs::MoeExperts { expert_start, act, limit, act_quant, weight_on_input } = op.attrs()?;
-    refuse_act_quant(act_quant)?;
+    let attrs: attrs::MoeExperts = op.attrs()?;
+    let attrs::MoeExperts { expert_start, act, limit, weight_on_input, .. } = attrs;
+    refuse_act_quant(attrs.act_quant)?;
     let [w0, w1] = &op.layouts[..] else {
         return Err(Error::invalid("moe_experts: expected two weights"));
     };
@@ -43,6 +104,7 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let between = if w1.scheme == Scheme::DENSE { x } else { Float::F32 };
     let (h, i) = (w0.k, w1.k);
     Ok(Prepared::native(Experts {
+        few: Few::new(op, x, &attrs)?,
         permutation: Permutation::new(op, x, expert_start, weight_on_input)?,
         first: Product::new(op, 0, x)?,
         gating: Gating::new(op, between, act, limit)?,
@@ -83,12 +145,55 @@ impl Experts {
         let gated = gates_end.max(after(sorted, pairs, self.h, 4));
         let scratch = after(gated, pairs, self.i.next_multiple_of(EIGHT), self.between.bytes());
         let staged = self.first.scratch_bytes(pairs).max(self.second.scratch_bytes(pairs));
-        let bytes = scratch.saturating_add(staged);
+        let few = after(0, pairs.min(FEW_PAIRS.into()), self.i.next_multiple_of(EIGHT), 4);
+        let bytes = scratch.saturating_add(staged).max(few);
         Parts { inverse, sorted, gates, outputs: sorted, gated, scratch, bytes }
+    }
+
+    /// The experts on few tokens.
+    fn run_few(&self, args: &Args<'_>, few: &Few, weights: [&Packed; 2], t: &Tokens) -> Result<()> {
+        let gated = self.i.next_multiple_of(EIGHT);
+        let params = Params {
+            x: t.x.data,
+            ids: t.ids.data,
+            weight: t.weight.data,
+            gated: args.workspace(self.parts(t.count.into(), t.top.into()).bytes)?,
+            y: t.y.data,
+            add: t.add.map_or(0, |add| add.data),
+            w0: Matrix::of(weights[0]),
+            w1: Matrix::of(weights[1]),
+            x_stride: t.x.stride,
+            ids_stride: t.ids.stride,
+            weight_stride: t.weight.stride,
+            gated_stride: gated.cast_signed(),
+            y_stride: t.y.stride,
+            add_stride: t.add.map_or(0, |add| add.stride),
+            first_expert: few.first_expert,
+            top: t.top,
+            experts: self.groups,
+            h: self.h as u32,
+            i: self.i as u32,
+            weight_on_input: u32::from(self.weight_on_input),
+            gate: few.gate,
+        };
+        let grid = |outputs: u64, down: u32| Grid {
+            blocks: [(outputs as u32).div_ceil(OUTPUTS), down, 1],
+            threads: THREADS,
+            shared: 0,
+        };
+        args.enqueue(&few.gates, grid(gated, t.count * t.top), &params)?;
+        args.enqueue(&few.sums, grid(self.h, t.count), &params)
     }
 
     /// The experts on some tokens.
     fn run(&self, args: &Args<'_>, weights: [&Packed; 2], t: &Tokens) -> Result<()> {
+        let readable = t.x.aligned(self.h as u32, self.x.bytes()) && self.h.is_multiple_of(EIGHT);
+        if let Some(few) = &self.few
+            && u64::from(t.count) * u64::from(t.top) <= FEW_PAIRS.into()
+            && readable
+        {
+            return self.run_few(args, few, weights, t);
+        }
         let parts = self.parts(t.count.into(), t.top.into());
         let memory = args.workspace(parts.bytes)?;
         let at =

@@ -83,7 +83,7 @@ impl Strided {
     }
 
     /// Whether rows of `cols` elements of so many bytes begin and end at multiples of 16 bytes.
-    fn aligned(&self, cols: u32, bytes: u64) -> bool {
+    pub(super) fn aligned(&self, cols: u32, bytes: u64) -> bool {
         let row = |n: u64| (n * bytes).is_multiple_of(ROW_ALIGN);
         self.data.is_multiple_of(ROW_ALIGN) && row(self.stride.unsigned_abs()) && row(cols.into())
     }
