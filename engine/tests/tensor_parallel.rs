@@ -4,8 +4,9 @@ mod support;
 
 use std::path::Path;
 
-use halyard_core::Device;
+use halyard_core::{Device, OpBuf, OpKind};
 use halyard_engine::{EngineEvent, LoadOptions, Plan, SamplingParams};
+use halyard_sdk::abi::AttrKey;
 use halyard_weights::Checkpoint;
 use support::{
     DENSE, QUANTISED, changed, check::check, events, folder, goldens, greedy, options, quantised,
@@ -21,11 +22,12 @@ fn dequantised() -> LoadOptions {
 
 #[test]
 fn dense_models() {
-    for count in RANKS {
-        for devices in ranks(count) {
-            for model in DENSE {
-                check(&devices, model, &goldens(&format!("{model}/golden.tensors")), &options());
-            }
+    for model in DENSE {
+        let goldens = goldens(&format!("{model}/golden.tensors"));
+        for count in RANKS {
+            let [oracle, devices] = ranks(count);
+            check(&oracle, model, &goldens[..1], &options());
+            check(&devices, model, &goldens, &options());
         }
     }
 }
@@ -42,15 +44,16 @@ fn dense_models_as_gguf() {
 /// Layers whose scales a rank could have only parts of become plain numbers.
 #[test]
 fn quantised_checkpoints() {
-    for devices in ranks(2) {
-        for model in QUANTISED {
-            let goldens = goldens(&format!("{model}/golden.tensors"));
-            check(&devices, model, &goldens, &dequantised());
-        }
+    let file = |model: &str| goldens(&format!("{model}/golden.tensors"));
+    let [oracle, devices] = ranks(2);
+    for model in QUANTISED {
+        // The oracle is slow: one prompt.
+        check(&oracle, model, &file(model)[..1], &dequantised());
+        check(&devices, model, &file(model), &dequantised());
     }
     let [_, devices] = ranks(4);
     for model in QUANTISED.iter().filter(|model| **model != "llama_fp8") {
-        check(&devices, model, &goldens(&format!("{model}/golden.tensors")), &dequantised());
+        check(&devices, model, &file(model), &dequantised());
     }
 }
 
@@ -65,9 +68,9 @@ fn quantised_layers_are_cut_as_they_are() {
         ("gguf/llama/model-q8_0.gguf", "gguf/llama/golden-q8_0.tensors"),
         ("gguf/llama/model-iq4_nl.gguf", "gguf/llama/golden-iq4_nl.tensors"),
     ] {
-        for devices in ranks(2) {
-            check(&devices, model, &goldens(golden), &options());
-        }
+        let [oracle, devices] = ranks(2);
+        check(&oracle, model, &goldens(golden)[..1], &options());
+        check(&devices, model, &goldens(golden), &options());
     }
 }
 
@@ -173,6 +176,28 @@ fn what_does_not_come_out_even_is_refused_with_numbers() {
     let mixed: Vec<Device> = support::devices();
     let error = refusal(&folder("llama"), &mixed);
     assert!(error.contains("of one backend"), "{error}");
+}
+
+/// What the gate is to prove: with the shapes of the shares, and what differs from rank to rank.
+#[test]
+fn every_ranks_kernels_are_in_the_set() {
+    let [_, devices] = ranks(2);
+    let checkpoint = Checkpoint::open(&folder("llama")).expect("opens");
+    let plan = Plan::new(&devices, checkpoint, &options()).expect("fits");
+    let sets = plan.kernel_sets();
+    let [(_, ops)] = &sets[..] else { panic!("devices of one kind: {sets:?}") };
+    let rows = |op: &OpBuf| op.weights().iter().map(|w| [w.n, w.k]).collect::<Vec<_>>();
+    let of = |kind| ops.iter().filter(move |op| op.kind() == kind);
+    let starts: Vec<i64> = of(OpKind::EMBEDDING)
+        .filter_map(|op| op.attrs().iter().find(|attr| attr.key == AttrKey::VOCAB_START))
+        .map(|attr| attr.bits.cast_signed())
+        .collect();
+    assert_eq!(starts, [0, 512]);
+    let linear: Vec<_> = of(OpKind::LINEAR).flat_map(rows).collect();
+    // qkv, o, gate and up, down, output layer; some for all tokens and some for the wanted ones, alike.
+    assert_eq!(linear, [[64, 64], [64, 32], [160, 64], [64, 80], [512, 64]]);
+    assert!(of(OpKind::PAGED_ATTENTION).all(|op| op.tensors()[0].dims()[1] == 2));
+    assert_eq!(of(OpKind::ARGMAX).count(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use halyard_weights::Checkpoint;
 use crate::{
     error::LoadError,
     models::Shares,
-    program::{Content, Fallback, Graph, Program, Rank, Source, VectorPart},
+    program::{Content, Fallback, Graph, Program, Rank, Share, Source, VectorPart},
     sampling,
 };
 
@@ -104,6 +104,87 @@ fn every_tensor_is_used_once() {
         uses.remove("rope_freqs.weight");
         let odd: Vec<_> = uses.iter().filter(|(_, count)| **count != 1).collect();
         assert!(odd.is_empty(), "{model}: {odd:?}");
+    }
+}
+
+/// The programs of all ranks, if the model can be shared as it is stored.
+fn record_shared(checkpoint: &Checkpoint, world: usize) -> Option<Vec<Program>> {
+    let ranks = (0..world).map(|index| Rank { index, world });
+    let programs = ranks.map(|rank| match record_rank(checkpoint, None, rank) {
+        Ok((program, _)) => Some(program),
+        Err(LoadError::Indivisible { .. }) => None,
+        Err(other) => panic!("{other}"),
+    });
+    programs.collect()
+}
+
+#[test]
+fn what_ranks_launch_keeps_to_the_catalogue() {
+    let mut shared = 0;
+    for model in models() {
+        for world in [2, 4] {
+            let Some(programs) = record_shared(&open(&model), world) else { continue };
+            shared += 1;
+            for op in programs.iter().flat_map(|program| &program.ops) {
+                if let Err(error) = check_desc(&op.desc()) {
+                    panic!("{model}: {op}: {error}");
+                }
+            }
+        }
+    }
+    assert!(shared > 20, "{shared}");
+}
+
+/// How often each row and column of each matrix is on some rank: once, or the same number of times where ranks have copies.
+#[test]
+fn the_ranks_parts_make_the_whole() {
+    let checkpoint = open("qwen2_moe");
+    for world in [2, 4] {
+        let programs = record_shared(&checkpoint, world).expect("can be shared");
+        let mut cover: HashMap<String, (Vec<usize>, Vec<usize>)> = HashMap::new();
+        let mut vectors: HashMap<String, Vec<usize>> = HashMap::new();
+        let count = |counts: &mut Vec<usize>, share: Share| {
+            counts.resize(share.whole, 0);
+            counts[share.range()].iter_mut().for_each(|count| *count += 1);
+        };
+        for program in &programs {
+            for part in program.weights.iter().flat_map(|spec| &spec.parts) {
+                let (rows, columns) = cover.entry(part.layer.name.clone()).or_default();
+                count(rows, part.layer.rows);
+                count(columns, part.layer.columns);
+            }
+            for buffer in &program.buffers {
+                if let Content::Vectors(parts) = &buffer.content {
+                    for VectorPart { name, share } in parts {
+                        count(vectors.entry(name.clone()).or_default(), *share);
+                    }
+                }
+            }
+        }
+        let even = |name: &str, counts: &[usize]| {
+            assert!(counts[0] > 0 && counts.iter().all(|&n| n == counts[0]), "{name}: {counts:?}");
+            counts[0]
+        };
+        for (name, (rows, columns)) in &cover {
+            let copies = even(name, rows) * even(name, columns) / world;
+            let leaf = name.rsplit('.').next().unwrap_or(name);
+            let expected = match leaf {
+                "gate" | "shared_expert_gate" => world,
+                // Two heads of keys and values.
+                "k_proj" | "v_proj" => world / 2,
+                _ => 1,
+            };
+            assert_eq!(copies, expected, "{name} of {world}");
+        }
+        for (name, counts) in &vectors {
+            let copies = even(name, counts);
+            let expected = match name.rsplit('.').nth(1) {
+                Some("q_proj") => 1,
+                Some("k_proj" | "v_proj") => world / 2,
+                _ => world,
+            };
+            assert_eq!(copies, expected, "{name} of {world}");
+        }
     }
 }
 

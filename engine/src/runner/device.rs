@@ -288,9 +288,9 @@ impl DeviceRunner {
     }
 
     /// What a failure comes to for all ranks.
-    fn ended_by(&mut self, error: StepError) -> StepError {
-        match &mut self.followers {
-            Some(followers) => followers.end(error),
+    fn ended_by(&self, error: StepError) -> StepError {
+        match &self.followers {
+            Some(followers) => followers.ended_by(error),
             None => error,
         }
     }

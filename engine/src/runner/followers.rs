@@ -21,12 +21,19 @@ use crate::{batch::Batch, engine_loop::panic_message};
 #[derive(Debug)]
 pub(crate) struct Followers {
     all: Vec<Follower>,
-    /// Rank 0's end.
-    comm: CommHandle,
-    fault: Arc<OnceLock<String>>,
+    end: Arc<End>,
     /// Ranks may be at different places: a part has begun and not come to its end on rank 0.
     apart: bool,
     timeout: Duration,
+}
+
+/// How the ranks end together.
+#[derive(Debug)]
+struct End {
+    /// Every rank's, since a device that has failed answers nothing any more.
+    comms: Vec<CommHandle>,
+    /// Of the rank that failed first.
+    fault: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -81,9 +88,8 @@ enum State {
 struct Rank {
     name: String,
     model: Model,
-    comm: CommHandle,
     mailbox: Arc<Mailbox>,
-    fault: Arc<OnceLock<String>>,
+    end: Arc<End>,
     work: Work,
     timeout: Duration,
 }
@@ -97,18 +103,21 @@ impl Followers {
         batch: &dyn Fn() -> Batch,
         timeout: Duration,
     ) -> io::Result<Option<Self>> {
-        let Some(comm) = first.exec.comm_handle() else { return Ok(None) };
+        let comms = std::iter::once(first).chain(&models);
+        let Some(comms) = comms.map(|model| model.exec.comm_handle()).collect() else {
+            return Ok(None);
+        };
+        let end = Arc::new(End { comms, fault: OnceLock::new() });
         let world = models.len() + 1;
-        let mut this = Self { all: Vec::new(), comm, fault: Arc::default(), apart: false, timeout };
+        let mut this = Self { all: Vec::new(), end, apart: false, timeout };
         for (index, model) in (1..).zip(models) {
             let name = format!("rank {index} of {world}");
             let mailbox = Arc::new(Mailbox::new(Work::new(batch())));
             let rank = Rank {
-                comm: model.exec.comm_handle().expect("several ranks have a communicator"),
                 name: name.clone(),
                 model,
                 mailbox: Arc::clone(&mailbox),
-                fault: Arc::clone(&this.fault),
+                end: Arc::clone(&this.end),
                 work: Work::new(batch()),
                 timeout,
             };
@@ -122,7 +131,7 @@ impl Followers {
     /// Runs [`Model::forward`] on every rank; `own` does it on rank 0.
     ///
     /// # Errors
-    /// A rank failed; [`Followers::end`] says which.
+    /// A rank failed; [`Followers::ended_by`] says which.
     pub(crate) fn forward(
         &mut self,
         batch: &Batch,
@@ -168,7 +177,7 @@ impl Followers {
         }
         if slot.full {
             let message = format!("{name} has not come back for {:.0?}", self.timeout);
-            self.fault.get_or_init(|| message.clone());
+            self.end.fault.get_or_init(|| message.clone());
             return Err(StepError { message, sticky: true });
         }
         fill(&mut slot.work);
@@ -179,14 +188,25 @@ impl Followers {
 
     /// What a failed step comes to. If only rank 0's sampler failed, all ranks are where they should be and can go on. Else the
     /// communicator ends, and the error is that of the rank that failed first.
-    pub(crate) fn end(&mut self, error: StepError) -> StepError {
-        if self.fault.get().is_none() && !self.apart && !error.sticky {
+    pub(crate) fn ended_by(&self, error: StepError) -> StepError {
+        if self.end.fault.get().is_none() && !self.apart && !error.sticky {
             return error;
         }
         let world = self.all.len() + 1;
-        let fault = self.fault.get_or_init(|| format!("rank 0 of {world}: {error}"));
-        let fault = StepError { message: fault.clone(), sticky: true };
-        abort(&self.comm);
+        let message = self.end.by(|| format!("rank 0 of {world}: {error}"));
+        StepError { message: message.to_owned(), sticky: true }
+    }
+}
+
+impl End {
+    /// Ends the communicator for all ranks; gives the first cause.
+    fn by(&self, cause: impl FnOnce() -> String) -> &str {
+        // Before the communicator ends, so that those whom that wakes find the cause.
+        let fault = self.fault.get_or_init(cause);
+        let ended = self.comms.iter().filter(|comm| comm.abort().is_ok()).count();
+        if ended == 0 {
+            tracing::warn!("no rank could end the communicator");
+        }
         fault
     }
 }
@@ -194,7 +214,7 @@ impl Followers {
 impl Drop for Followers {
     fn drop(&mut self) {
         if self.apart {
-            abort(&self.comm);
+            self.end.by(|| "the engine's loop has ended within a step".into());
         }
         for Follower { mailbox, .. } in &self.all {
             mailbox.lock().stop = true;
@@ -226,16 +246,13 @@ impl Rank {
                 Ok(Err(error)) => error.to_string(),
                 Err(panic) => format!("panicked: {}", panic_message(panic.as_ref())),
             };
-            let name = &self.name;
-            // Before the communicator ends, so that those whom that wakes find the cause.
-            self.fault.get_or_init(|| format!("{name}: {message}"));
-            abort(&self.comm);
+            self.end.by(|| format!("{}: {message}", self.name));
             break;
         }
-        let Self { mailbox, model, comm, .. } = self;
+        let Self { mailbox, model, .. } = self;
         mailbox.set(State::Ended);
-        // After a failure these may be in any state, so their own drops may panic too.
-        let _ = catch_unwind(AssertUnwindSafe(move || drop((model, comm))));
+        // After a failure it may be in any state, so its own drop may panic too.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(model)));
         mailbox.set(State::Gone);
     }
 }
@@ -295,11 +312,5 @@ impl Mailbox {
     fn set(&self, state: State) {
         self.lock().state = state;
         self.changed.notify_all();
-    }
-}
-
-fn abort(comm: &CommHandle) {
-    if let Err(error) = comm.abort() {
-        tracing::warn!(%error, "could not end the communicator of the ranks");
     }
 }
