@@ -65,6 +65,7 @@ macro_rules! modules {
 
 modules!(
     attention,
+    convert,
     elementwise,
     experts,
     gemm_mma,

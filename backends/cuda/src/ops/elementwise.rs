@@ -1,7 +1,7 @@
-//! COPY, ADD, MUL and ACT_MUL: `kernels/elementwise.cu`.
+//! COPY, ADD, MUL and ACT_MUL: `kernels/{elementwise,convert}.cu`.
 
 use halyard_sdk::{
-    Error, Result,
+    DType, Error, Result,
     abi::ops::{Act, attrs},
 };
 
@@ -43,21 +43,78 @@ pub(super) fn copy(op: &Op<'_>) -> Result<Prepared> {
     let name = match (Float::of(x), Float::of(y), x.bits()) {
         _ if x == y && x.bits().is_some_and(|b| b >= 8) => format!("b{}", x.bits().unwrap_or(0)),
         (Ok(x), Ok(y), _) => format!("{}_{}", x.suffix(), y.suffix()),
-        _ => {
-            return Err(Error::unsupported(format!(
-                "copy: {x} to {y}; floats convert, others stay as they are"
-            )));
-        }
+        _ => return convert(op),
     };
     Ok(Prepared::native(Copy(op.kernel("elementwise", &format!("copy_{name}"))?)))
 }
 
+impl CopyParams {
+    fn of(args: &Args<'_>) -> Result<(Self, Grid)> {
+        let (x, y) = (args.rows(0)?, args.rows(1)?);
+        let params = Self { x: x.rows, y: y.rows, x_step: x.step, y_step: y.step, cols: y.cols };
+        Ok((params, grid(y.count, y.cols)?))
+    }
+}
+
 impl Launch for Copy {
     fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let (x, y) = (args.rows(0)?, args.rows(1)?);
-        let params =
-            CopyParams { x: x.rows, y: y.rows, x_step: x.step, y_step: y.step, cols: y.cols };
-        args.enqueue(&self.0, grid(y.count, y.cols)?, &params)
+        let (params, grid) = CopyParams::of(args)?;
+        args.enqueue(&self.0, grid, &params)
+    }
+}
+
+/// Types that `kernels/convert.cu` knows, by their number in `enum Type`.
+const CONVERTED: [DType; 11] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::F8E4M3,
+    DType::F8E5M2,
+    DType::I8,
+    DType::U8,
+    DType::I32,
+    DType::U32,
+    DType::I64,
+    DType::U64,
+];
+
+/// `struct Convert` of `kernels/convert.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ConvertParams {
+    x: Rows,
+    y: Rows,
+    x_step: i64,
+    y_step: i64,
+    cols: u32,
+    from: u32,
+    to: u32,
+}
+
+struct Convert {
+    kernel: Function<ConvertParams>,
+    from: u32,
+    to: u32,
+}
+
+fn convert(op: &Op<'_>) -> Result<Prepared> {
+    let number = |slot: usize| {
+        let dtype = op.dtype(slot);
+        let at = CONVERTED.iter().position(|&known| known == dtype);
+        at.map(|at| at as u32).ok_or_else(|| {
+            let known = CONVERTED.map(|d| d.to_string()).join(", ");
+            Error::unsupported(format!("copy: {dtype} to another type; supported: {known}"))
+        })
+    };
+    let (from, to) = (number(0)?, number(1)?);
+    Ok(Prepared::native(Convert { kernel: op.kernel("convert", "convert")?, from, to }))
+}
+
+impl Launch for Convert {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (CopyParams { x, y, x_step, y_step, cols }, grid) = CopyParams::of(args)?;
+        let params = ConvertParams { x, y, x_step, y_step, cols, from: self.from, to: self.to };
+        args.enqueue(&self.kernel, grid, &params)
     }
 }
 

@@ -260,7 +260,7 @@ impl Launch for Experts {
         let top = small("chosen experts", ids.dims[1])?;
         let (w0, w1) = (args.weight(0)?, args.weight(1)?);
         for first in (0..tokens).step_by(MOST_TOKENS as usize) {
-            let of = |m: Strided, bytes: u64| m.from_row(first, bytes);
+            let of = |m: Strided, bytes: u64| m.starting_at(first, bytes);
             let float = self.x.bytes();
             let part = Tokens {
                 x: of(Strided::of(x), float),

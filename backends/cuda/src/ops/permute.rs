@@ -77,7 +77,7 @@ impl Strided {
     }
 
     /// The rows from `first` on, of elements of so many bytes.
-    pub(super) fn from_row(&self, first: u32, bytes: u64) -> Self {
+    pub(super) fn starting_at(&self, first: u32, bytes: u64) -> Self {
         let step = i64::from(first).wrapping_mul(self.stride).wrapping_mul(bytes.cast_signed());
         Self { data: self.data.wrapping_add_signed(step), ..*self }
     }
