@@ -56,6 +56,7 @@ template <class C> DEVICE void add_keys(const Attention& p, State& s, Scratch& s
         u32 d = t + i * THREADS;
         if (d >= p.v.dim) break;
         float sum = 0.0f;
+#pragma unroll 1
         for (i32 k = 0; k < end - first; k++)
             if (const u8* value = scratch.rows[k]) sum = fused(scratch.weights[k], to_float(reinterpret_cast<const C*>(value)[d]), sum);
         s.sum[i] = s.sum[i] * keep + sum;
@@ -65,22 +66,13 @@ template <class C> DEVICE void add_keys(const Attention& p, State& s, Scratch& s
 
 template <class T> DEVICE void store(const Attention& p, const State& s, u32 token, u32 head) {
     T* o = row_of<T>(p.o, token, head);
-    float top = s.most, weight = s.weight, share = 0.0f;
-    if (weight != 0.0f) {
-        float keep = 1.0f;
-        if (p.sinks) {
-            top = most(s.most, p.sinks[head]);
-            keep = exponential(s.most - top);
-            weight = weight * keep + exponential(p.sinks[head] - top);
-        }
-        share = keep / weight * (p.v_scale ? p.v_scale[head / p.group] : 1.0f);
-    }
+    const End end = finish(p, s.most, s.weight, head);
 #pragma unroll
     for (u32 i = 0; i < VALUES; i++) {
         u32 d = thread_index() + i * THREADS;
-        if (d < p.v.dim) o[d] = narrow<T>(weight != 0.0f ? s.sum[i] * share : 0.0f);
+        if (d < p.v.dim) o[d] = narrow<T>(s.sum[i] * end.share);
     }
-    if (thread_index() == 0) store_lse(p, token, head, weight != 0.0f ? top + logarithm(weight) : negative_infinity());
+    if (thread_index() == 0) store_lse(p, token, head, end.lse);
 }
 
 // A block a query and head.
@@ -104,6 +96,41 @@ template <class T, class C> DEVICE void attend(const Attention& p) {
 
 #define ATTENTION(name, T, C) KERNEL __launch_bounds__(THREADS, 8) attention_##name(Attention p) { attend<T, C>(p); }
 EACH_CACHE(ATTENTION)
+
+// The parts of each sequence as one, for `flash.h`: a block a sequence and head.
+template <class T> DEVICE void merge_parts(const Attention& p) {
+    const u32 b = p.first_sequence + block_x(), head = block_y(), pitch = p.v.dim + 2;
+    const Sequence sequence = sequence_of(p, b);
+    if (sequence.queries == 0 || sequence.token >= p.tokens) return;
+    const float* parts = p.partial + (u64(block_x()) * p.parts * p.heads + head) * pitch;
+    const u64 step = u64(p.heads) * pitch;
+    float top = negative_infinity(), weight = 0.0f;
+    for (u32 part = 0; part < p.parts; part++) top = most(top, parts[part * step]);
+    const float from = top == negative_infinity() ? 0.0f : top;
+    for (u32 part = 0; part < p.parts; part++) weight = fused(parts[part * step + 1], exp2_approx(parts[part * step] - from), weight);
+    const End end = finish(p, top * LN2, weight, head);
+    T* o = row_of<T>(p.o, sequence.token, head);
+    for (u32 d = thread_index(); d < p.v.dim; d += THREADS) {
+        float sum = 0.0f;
+        for (u32 part = 0; part < p.parts; part++) sum = fused(parts[part * step + 2 + d], exp2_approx(parts[part * step] - from), sum);
+        o[d] = narrow<T>(sum * end.share);
+    }
+    if (thread_index() == 0) store_lse(p, sequence.token, head, end.lse);
+}
+
+// Zeros for the tokens after the last sequence, for `flash.h`: blocks take tokens in turn.
+template <class T> DEVICE void pad(const Attention& p) {
+    for (u32 token = u32(p.starts[p.sequences]) + block_x(); token < p.tokens; token += blocks_x()) {
+        for (u32 i = thread_index(); i < p.heads * p.v.dim; i += THREADS) row_of<T>(p.o, token, i / p.v.dim)[i % p.v.dim] = narrow<T>(0.0f);
+        for (u32 head = thread_index(); head < p.heads; head += THREADS) store_lse(p, token, head, negative_infinity());
+    }
+}
+
+#define AFTER(suffix, T) \
+    KERNEL __launch_bounds__(THREADS) attention_parts_##suffix(Attention p) { merge_parts<T>(p); } \
+    KERNEL __launch_bounds__(THREADS) attention_padding_##suffix(Attention p) { pad<T>(p); }
+AFTER(f16, f16)
+AFTER(bf16, bf16)
 
 struct Merge {
     Heads o1, o2, o;

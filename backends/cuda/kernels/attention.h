@@ -34,10 +34,18 @@ struct Attention {
     // Left reach; negative is all.
     i32 window;
     u32 causal;
-    // What follows is of the kernels that split sequences: the sequences they take, into how many parts, and where the partial results go.
+    // What follows is of the kernels on matrix units.
+    // Elements of caches are of the type of the activations (0), e4m3 (1) or i8 (2).
+    u32 code;
+    // Queries can be read, and results written, 16 bytes at a time.
+    u32 aligned;
+    // The sequences of a launch, and into how many parts each is split.
     u32 first_sequence, last_sequence, parts;
+    // Partial results [sequence][part][query head]: the largest score times log2(e), the sum of weights, and the sums of values.
     float* partial;
 };
+
+constexpr float LOG2E = 1.44269504f, LN2 = 0.69314718f;
 
 // Keys [first, end) of a sequence.
 struct Seen {
@@ -86,4 +94,20 @@ template <class T> DEVICE T* row_of(const Heads& t, u32 token, u32 head) {
 
 DEVICE void store_lse(const Attention& p, u32 token, u32 head, float lse) {
     if (p.lse) p.lse[i64(token) * p.lse_token_stride + i64(head) * p.lse_head_stride] = lse;
+}
+
+// What a sum of weighted values is multiplied by, and the logarithm of the denominator.
+struct End { float share, lse; };
+
+// The end of a softmax whose largest score is `top`, with this sum of weights.
+DEVICE End finish(const Attention& p, float top, float weight, u32 head) {
+    if (weight == 0.0f) return {0.0f, negative_infinity()};
+    float keep = 1.0f;
+    if (p.sinks) {
+        const float sink = p.sinks[head], above = most(top, sink);
+        keep = exponential(top - above);
+        weight = weight * keep + exponential(sink - above);
+        top = above;
+    }
+    return {keep / weight * (p.v_scale ? p.v_scale[head / p.group] : 1.0f), top + logarithm(weight)};
 }

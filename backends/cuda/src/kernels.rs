@@ -68,6 +68,8 @@ modules!(
     convert,
     elementwise,
     experts,
+    flash_bf16,
+    flash_f16,
     gemm_mma,
     gemm_quant,
     gemm_simt,

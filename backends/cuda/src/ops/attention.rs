@@ -1,7 +1,7 @@
-//! PAGED_ATTENTION, VARLEN_ATTENTION, MLA_ATTENTION and MERGE_ATTENTION: `kernels/attention.cu`.
+//! PAGED_ATTENTION, VARLEN_ATTENTION, MLA_ATTENTION and MERGE_ATTENTION: `kernels/attention.cu`, and `flash.rs` for those on matrix units.
 
 use halyard_sdk::{
-    Error, Result, TensorView,
+    DType, Error, Result, TensorSpec, TensorView,
     abi::ops::{
         Sym,
         attrs::{self, MlaAttention, PagedAttention, VarlenAttention},
@@ -11,6 +11,7 @@ use halyard_sdk::{
 use super::{
     Launch, Op, Prepared,
     args::{Args, address, small},
+    flash::Flash,
 };
 use crate::{
     driver::{Function, Grid},
@@ -43,7 +44,7 @@ impl Heads {
 /// `struct Attention` of `kernels/attention.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Params {
+pub(super) struct Params {
     q: Heads,
     q2: Heads,
     o: Heads,
@@ -61,23 +62,25 @@ struct Params {
     table: u64,
     table_stride: i64,
     columns: u32,
-    sequences: u32,
-    tokens: u32,
-    heads: u32,
-    group: u32,
+    pub(super) sequences: u32,
+    pub(super) tokens: u32,
+    pub(super) heads: u32,
+    pub(super) group: u32,
     scale: f32,
     softcap: f32,
     window: i32,
     causal: u32,
-    first_sequence: u32,
-    last_sequence: u32,
-    parts: u32,
-    partial: u64,
+    code: u32,
+    aligned: u32,
+    pub(super) first_sequence: u32,
+    pub(super) last_sequence: u32,
+    pub(super) parts: u32,
+    pub(super) partial: u64,
 }
 
 /// Where keys and values are.
 #[derive(Clone, Copy)]
-enum Source {
+pub(super) enum Source {
     Paged(Cache),
     Latent(Cache),
     Rows,
@@ -136,7 +139,9 @@ macro_rules! rule_of {
 rule_of!(PagedAttention VarlenAttention MlaAttention);
 
 struct Attention {
+    /// For every type, width and alignment.
     kernel: Function<Params>,
+    flash: Option<Flash>,
     source: Source,
     /// What does not change from launch to launch.
     fixed: Params,
@@ -145,29 +150,30 @@ struct Attention {
 pub(super) fn paged(op: &Op<'_>) -> Result<Prepared> {
     let rule = op.attrs::<PagedAttention>()?;
     let cache = Cache::of(op.desc, [1, 2], &[8, 9], false)?;
-    prepare(op, Source::Paged(cache), rule.into(), cell(cache.k.dtype)?)
+    prepare(op, Source::Paged(cache), rule.into(), [cache.k.dim, cache.v.dim])
 }
 
 pub(super) fn mla(op: &Op<'_>) -> Result<Prepared> {
     let rule = op.attrs::<MlaAttention>()?;
     let cache = Cache::of(op.desc, [2, 3], &[], true)?;
-    prepare(op, Source::Latent(cache), rule.into(), cell(cache.k.dtype)?)
+    prepare(op, Source::Latent(cache), rule.into(), [cache.k.dim + cache.v.dim, cache.k.dim])
 }
 
 pub(super) fn varlen(op: &Op<'_>) -> Result<Prepared> {
     let rule = op.attrs::<VarlenAttention>()?;
-    for sym in [Sym::Dk, Sym::Dv] {
+    let width = |sym| {
         let dim = op.dim(sym);
-        if !(1..=i64::from(MAX_DIM)).contains(&dim) {
-            return Err(Error::unsupported(format!(
+        let fits = (1..=i64::from(MAX_DIM)).contains(&dim);
+        fits.then_some(dim as u32).ok_or_else(|| {
+            Error::unsupported(format!(
                 "varlen_attention: heads of {dim} dims; supported: fixed numbers up to {MAX_DIM}"
-            )));
-        }
-    }
-    prepare(op, Source::Rows, rule.into(), op.float(0)?.suffix())
+            ))
+        })
+    };
+    prepare(op, Source::Rows, rule.into(), [width(Sym::Dk)?, width(Sym::Dv)?])
 }
 
-fn prepare(op: &Op<'_>, source: Source, rule: Rule, cell: &str) -> Result<Prepared> {
+fn prepare(op: &Op<'_>, source: Source, rule: Rule, dims: [u32; 2]) -> Result<Prepared> {
     let heads = op.dim(Sym::Hq);
     let kv_heads = if let Source::Latent(_) = source { 1 } else { op.dim(Sym::Hk) };
     if heads < 1 || heads > i64::from(u16::MAX) || kv_heads < 1 || heads % kv_heads != 0 {
@@ -176,6 +182,12 @@ fn prepare(op: &Op<'_>, source: Source, rule: Rule, cell: &str) -> Result<Prepar
             op.desc.kind
         )));
     }
+    let cells = match &source {
+        Source::Paged(cache) | Source::Latent(cache) => cache.k.dtype,
+        Source::Rows => op.dtype(0),
+    };
+    // Of the kernels on matrix units; `None` is a cache that they do not read.
+    let code = [op.dtype(0), DType::F8E4M3, DType::I8].iter().position(|&known| known == cells);
     let fixed = Params {
         heads: heads as u32,
         group: (heads / kv_heads) as u32,
@@ -183,10 +195,13 @@ fn prepare(op: &Op<'_>, source: Source, rule: Rule, cell: &str) -> Result<Prepar
         softcap: rule.softcap as f32,
         window: i32::try_from(rule.window).unwrap_or(i32::MAX).max(-1),
         causal: u32::from(rule.causal),
+        code: code.unwrap_or(0) as u32,
         ..Params::default()
     };
-    let kernel = format!("attention_{}_{cell}", op.float(0)?.suffix());
-    Ok(Prepared::native(Attention { kernel: op.kernel("attention", &kernel)?, source, fixed }))
+    let flash = if code.is_some() { Flash::of(op, &source, dims, &fixed)? } else { None };
+    let kernel = format!("attention_{}_{}", op.float(0)?.suffix(), cell(cells)?);
+    let kernel = op.kernel("attention", &kernel)?;
+    Ok(Prepared::native(Attention { kernel, flash, source, fixed }))
 }
 
 /// A tensor `[rows, KV heads, dim]` as a plane.
@@ -246,9 +261,42 @@ impl Attention {
     }
 }
 
+/// Whether rows with such strides in bytes begin at multiples of 16.
+fn begin_at_16(data: u64, strides: [i64; 2]) -> bool {
+    data.is_multiple_of(16) && strides.iter().all(|s| s.unsigned_abs().is_multiple_of(16))
+}
+
+impl Heads {
+    /// Whether rows of 16-bit elements begin at multiples of 16 bytes.
+    fn begins_at_16(&self) -> bool {
+        begin_at_16(self.data, [self.token_stride * 2, self.head_stride * 2])
+    }
+}
+
+impl Params {
+    /// Whether keys and values can be read 16 bytes at a time; those of caches always can.
+    fn keys_aligned(&self) -> bool {
+        let aligned = |p: &Plane| {
+            p.dim.is_multiple_of(8) && begin_at_16(p.data, [p.head_bytes, p.token_bytes])
+        };
+        self.table != 0 || aligned(&self.k) && aligned(&self.v)
+    }
+}
+
 impl Launch for Attention {
+    fn workspace_bytes(&self, _: &[TensorSpec]) -> u64 {
+        self.flash.as_ref().map_or(0, Flash::workspace_bytes)
+    }
+
     fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let params = self.params(args)?;
+        let mut params = self.params(args)?;
+        if let Some(flash) = self.flash.as_ref().filter(|_| params.keys_aligned()) {
+            let aligned = [params.q, params.q2, params.o].iter().all(Heads::begins_at_16);
+            params.aligned = u32::from(aligned);
+            let scalar = |at: usize| args.args.scalars.as_slice().get(at).copied().unwrap_or(0);
+            let decodes = scalar(2).min(params.sequences.into()) as u32;
+            return flash.launch(args, &params, decodes, scalar(1));
+        }
         let blocks = [params.tokens, params.heads, 1];
         args.enqueue(&self.kernel, Grid { blocks, threads: THREADS, shared: 0 }, &params)
     }

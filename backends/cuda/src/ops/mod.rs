@@ -6,6 +6,7 @@ mod args;
 mod attention;
 mod elementwise;
 mod experts;
+mod flash;
 mod kv;
 mod linear;
 mod logits;
