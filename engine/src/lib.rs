@@ -34,6 +34,7 @@ mod validate;
 pub use error::LoadError;
 pub use handle::{EngineHandle, RequestHandle};
 pub use load::{Dtype, LoadOptions, LoadProgress, Plan};
+pub use program::ExchangeKind;
 pub use request::{
     EngineEvent, EngineInfo, EngineRequest, FinishReason, Observer, PromptOutput, RequestError,
     RequestStats, SamplingParams, StepStats, SubmitError, TokenLogprobs, TokenOutput,

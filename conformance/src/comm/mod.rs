@@ -12,16 +12,26 @@ mod round;
 use halyard_core::Device;
 
 use crate::{compare::Comparison, execute::Trouble};
-pub(crate) use catalog::{Call, CommCase, cases};
+pub(crate) use catalog::{Call, CommCase, Data, cases};
 
 /// The profile's name.
 pub(crate) const PROFILE: &str = "comm";
+
+/// Runs a case of calls that move data on these devices, each a rank.
+pub(crate) fn run_on(
+    devices: &[Device],
+    case: &CommCase,
+    kind: Data,
+    seed: u64,
+) -> Result<Comparison, Trouble> {
+    round::run(devices, case, kind, seed)
+}
 
 /// Runs a case; gives how its data compares with the reference.
 pub(crate) fn run(device: &Device, case: &CommCase, seed: u64) -> Result<Comparison, Trouble> {
     let devices = ranks::devices(device, case.world)?;
     match case.call {
-        Call::Data(kind) => round::run(&devices, case, kind, seed),
+        Call::Data(kind) => run_on(&devices, case, kind, seed),
         Call::Conduct(kind) => conduct::run(&devices, kind).map(|()| Comparison::empty("data")),
     }
 }

@@ -7,6 +7,7 @@
 //! library, its version, the device's model and driver, the kernels, this crate.
 
 mod cache;
+mod exchange;
 mod sample;
 mod trial;
 
@@ -25,6 +26,7 @@ use crate::{
     verify::{Progress, check_promises, check_support, expected},
     weight::WeightSource,
 };
+pub use exchange::{Exchange, exchanges};
 use trial::{Trial, trials};
 
 /// How the gate works.

@@ -23,7 +23,7 @@ use crate::{
     handle::EngineHandle,
     kv::KvCache,
     models::{self, Shares},
-    program::{Graph, Inputs, Program, Rank, Replaced, Sizes, Source},
+    program::{ExchangeKind, Graph, Inputs, Program, Rank, Replaced, Sizes, Source},
     request::{EngineInfo, Observer},
     runner::{Bounds, DeviceRunner},
     sampling::{self, SamplerTensors},
@@ -131,6 +131,19 @@ impl Plan {
             ops.extend(program.ops.iter().filter(|op| names.insert(op.to_string())).cloned());
         }
         sets.into_iter().map(|(device, ops, _)| (device, ops)).collect()
+    }
+
+    /// Every way in which the ranks will exchange data, each once; none if there is but one rank.
+    #[must_use]
+    pub fn exchanges(&self) -> Vec<ExchangeKind> {
+        // All ranks have the same.
+        self.ranks.first().map(|rank| rank.program.exchanges()).unwrap_or_default()
+    }
+
+    /// The devices, by rank.
+    #[must_use]
+    pub fn devices(&self) -> Vec<Device> {
+        self.ranks.iter().map(|rank| rank.device.clone()).collect()
     }
 
     /// Loads the weights and starts the engine. `progress` is called after each part.
@@ -264,8 +277,9 @@ fn smallest_pool(
     pools.try_fold(first, |least, pool| Ok(least.min(pool?)))
 }
 
-/// Prepares every kernel, or says everything that the device cannot do. What the backend lacks is built from what it has.
-fn prepare(device: &Device, program: &Program) -> Result<Vec<Kernel>, LoadError> {
+/// Prepares every kernel, or says everything that the device cannot do; how many are slow. What the backend lacks is built from what
+/// it has.
+fn prepare(device: &Device, program: &Program) -> Result<(Vec<Kernel>, usize), LoadError> {
     let device = &device.decomposing(Decompose::Missing);
     let mut missing = Vec::new();
     let mut slow = 0;
@@ -279,9 +293,6 @@ fn prepare(device: &Device, program: &Program) -> Result<Vec<Kernel>, LoadError>
             _ => {}
         }
     }
-    if slow > 0 {
-        tracing::warn!(slow, of = program.ops.len(), "the device runs some operations slowly");
-    }
     if !missing.is_empty() {
         return Err(LoadError::Unsupported { device: device_name(device), missing });
     }
@@ -290,7 +301,7 @@ fn prepare(device: &Device, program: &Program) -> Result<Vec<Kernel>, LoadError>
             .prepare(op.clone())
             .map_err(|source| LoadError::Device { action: format!("preparing {op}"), source })
     });
-    kernels.collect()
+    Ok((kernels.collect::<Result<_, _>>()?, slow))
 }
 
 /// The cache of a rank with so many heads of keys and values.

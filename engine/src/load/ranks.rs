@@ -35,12 +35,19 @@ impl RankPlan {
         devices: &[Device],
         recorded: Vec<RecordedRank>,
     ) -> Result<Vec<Self>, LoadError> {
+        let mut most_slow = 0;
         let ranks = devices.iter().zip(recorded).map(|(device, recorded)| {
             let RecordedRank { program, inputs, kv } = recorded;
-            let kernels = prepare(device, &program)?;
+            let (kernels, slow) = prepare(device, &program)?;
+            most_slow = slow.max(most_slow);
             Ok(Self { device: device.clone(), program, inputs, kernels, kv })
         });
-        ranks.collect()
+        let ranks = ranks.collect::<Result<Vec<_>, LoadError>>()?;
+        if most_slow > 0 {
+            let of = ranks[0].program.ops.len();
+            tracing::warn!(slow = most_slow, of, "the device runs some operations slowly");
+        }
+        Ok(ranks)
     }
 
     /// What it needs of its device's memory.

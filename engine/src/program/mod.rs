@@ -62,6 +62,26 @@ impl Program {
     pub(crate) fn buffer_bytes(&self, limits: &Sizes) -> u64 {
         self.buffers.iter().map(|spec| spec.bytes(limits)).sum()
     }
+
+    /// What all ranks do together, each kind and width once.
+    pub(crate) fn exchanges(&self) -> Vec<ExchangeKind> {
+        let mut all = Vec::new();
+        for step in self.steps.iter().flatten() {
+            let Step::Exchange(exchange) = step else { continue };
+            let (is_gather, tensor) = match exchange {
+                Exchange::AllReduce(x) => (false, x),
+                Exchange::AllGather { own, .. } => (true, own),
+            };
+            let Some(&Size::Fixed(width)) = tensor.dims.last() else {
+                unreachable!("rows of fixed width are exchanged: {tensor:?}")
+            };
+            let known = ExchangeKind { is_gather, dtype: tensor.dtype, width };
+            if !all.contains(&known) {
+                all.push(known);
+            }
+        }
+        all
+    }
 }
 
 /// A dimension or a count that changes from step to step.
@@ -204,6 +224,17 @@ pub(crate) struct Call {
     pub(crate) tensors: Vec<Option<Tensor>>,
     /// Indices into [`Program::weights`].
     pub(crate) weights: Vec<usize>,
+}
+
+/// A kind of call that all ranks make together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExchangeKind {
+    /// The ranks' rows are put side by side; if not, they are added up.
+    pub is_gather: bool,
+    /// Of the elements.
+    pub dtype: DType,
+    /// Elements of a row; rows are as many as a step has.
+    pub width: usize,
 }
 
 impl BufferSpec {

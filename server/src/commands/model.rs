@@ -56,9 +56,7 @@ pub(super) fn load(
         Plan::new(&devices, checkpoint, options).with_context(|| format!("cannot load {root}"))?;
     // The plan has what it needs of them; they close with the engine.
     drop(devices);
-    for (of_kind, kernels) in plan.kernel_sets() {
-        gate::check(of_kind, &kernels, device.conformance)?;
-    }
+    gate::check(&plan, device.conformance)?;
 
     let observer = observer(plan.info());
     let weights_begun = Instant::now();
