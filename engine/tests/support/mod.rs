@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub(crate) mod check;
+pub(crate) mod cuda;
 pub(crate) mod faulty;
 
 use std::{path::PathBuf, slice, time::Instant};
