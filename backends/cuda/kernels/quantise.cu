@@ -22,21 +22,21 @@ DEVICE float scale_of(float largest, float most) {
     return scale == 0.0f ? 1.0f : scale;
 }
 
-// One scale a row: a block takes it. `value` gives a column's number.
-template <class Value> DEVICE void quantise(const Codes& p, i8*, float* scratch, Value value) {
+// What of a row a warp quantises: groups `first`, `first + step`, ...; a scale a row is the whole block's.
+struct Part { u32 cols, first, step; };
+
+// One scale a row. `value` gives a column's number, `put` takes its code and scale.
+template <class Value, class Put> DEVICE void quantise(const Part& p, i8*, float* scratch, Value value, Put put) {
     float largest = 0.0f;
     for (u32 column = thread_index(); column < p.cols; column += THREADS) largest = Largest()(largest, absolute(value(column)));
     largest = reduce_block<THREADS>(largest, Largest(), scratch);
     const float scale = scale_of(largest, 127.0f);
-    if (thread_index() == 0) p.scale[block_x() * p.scale_stride] = scale;
-    i8* q = static_cast<i8*>(p.q) + block_x() * p.q_stride;
-    for (u32 column = thread_index(); column < p.cols; column += THREADS) q[column] = narrow<i8>(value(column) / scale);
+    for (u32 column = thread_index(); column < p.cols; column += THREADS) put(column, column == 0, narrow<i8>(value(column) / scale), scale);
 }
 
-// A scale a group: a warp takes it.
-template <class Value> DEVICE void quantise(const Codes& p, e4m3*, float*, Value value) {
-    e4m3* q = static_cast<e4m3*>(p.q) + block_x() * p.q_stride;
-    for (u32 group = block_y() * WARPS + warp_index(); group * GROUP < p.cols; group += p.step) {
+// A scale a group.
+template <class Value, class Put> DEVICE void quantise(const Part& p, e4m3*, float*, Value value, Put put) {
+    for (u32 group = p.first; group * GROUP < p.cols; group += p.step) {
         float v[GROUP / WARP], largest = 0.0f;
 #pragma unroll
         for (u32 i = 0; i < GROUP / WARP; i++) {
@@ -45,13 +45,23 @@ template <class Value> DEVICE void quantise(const Codes& p, e4m3*, float*, Value
             largest = Largest()(largest, absolute(v[i]));
         }
         const float scale = scale_of(reduce_warp(largest, Largest()), 448.0f);
-        if (lane_index() == 0) p.scale[block_x() * p.scale_stride + group] = scale;
 #pragma unroll
         for (u32 i = 0; i < GROUP / WARP; i++) {
             const u32 column = group * GROUP + i * WARP + lane_index();
-            if (column < p.cols) q[column] = narrow<e4m3>(v[i] / scale);
+            if (column < p.cols) put(column, column % GROUP == 0, narrow<e4m3>(v[i] / scale), scale);
         }
     }
+}
+
+// The codes and scales of a block's row.
+template <class Q, class Value> DEVICE void store_codes(const Codes& p, float* scratch, Value value) {
+    Q* q = static_cast<Q*>(p.q) + block_x() * p.q_stride;
+    float* scales = p.scale + block_x() * p.scale_stride;
+    quantise({p.cols, block_y() * WARPS + warp_index(), p.step}, static_cast<Q*>(nullptr), scratch, value,
+             [&](u32 column, bool first, Q code, float scale) {
+                 q[column] = code;
+                 if (first) scales[column / GROUP] = scale;
+             });
 }
 
 struct QuantAct {
@@ -63,7 +73,7 @@ struct QuantAct {
 template <class T, class Q> DEVICE void quant_act(const QuantAct& p) {
     __shared__ float scratch[WARPS];
     const T* x = static_cast<const T*>(p.x) + block_x() * p.x_stride;
-    quantise(p.codes, static_cast<Q*>(nullptr), scratch, [&](u32 column) { return to_float(x[column]); });
+    store_codes<Q>(p.codes, scratch, [&](u32 column) { return to_float(x[column]); });
 }
 
 struct NormQuant {
@@ -95,12 +105,30 @@ template <class T, class Q> DEVICE void norm_quant(const NormQuant& p) {
     squares = reduce_block<THREADS>(squares, Sum(), scratch[0]);
     const float factor = 1.0f / __builtin_sqrtf(squares / float(cols) + p.eps);
     const T* normed = r ? r : x;
-    quantise(p.codes, static_cast<Q*>(nullptr), scratch[1], [&](u32 column) {
+    store_codes<Q>(p.codes, scratch[1], [&](u32 column) {
         return to_float(normed[column]) * factor * (load_float(p.gamma, p.gamma_type, column) + p.gamma_plus);
     });
 }
 
+// Rows for a linear layer that quantises them: what their codes stand for, in whole eights of columns. A block row is a group.
+struct StageQuantised {
+    const void* x;
+    float* y;
+    i64 x_stride, x_group, y_stride, y_group;
+    u32 cols, padded;
+};
+
+template <class T, class Q> DEVICE void stage(const StageQuantised& p) {
+    __shared__ float scratch[WARPS];
+    const T* x = static_cast<const T*>(p.x) + block_x() * p.x_stride + block_y() * p.x_group;
+    float* y = p.y + block_x() * p.y_stride + block_y() * p.y_group;
+    quantise({p.cols, warp_index(), WARPS}, static_cast<Q*>(nullptr), scratch, [&](u32 column) { return to_float(x[column]); },
+             [&](u32 column, bool, Q code, float scale) { y[column] = to_float(code) * scale; });
+    for (u32 column = p.cols + thread_index(); column < p.padded; column += THREADS) y[column] = 0.0f;
+}
+
 #define QUANTISE(suffix, T, name, Q) \
+    KERNEL __launch_bounds__(THREADS) stage_##suffix##_##name(StageQuantised p) { stage<T, Q>(p); } \
     KERNEL __launch_bounds__(THREADS) quant_act_##suffix##_##name(QuantAct p) { quant_act<T, Q>(p); } \
     KERNEL __launch_bounds__(THREADS) rms_norm_quant_##suffix##_##name(NormQuant p) { norm_quant<T, Q>(p); }
 #define QUANTISE_EACH(suffix, T) QUANTISE(suffix, T, i8, i8) QUANTISE(suffix, T, e4m3, e4m3)

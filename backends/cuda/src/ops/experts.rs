@@ -7,7 +7,7 @@ use super::{
     Launch, Op, Prepared,
     args::{Args, Float, Rows, small},
     elementwise::{Gate, Gating},
-    linear::{Operands, Product, refuse_act_quant, spec_dim},
+    linear::{Operands, Product, spec_dim},
     matrix::Matrix,
     permute::{Pairs, Permutation, Strided, Sums},
 };
@@ -63,10 +63,10 @@ struct Few {
 }
 
 impl Few {
-    /// There are none for weights of another type than x's.
+    /// There are none for weights of another type than x's, and for quantised activations.
     fn new(op: &Op<'_>, x: Float, attrs: &attrs::MoeExperts) -> Result<Option<Self>> {
         let same = |w: &Layout| w.scheme == Scheme::DENSE && Float::of(w.dtype) == Ok(x);
-        if !op.layouts.iter().all(same) {
+        if !op.layouts.iter().all(same) || attrs.act_quant != 0 {
             return Ok(None);
         }
         let kernel = |stem: &str| op.kernel("experts", &format!("experts_{stem}_{}", x.suffix()));
@@ -95,7 +95,6 @@ struct Experts {
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let attrs: attrs::MoeExperts = op.attrs()?;
     let attrs::MoeExperts { expert_start, act, limit, weight_on_input, .. } = attrs;
-    refuse_act_quant(attrs.act_quant)?;
     let [w0, w1] = &op.layouts[..] else {
         return Err(Error::invalid("moe_experts: expected two weights"));
     };
@@ -106,9 +105,9 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     Ok(Prepared::native(Experts {
         few: Few::new(op, x, &attrs)?,
         permutation: Permutation::new(op, x, expert_start, weight_on_input)?,
-        first: Product::new(op, 0, x)?,
+        first: Product::new(op, 0, x, attrs.act_quant)?,
         gating: Gating::new(op, between, act, limit)?,
-        second: Product::new(op, 1, between)?,
+        second: Product::new(op, 1, between, attrs.act_quant)?,
         sums: Sums::new(op, Float::F32, x)?,
         x,
         between,

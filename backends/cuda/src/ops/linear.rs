@@ -4,7 +4,8 @@ use halyard_sdk::{Error, Result, Scheme, TensorSpec, TensorView, abi::ops::attrs
 
 use super::{
     Launch, Op, Prepared,
-    args::{Args, Float, address, small},
+    args::{Args, Float, Rows, address, small},
+    elementwise::Gating,
     matrix::Matrix,
 };
 use crate::{
@@ -90,6 +91,28 @@ impl Tiled {
 /// The most rows that are multiplied one after the other.
 const FEW_ROWS: u32 = 4;
 
+/// `struct StageQuantised` of `kernels/quantise.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct StageQuantisedParams {
+    x: u64,
+    y: u64,
+    x_stride: i64,
+    x_group: i64,
+    y_stride: i64,
+    y_group: i64,
+    cols: u32,
+    padded: u32,
+}
+
+/// How rows are copied to scratch memory.
+enum Stage {
+    /// As they are, or as f32.
+    Copied(Function<StageParams>),
+    /// As what their codes of 8 bits stand for.
+    Quantised(Function<StageQuantisedParams>),
+}
+
 /// A kernel for few rows.
 struct Few {
     kernel: Function<Params>,
@@ -107,7 +130,7 @@ pub(super) struct Product {
     few: [Few; 2],
     /// For more rows, by growing tiles.
     many: Vec<Tiled>,
-    stage: Function<StageParams>,
+    stage: Stage,
     processors: u32,
 }
 
@@ -130,40 +153,65 @@ pub(super) struct Operands {
 }
 
 impl Product {
-    /// The product of a slot's weight with `x`es of this type.
-    pub(super) fn new(op: &Op<'_>, slot: usize, x: Float) -> Result<Self> {
+    /// The product of a slot's weight with `x`es of this type, which are quantised before if `act_quant` says so.
+    pub(super) fn new(op: &Op<'_>, slot: usize, x: Float, act_quant: i64) -> Result<Self> {
         let layout = op.layouts.get(slot).cloned();
         let layout = layout.ok_or_else(|| Error::invalid(format!("weight {slot} is missing")))?;
         let (w, quantised) = (layout.kernel_name(), layout.scheme != Scheme::DENSE);
         // Kernels of quantised weights, whose work is elsewhere, are compiled for one type of x.
-        let read = if quantised { Float::F32 } else { x };
+        let read = if quantised || act_quant != 0 { Float::F32 } else { x };
         let (module, form) = if quantised {
             ("gemv_quant", w.clone())
         } else {
-            ("gemv", format!("{}_{w}", x.suffix()))
+            ("gemv", format!("{}_{w}", read.suffix()))
         };
         let few = |rows: u32, outputs: u32| {
             let kernel = op.kernel(module, &format!("gemv_{rows}_{form}"))?;
             Ok(Few { kernel, outputs })
         };
-        let many = if x != Float::F32 && w == x.suffix() {
+        let many = if read != Float::F32 && w == read.suffix() {
             [16, 64, 128]
-                .map(|tile| Tiled::tensor(op, x, tile))
+                .map(|tile| Tiled::tensor(op, read, tile))
                 .into_iter()
                 .collect::<Result<_>>()?
         } else {
             vec![Tiled::plain(op, if quantised { "gemm_quant" } else { "gemm_simt" }, &form)?]
         };
-        let stage = if read == x { format!("b{}", x.bytes() * 8) } else { x.suffix().into() };
         Ok(Self {
             x,
             read,
             few: [few(1, 16)?, few(FEW_ROWS, if quantised { 8 } else { 16 })?],
             many,
-            stage: op.kernel("stage", &format!("stage_{stage}"))?,
+            stage: Self::stage(op, &layout, (x, read), act_quant)?,
             processors: op.shared.limits.processors,
             layout,
         })
+    }
+
+    fn stage(op: &Op<'_>, layout: &Layout, (x, read): (Float, Float), mode: i64) -> Result<Stage> {
+        let codes = match mode {
+            0 => {
+                let name =
+                    if read == x { format!("b{}", x.bytes() * 8) } else { x.suffix().into() };
+                return Ok(Stage::Copied(op.kernel("stage", &format!("stage_{name}"))?));
+            }
+            1 => "i8",
+            2 => "e4m3",
+            _ => {
+                return Err(Error::unsupported(format!(
+                    "{}: act_quant {mode}; supported: 0 (none), 1 (i8 a row), 2 (f8e4m3 a group of 128)",
+                    op.desc.kind
+                )));
+            }
+        };
+        if layout.order.is_some() {
+            return Err(Error::unsupported(format!(
+                "{}: quantised activations and a weight with an order of columns",
+                op.desc.kind
+            )));
+        }
+        let name = format!("stage_{}_{codes}", x.suffix());
+        Ok(Stage::Quantised(op.kernel("quantise", &name)?))
     }
 
     fn k(&self) -> u32 {
@@ -184,7 +232,8 @@ impl Product {
     /// Whether kernels can read x where it lies.
     fn reads_in_place(&self, o: &Operands) -> bool {
         let aligned = |step: i64| (step.unsigned_abs() * self.x.bytes()).is_multiple_of(ROW_ALIGN);
-        self.read == self.x
+        matches!(self.stage, Stage::Copied(_))
+            && self.read == self.x
             && self.layout.order.is_none()
             && o.x.is_multiple_of(ROW_ALIGN)
             && aligned(o.x_stride)
@@ -264,22 +313,40 @@ impl Product {
             Some(_) => (1, 0),
             None => (weight.groups, stride * i64::from(o.rows)),
         };
-        let params = StageParams {
-            x: o.x,
-            y: scratch,
-            order: weight.layout.order.map_or(0, |offset| weight.start + offset),
-            order_group: (weight.layout.bytes / 4).cast_signed(),
-            offsets: o.offsets.unwrap_or(0),
-            x_stride: o.x_stride,
-            x_group: o.x_group,
-            y_stride: stride,
-            y_group: group,
-            cols: self.k(),
-            padded: self.padded() as u32,
-            groups: weight.groups,
-        };
         let grid = Grid { blocks: [o.rows, groups, 1], threads: 256, shared: 0 };
-        args.enqueue(&self.stage, grid, &params)?;
+        let (cols, padded) = (self.k(), self.padded() as u32);
+        match &self.stage {
+            Stage::Copied(kernel) => {
+                let params = StageParams {
+                    x: o.x,
+                    y: scratch,
+                    order: weight.layout.order.map_or(0, |offset| weight.start + offset),
+                    order_group: (weight.layout.bytes / 4).cast_signed(),
+                    offsets: o.offsets.unwrap_or(0),
+                    x_stride: o.x_stride,
+                    x_group: o.x_group,
+                    y_stride: stride,
+                    y_group: group,
+                    cols,
+                    padded,
+                    groups: weight.groups,
+                };
+                args.enqueue(kernel, grid, &params)?;
+            }
+            Stage::Quantised(kernel) => {
+                let params = StageQuantisedParams {
+                    x: o.x,
+                    y: scratch,
+                    x_stride: o.x_stride,
+                    x_group: o.x_group,
+                    y_stride: stride,
+                    y_group: group,
+                    cols,
+                    padded,
+                };
+                args.enqueue(kernel, grid, &params)?;
+            }
+        }
         Ok(Operands { x: scratch, x_stride: stride, x_group: group, ..o })
     }
 }
@@ -288,15 +355,6 @@ impl Product {
 pub(super) fn spec_dim(shapes: &[TensorSpec], slot: usize, axis: usize) -> u64 {
     let dim = shapes.get(slot).and_then(|s| s.dims().get(axis));
     dim.and_then(|&d| u64::try_from(d).ok()).unwrap_or(0)
-}
-
-pub(super) fn refuse_act_quant(mode: i64) -> Result<()> {
-    if mode == 0 {
-        return Ok(());
-    }
-    Err(Error::unsupported(format!(
-        "act_quant {mode}: activations are not quantised on this backend"
-    )))
 }
 
 fn biased(view: &TensorView) -> Result<(u64, Float)> {
@@ -310,9 +368,9 @@ struct Linear {
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let attrs::Linear { accumulate, act_quant } = op.attrs()?;
-    refuse_act_quant(act_quant)?;
     op.float(2)?;
-    Ok(Prepared::native(Linear { product: Product::new(op, 0, op.float(0)?)?, accumulate }))
+    let product = Product::new(op, 0, op.float(0)?, act_quant)?;
+    Ok(Prepared::native(Linear { product, accumulate }))
 }
 
 impl Launch for Linear {
@@ -346,7 +404,7 @@ struct Batched(Product);
 pub(super) fn batched(op: &Op<'_>) -> Result<Prepared> {
     op.attrs::<attrs::BatchedLinear>()?;
     op.float(1)?;
-    Ok(Prepared::native(Batched(Product::new(op, 0, op.float(0)?)?)))
+    Ok(Prepared::native(Batched(Product::new(op, 0, op.float(0)?, 0)?)))
 }
 
 impl Launch for Batched {
@@ -379,9 +437,8 @@ struct Grouped(Product);
 
 pub(super) fn grouped(op: &Op<'_>) -> Result<Prepared> {
     let attrs::GroupedLinear { act_quant } = op.attrs()?;
-    refuse_act_quant(act_quant)?;
     op.float(2)?;
-    Ok(Prepared::native(Grouped(Product::new(op, 0, op.float(0)?)?)))
+    Ok(Prepared::native(Grouped(Product::new(op, 0, op.float(0)?, act_quant)?)))
 }
 
 impl Launch for Grouped {
@@ -407,5 +464,61 @@ impl Launch for Grouped {
         };
         let scratch = args.workspace(self.0.scratch_bytes(rows.into()))?;
         self.0.run(args, &*args.weight(0)?, operands, scratch)
+    }
+}
+
+/// LINEAR_ACT_MUL: the layer's result in scratch memory, then the gated activation.
+struct LinearActMul {
+    product: Product,
+    gating: Gating,
+    x: Float,
+}
+
+pub(super) fn act_mul(op: &Op<'_>) -> Result<Prepared> {
+    let attrs::LinearActMul { act, limit, act_quant } = op.attrs()?;
+    let x = op.float(0)?;
+    let product = Product::new(op, 0, x, act_quant)?;
+    Ok(Prepared::native(LinearActMul { product, gating: Gating::new(op, x, act, limit)?, x }))
+}
+
+impl LinearActMul {
+    /// Bytes of the layer's result.
+    fn between_bytes(&self, rows: u64) -> u64 {
+        let bytes = rows.saturating_mul(self.product.layout.n).saturating_mul(self.x.bytes());
+        bytes.checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX)
+    }
+
+    fn bytes(&self, rows: u64) -> u64 {
+        self.between_bytes(rows).saturating_add(self.product.scratch_bytes(rows))
+    }
+}
+
+impl Launch for LinearActMul {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        self.bytes(spec_dim(shapes, 0, 0))
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let x = args.view(0)?;
+        let rows = small("rows", x.dims[0])?;
+        let between = args.workspace(self.bytes(rows.into()))?;
+        let width = self.product.layout.n as u32;
+        let operands = Operands {
+            x: address(x),
+            x_stride: x.strides[0],
+            x_group: 0,
+            y: between,
+            y_type: self.x,
+            y_stride: i64::from(width),
+            y_group: 0,
+            rows,
+            bias: args.optional(1).map(biased).transpose()?,
+            accumulate: false,
+            offsets: None,
+        };
+        let scratch = between + self.between_bytes(rows.into());
+        self.product.run(args, &*args.weight(0)?, operands, scratch)?;
+        let (gu, y) = (Rows::matrix(between, i64::from(width)), args.rows(2)?);
+        self.gating.run(args, gu, y.rows, rows, y.cols)
     }
 }

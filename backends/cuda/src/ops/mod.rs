@@ -45,7 +45,10 @@ pub(crate) use args::{Float, address};
 /// What the backend promises (`conformance/README.md`).
 pub(crate) fn profiles() -> String {
     let quant = SCHEMES.iter().filter(|s| **s != Scheme::DENSE).map(|s| format!(",quant:{s}"));
-    format!("dense,mla,contiguous,kv8,sample{}", quant.collect::<String>())
+    format!(
+        "dense,moe,moe_trio,mla,contiguous,kv8,act_quant,fusion,sample{}",
+        quant.collect::<String>()
+    )
 }
 
 /// An op, ready to launch.
@@ -126,6 +129,7 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
         OpKind::ROPE => rope::prepare(&op),
         OpKind::ACT_MUL => elementwise::act_mul(&op),
         OpKind::LINEAR => linear::prepare(&op),
+        OpKind::LINEAR_ACT_MUL => linear::act_mul(&op),
         OpKind::BATCHED_LINEAR => linear::batched(&op),
         OpKind::GROUPED_LINEAR => linear::grouped(&op),
         OpKind::QUANT_ACT => quantise::quant_act(&op),
