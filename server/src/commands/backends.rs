@@ -174,7 +174,7 @@ pub(super) fn open_ordinal(
     let count = backend.device_count().context("the backend cannot count its devices")?;
     if ordinal >= count {
         let reason = backend.info(InfoKey::PROBE_REASON);
-        bail!("{}:{ordinal} is not there: the backend has {count} devices {reason}", backend.id());
+        bail!("{}:{ordinal} is not there: the backend has {count} devices: {reason}", backend.id());
     }
     let threads = threads.map(|threads| threads.to_string());
     let options: Vec<(&str, &str)> =
@@ -386,7 +386,11 @@ pub(super) fn devices(command: &DevicesCommand) -> anyhow::Result<()> {
     let mut devices = Vec::new();
     for loaded in search.all() {
         match loaded {
-            Ok(backend) => devices.extend(devices_of(&backend)?),
+            Ok(backend) => match devices_of(&backend) {
+                Ok(found) => devices.extend(found),
+                // A driver that is missing takes nothing from the other backends.
+                Err(error) => tracing::warn!("{}: {error:#}", backend.id()),
+            },
             Err(error) => tracing::warn!("{:#}", anyhow::Error::from(error)),
         }
     }

@@ -54,7 +54,13 @@ pub(crate) fn version_text() -> String {
 /// # Errors
 /// As [`start`]; what the driver says.
 pub(crate) fn count() -> Result<u32> {
-    start()?;
+    match start() {
+        // The driver does not start without a device.
+        Err(error) if error.vendor_code == sys::CUresult::CUDA_ERROR_NO_DEVICE as i32 => {
+            return Ok(0);
+        }
+        started => started?,
+    };
     let count = device::get_count().named("cuDeviceGetCount")?;
     Ok(u32::try_from(count).unwrap_or(0))
 }
