@@ -175,12 +175,18 @@ impl Collective for Communicator {
         }
         Ok(match self.member.split(&mut state.step, color, key)? {
             Some((id, seat)) => Box::new(Self::new(Member::join(&id, seat)?)),
-            None => Box::new(Outsider),
+            None => outsider(),
         })
     }
 }
 
-/// What a rank without a color gets from a split: a member of no communicator.
+/// What a rank without a color gets from a split: a communicator without ranks, whose every call is `INVALID_ARGUMENT`.
+#[must_use]
+pub fn outsider() -> Box<dyn Collective> {
+    Box::new(Outsider)
+}
+
+/// A member of no communicator.
 #[derive(Debug)]
 struct Outsider;
 

@@ -209,6 +209,14 @@ impl Member {
         self.me().asleep.store(0, SeqCst);
     }
 
+    /// Ends the communicator if some ranks live no more.
+    pub(super) fn look_for_leavers(&self) -> Result<()> {
+        match self.gone(Ranks::MAX) {
+            0 => Ok(()),
+            gone => Err(self.fail(&format!("{} left while {self} waited", listed(gone)))),
+        }
+    }
+
     /// Those of some ranks that joined and live no more.
     fn gone(&self, ranks: Ranks) -> Ranks {
         let control = self.region.control();

@@ -13,11 +13,12 @@
 //! A rank holds a file lock while it lives. The kernel releases it however the process ends, which is how the others notice.
 //!
 //! Files: `region` the memory, `lock` who lives, `member` waiting and failing, `step` and `channel` moving data, `reduce` numbers,
-//! `work` checked calls, `communicator` the trait.
+//! `work` checked calls, `communicator` the trait, `control` membership alone.
 
 mod call;
 mod channel;
 mod communicator;
+mod control;
 mod lock;
 mod member;
 mod reduce;
@@ -34,6 +35,8 @@ use halyard_abi::{AttrKey, Code, CommDesc};
 
 use crate::{Collective, Error, Result};
 use communicator::Communicator;
+pub use communicator::outsider;
+pub use control::Control;
 use member::{Member, Seat};
 
 /// Writes a fresh communicator id to `out` if it fits; returns its size. The id is 128 random bits: who has it can join.
@@ -54,14 +57,18 @@ pub fn unique_id(out: &mut [u8]) -> Result<u32> {
 /// `INVALID_ARGUMENT` for an id of another kind, a rank or world that cannot be or that is taken, and a timeout of 0; `UNSUPPORTED` for an
 /// attribute that is not known; `COMM_ERROR` naming who did not come in time; `IO` if there is no shared memory.
 pub fn join(desc: &CommDesc<'_>) -> Result<Box<dyn Collective>> {
+    Ok(Box::new(Communicator::new(sit(desc)?)))
+}
+
+/// Joins as a member, whatever that is used for.
+fn sit(desc: &CommDesc<'_>) -> Result<Member> {
     if let Some(attr) = desc.attrs.iter().find(|a| a.key != AttrKey::COMM) {
         return Err(Error::unsupported(format!("communicator attribute {}", attr.key)));
     }
     let id = Id::from_bytes(&desc.id)?;
     let name = desc.name.to_string();
     let (rank, world, timeout_ms) = (desc.rank, desc.world, desc.timeout_ms);
-    let member = Member::join(&id, Seat { rank, world, timeout_ms, name })?;
-    Ok(Box::new(Communicator::new(member)))
+    Member::join(&id, Seat { rank, world, timeout_ms, name })
 }
 
 /// A communicator's id: the name of its memory.

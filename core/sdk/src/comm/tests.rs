@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use halyard_abi::{Code, CommDesc, DType, RSlice, ReduceOp, Stream, TensorSpec, TensorView};
 
-use super::{Id, join, unique_id};
+use super::{Control, Id, join, unique_id};
 use crate::{Collective, Result};
 
 const LONG: u64 = 20_000;
@@ -239,4 +239,70 @@ fn a_split_orders_by_key_and_leaves_some_out() {
     assert_eq!(worlds[2].as_deref(), Ok([2, 0].as_slice()));
     assert_eq!(worlds[1].as_deref(), Ok([1].as_slice()));
     assert_eq!(worlds[3].as_ref().unwrap_err().code, Code::INVALID_ARGUMENT);
+}
+
+/// What each rank gets from `f` with membership alone.
+fn controls<T: Send>(world: u32, f: impl Fn(Control) -> T + Sync) -> Vec<T> {
+    let id = id();
+    thread::scope(|scope| {
+        let spawn = |rank| {
+            let (id, f) = (RSlice::from_slice(&id), &f);
+            let (name, attrs) = ("test".into(), RSlice::EMPTY);
+            let desc = CommDesc { id, rank, world, timeout_ms: LONG, name, attrs };
+            scope.spawn(move || f(Control::join(&desc).unwrap()))
+        };
+        let threads: Vec<_> = (0..world).map(spawn).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    })
+}
+
+/// Waits until `ask` gives an error.
+fn end_of(ask: impl Fn() -> Result<()>) -> crate::Error {
+    loop {
+        match ask() {
+            Ok(()) => thread::yield_now(),
+            Err(error) => return error,
+        }
+    }
+}
+
+#[test]
+fn whoever_fails_or_aborts_ends_a_control_for_all() {
+    let failed = controls(3, |control| {
+        if control.rank() == 1 {
+            return control.fail("the cable is out");
+        }
+        end_of(|| control.status())
+    });
+    for error in failed {
+        assert_eq!(error.code, Code::COMM_ERROR);
+        assert!(error.message.contains("the cable is out"), "{error}");
+    }
+    let aborted = controls(2, |control| {
+        if control.rank() == 0 {
+            control.abort();
+        }
+        let first = end_of(|| control.status());
+        assert_eq!(control.fail("too late").code, first.code);
+        first
+    });
+    assert!(aborted.iter().all(|e| e.code == Code::COMM_ABORTED));
+}
+
+#[test]
+fn leavers_of_a_control_are_named_and_parts_have_own_ranks() {
+    let seen = controls(3, |control| {
+        let color = if control.rank() == 1 { -1 } else { 0 };
+        let part = control.split(color, -(control.rank() as i32)).unwrap();
+        let place = part.map(|p| (p.rank(), p.world()));
+        if control.rank() == 1 {
+            return (place, None);
+        }
+        (place, Some(end_of(|| control.look_for_leavers())))
+    });
+    assert_eq!([&seen[0].0, &seen[1].0, &seen[2].0], [&Some((1, 2)), &None, &Some((0, 2))]);
+    for error in [&seen[0].1, &seen[2].1] {
+        let error = error.as_ref().unwrap();
+        assert!(error.code == Code::COMM_ERROR && error.message.contains("left"), "{error}");
+    }
 }
