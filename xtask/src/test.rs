@@ -60,18 +60,21 @@ fn architecture() -> Result<()> {
     depends_only_on("halyard-cpu", &sdk)?;
     depends_only_on("halyard-cpu-ref", &sdk)?;
     depends_only_on("halyard-backend-cuda", &sdk)?;
+    depends_only_on("halyard-sim-nccl", &sdk)?;
     depends_only_on("halyard-core", &["halyard-abi"])?;
     depends_only_on("halyard-engine", &host)?;
     depends_only_on("halyard-text", &["halyard-weights"])?;
     depends_only_on("halyard-weights", &[])?;
     // The oracle touches memory through the SDK alone; its one door is `glue.rs`.
     unsafe_only_in("backends/cpu-ref/src", &["/glue.rs"])?;
-    // The driver's API, the one launch of kernels, and rows of weights in the host's memory.
-    let cuda = ["/driver/", "/ops/args.rs", "/weights.rs", "/device.rs"];
+    // The driver's API and NCCL's, the launches of kernels, and rows of weights in the host's memory.
+    let cuda =
+        ["/driver/", "/nccl/", "/ops/args.rs", "/weights.rs", "/device.rs", "/collective/co"];
     unsafe_only_in("backends/cuda/src", &cuda)?;
     let software_gpu = ["/memory/arena.rs", "/warp/mod.rs"];
     unsafe_only_in("sim/cuda/exec/src", &software_gpu)?;
-    unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])
+    unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])?;
+    unsafe_only_in("sim/nccl/src", &["/api.rs", "/driver.rs"])
 }
 
 /// A crate's own Halyard crates, development dependencies aside, must be among `allowed`.

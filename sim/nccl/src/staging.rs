@@ -1,0 +1,117 @@
+//! What calls enqueue: copies to pinned memory, the exchange there, copies back.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
+
+use crate::{
+    call::Call,
+    comm::{Comm, Member},
+    driver::{Pinned, Stream},
+    result::{Failure, Outcome},
+};
+
+/// Alignment of what several messages have in one memory.
+const ALIGN: u64 = 256;
+
+/// Pinned memory by stream. A stream's work is ordered, so its next call may use the same.
+#[derive(Default)]
+pub(crate) struct Streams {
+    by_stream: HashMap<Stream, Pinned>,
+    /// Memory that was too small; work under way may still use it.
+    outgrown: Vec<Pinned>,
+}
+
+impl Streams {
+    fn room(&mut self, stream: Stream, bytes: u64) -> Outcome<u64> {
+        if let Some(pinned) = self.by_stream.get(&stream).filter(|p| p.bytes >= bytes) {
+            return Ok(pinned.start);
+        }
+        let fresh = Pinned::alloc(bytes.next_power_of_two().max(4096))?;
+        let start = fresh.start;
+        self.outgrown.extend(self.by_stream.insert(stream, fresh));
+        Ok(start)
+    }
+
+    /// All of the memory, to be freed.
+    pub(crate) fn take(&mut self) -> Vec<Pinned> {
+        let mut all = std::mem::take(&mut self.outgrown);
+        all.extend(self.by_stream.drain().map(|(_, pinned)| pinned));
+        all
+    }
+}
+
+/// Enqueues calls that belong together: collectives in their order, then all messages at once, as they do not wait for each other.
+pub(crate) fn issue(comm: &Arc<Comm>, calls: &[Call]) -> Outcome {
+    let Some(first) = calls.first() else { return Ok(()) };
+    if calls.iter().any(|c| c.stream != first.stream) {
+        return Err(Failure::usage("the software NCCL wants one stream a communicator and group"));
+    }
+    let member = comm.member()?;
+    member.collective.status()?;
+    let (messages, collectives): (Vec<Call>, Vec<Call>) =
+        calls.iter().partition(|c| c.is_message());
+    comm.place.within(|| {
+        first.stream.check_live()?;
+        for call in collectives {
+            enqueue(comm, &member, vec![call])?;
+        }
+        if messages.is_empty() { Ok(()) } else { enqueue(comm, &member, messages) }
+    })
+}
+
+/// Enqueues one collective, or messages.
+fn enqueue(comm: &Arc<Comm>, member: &Member, calls: Vec<Call>) -> Outcome {
+    let (rank, world) = (member.rank, member.world);
+    let mut bytes = 0;
+    let mut offsets = Vec::with_capacity(calls.len());
+    for call in &calls {
+        offsets.push(bytes);
+        bytes += call.bytes(world).next_multiple_of(ALIGN);
+    }
+    let stream = calls[0].stream;
+    // Held until all is enqueued: turns are in the order of the streams' work.
+    let mut streams = comm.streams.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = streams.room(stream, bytes)?;
+    let placed: Vec<(Call, u64)> =
+        calls.into_iter().zip(offsets.into_iter().map(|o| start + o)).collect();
+    for (call, at) in &placed {
+        let (offset, bytes) = call.input(rank, world);
+        stream.copy(at + offset, call.send, bytes)?;
+    }
+    let exchange = {
+        let (comm, member, placed) = (Arc::clone(comm), member.clone(), placed.clone());
+        let turn = comm.turns.take();
+        move || {
+            let exchanged = comm.turns.run(turn, &member, || run(&member, &placed));
+            if let Err(failure) = exchanged {
+                comm.fail(failure);
+            }
+        }
+    };
+    if let Err(failure) = stream.call(Box::new(exchange)) {
+        comm.fail(failure.clone());
+        return Err(failure);
+    }
+    for (call, at) in &placed {
+        let (offset, bytes) = call.output(rank, world);
+        stream.copy(call.recv, at + offset, bytes)?;
+    }
+    Ok(())
+}
+
+fn run(member: &Member, placed: &[(Call, u64)]) -> Outcome {
+    let Member { collective, rank, world } = member;
+    let grouped = placed.len() > 1;
+    if grouped {
+        collective.group_begin()?;
+    }
+    for (call, at) in placed {
+        call.exchange(&**collective, *at, *rank, *world)?;
+    }
+    if grouped {
+        collective.group_end()?;
+    }
+    Ok(())
+}
