@@ -12,6 +12,15 @@ use crate::{
 /// The devices that the software GPU can be.
 const DEVICES: [&str; 5] = ["a100-80g", "a100-40g", "h100", "l20", "rtx4090"];
 
+/// Devices of a kind: the largest world of a communicator that the suite has.
+const DEVICES_OF_A_KIND: usize = 8;
+
+/// The software GPU's libraries, and the names under which they are looked for.
+const LIBRARIES: [(&str, [&str; 2]); 2] = [
+    ("libhalyard_sim_cuda.so", ["libcuda.so", "libcuda.so.1"]),
+    ("libhalyard_sim_nccl.so", ["libnccl.so", "libnccl.so.2"]),
+];
+
 /// Flags of `cargo xtask verify-cuda`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -25,11 +34,12 @@ pub(crate) struct Args {
 
 /// `halyard verify cuda` on the software GPU, as each device. The library is the one that a user installs.
 pub(crate) fn verify(args: &Args) -> Result<()> {
-    let packages = ["halyard-server", "halyard-backend-cuda", "halyard-sim-cuda"];
+    let packages =
+        ["halyard-server", "halyard-backend-cuda", "halyard-sim-cuda", "halyard-sim-nccl"];
     run(cargo().arg("build").args(packages.iter().flat_map(|p| ["--package", p])))?;
     let wanted = |device: &&&str| args.device.as_ref().is_none_or(|one| one == **device);
     for device in DEVICES.iter().filter(wanted) {
-        let mut halyard = halyard(device)?;
+        let mut halyard = halyard(&[*device; DEVICES_OF_A_KIND].join(","))?;
         halyard.args(["verify", "cuda"]).args(&args.flags);
         run(&mut halyard).with_context(|| format!("on the software GPU as {device}"))?;
     }
@@ -45,14 +55,15 @@ pub(crate) fn halyard(devices: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// A folder in which the software GPU's library has the driver's names.
+/// A folder in which the software GPU's libraries have the names of the real ones.
 fn driver() -> Result<PathBuf> {
     let folder = target().join("sim-cuda");
     fs::create_dir_all(&folder)?;
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        let link = folder.join(name);
-        if fs::symlink_metadata(&link).is_err() {
-            std::os::unix::fs::symlink("../debug/libhalyard_sim_cuda.so", &link)?;
+    for (library, names) in LIBRARIES {
+        for link in names.map(|name| folder.join(name)) {
+            if fs::symlink_metadata(&link).is_err() {
+                std::os::unix::fs::symlink(format!("../debug/{library}"), &link)?;
+            }
         }
     }
     Ok(folder)

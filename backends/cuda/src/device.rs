@@ -7,12 +7,13 @@ use std::{
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use halyard_sdk::{
-    AllocReq, Buffer, Code, CopyReq, DType, Device, Error, Event, Graph, InfoKey, Kernel, KvDesc,
-    KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream, Support, Weight,
-    WeightDesc, WeightFill, WeightPlan,
+    AllocReq, Buffer, Code, Collective, CommDesc, CopyReq, DType, Device, Error, Event, Graph,
+    InfoKey, Kernel, KvDesc, KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result,
+    Stream, Support, Weight, WeightDesc, WeightFill, WeightPlan,
 };
 
 use crate::{
+    collective,
     driver::{self, Bound, Context, Plane},
     handles::Handles,
     kernels::{Arch, Kernels},
@@ -64,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) kernels: Kernels,
     pub(crate) weights: Weights,
-    buffers: Buffers,
+    pub(crate) buffers: Buffers,
     streams: Handles<driver::Stream>,
     events: Handles<driver::Event>,
     graphs: Handles<driver::Graph>,
@@ -111,9 +112,9 @@ impl CudaDevice {
         let context = Context::retain(ordinal)?;
         let limits = Limits::of(&context)?;
         let arch = Arch::of(limits.capability.0, limits.capability.1)?;
-        let default_stream = {
+        let (default_stream, buffers) = {
             let _bound = context.bind()?;
-            Some(Arc::new(driver::Stream::create(0)?))
+            (Some(Arc::new(driver::Stream::create(0)?)), Buffers::new()?)
         };
         tracing::debug!(ordinal, name = context.name(), arch = arch.name(), "opened a CUDA device");
         let shared = Shared {
@@ -121,7 +122,7 @@ impl CudaDevice {
             limits,
             kernels: Kernels::new(arch),
             weights: Weights::default(),
-            buffers: Buffers::default(),
+            buffers,
             streams: Handles::new("stream"),
             events: Handles::new("event"),
             graphs: Handles::new("graph"),
@@ -369,6 +370,14 @@ impl Device for CudaDevice {
 
     fn kv_layout(&self, desc: &KvDesc<'_>) -> Result<KvLayout> {
         kv::layout(desc)
+    }
+
+    fn comm_unique_id(&self, out: &mut [u8]) -> Result<u32> {
+        collective::unique_id(out)
+    }
+
+    fn comm_create(&self, desc: &CommDesc<'_>) -> Result<Box<dyn Collective>> {
+        collective::join(&self.shared, desc)
     }
 
     fn notify(&self, s: Stream, n: &Notify) -> Result<()> {

@@ -81,6 +81,7 @@ modules!(
     norm,
     qkv,
     quantise,
+    reduce,
     rope,
     router,
     rows,

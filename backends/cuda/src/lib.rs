@@ -4,6 +4,7 @@
 //! - `device`: what the host sees; `handles`: its streams, events, graphs; `memory`: its buffers; `weights`: packing through the host's hook
 //! - `kv`: the arrangement of paged caches
 //! - `driver`: the driver API as safe Rust; nothing is linked, the driver is looked for when the backend is probed
+//! - `collective`: devices that work together; `nccl`: NCCL as safe Rust, looked for when the first communicator is wanted
 //! - `kernels`: the PTX of `kernels/*.cu`, which `cargo xtask ptx` compiles; `ops`: one op a file, which kernels it launches and how
 #![expect(
     clippy::cast_possible_truncation,
@@ -12,12 +13,14 @@
 )]
 
 mod backend;
+mod collective;
 mod device;
 mod driver;
 mod handles;
 mod kernels;
 mod kv;
 mod memory;
+mod nccl;
 mod ops;
 mod weights;
 

@@ -3,14 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use halyard_sdk::{AllocReq, Buffer, Error, MemRef, Result, abi::types::mem};
 
-use crate::driver::{self, Memory};
+use crate::driver::{self, Memory, Stream};
 
 /// Alignment of every allocation.
 pub(crate) const ALIGN: u64 = 256;
@@ -40,8 +40,10 @@ struct Allocation {
 }
 
 /// Buffers by base address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Buffers {
+    /// In whose order memory comes and goes; nothing else is enqueued there. None once the device is closed.
+    stream: Option<Arc<Stream>>,
     last: AtomicU64,
     by_base: Mutex<HashMap<u64, Allocation>>,
 }
@@ -54,6 +56,18 @@ pub(crate) struct Place {
 }
 
 impl Buffers {
+    /// Buffers of the device whose context is bound.
+    pub(crate) fn new() -> Result<Self> {
+        let stream = Some(Arc::new(Stream::create(0)?));
+        Ok(Self { stream, last: AtomicU64::default(), by_base: Mutex::default() })
+    }
+
+    /// Device memory that is no buffer of the host's.
+    pub(crate) fn private(&self, bytes: usize) -> Result<Memory> {
+        let stream = self.stream.as_ref();
+        Memory::alloc(bytes, stream.ok_or_else(|| Error::invalid("the device is closed"))?)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Allocation>> {
         self.by_base.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,7 +88,7 @@ impl Buffers {
             bytes.ok_or_else(|| Error::invalid(format!("{} bytes of memory", req.bytes)))?;
         let (start, owned) = match req.kind {
             mem::DEVICE => {
-                let memory = Memory::alloc(bytes)?;
+                let memory = self.private(bytes)?;
                 (memory.start(), Owned::Device(memory))
             }
             mem::PINNED => {
@@ -142,7 +156,8 @@ impl Buffers {
     }
 
     /// Frees everything; the device's context is bound.
-    pub(crate) fn clear(&self) {
+    pub(crate) fn clear(&mut self) {
         self.lock().clear();
+        self.stream = None;
     }
 }

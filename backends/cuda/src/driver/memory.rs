@@ -1,5 +1,7 @@
 //! Device memory, pinned host memory, copies and fills.
 
+use std::sync::Arc;
+
 use cudarc::driver::{
     result,
     sys::{self, CUDA_MEMCPY2D, CUmemorytype},
@@ -9,17 +11,23 @@ use halyard_sdk::{Error, Result};
 use super::{error::Named, stream::Stream};
 
 /// A block of device memory.
+///
+/// It comes from the device's pool, in the order of a stream that does nothing else. `cuMemFree` would wait for the whole device, and so
+/// for collectives whose other ranks wait for this one.
 #[derive(Debug)]
 pub(crate) struct Memory {
     start: u64,
+    from: Arc<Stream>,
 }
 
 impl Memory {
     /// At least 256-byte aligned.
-    pub(crate) fn alloc(bytes: usize) -> Result<Self> {
-        // SAFETY: the memory is freed only by `Drop`; nothing reads it before it is written.
-        let start = unsafe { result::malloc_sync(bytes) }.named("cuMemAlloc")?;
-        Ok(Self { start })
+    pub(crate) fn alloc(bytes: usize, from: &Arc<Stream>) -> Result<Self> {
+        // SAFETY: the stream lives as long as `from`; the memory is freed only by `Drop`; nothing reads it before it is written.
+        let start = unsafe { result::malloc_async(from.raw(), bytes) }.named("cuMemAllocAsync")?;
+        let memory = Self { start, from: Arc::clone(from) };
+        from.synchronize()?;
+        Ok(memory)
     }
 
     /// Its address on the device.
@@ -31,7 +39,8 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: the address is that of the allocation, which nothing uses after this: the host has waited for its work.
-        if let Err(error) = unsafe { result::free_sync(self.start) }.named("cuMemFree") {
+        let freed = unsafe { result::free_async(self.start, self.from.raw()) };
+        if let Err(error) = freed.named("cuMemFreeAsync") {
             tracing::debug!(%error, "memory of a device that failed");
         }
     }

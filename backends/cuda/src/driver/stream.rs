@@ -35,7 +35,7 @@ impl Stream {
         Ok(Self(raw))
     }
 
-    pub(super) fn raw(&self) -> CUstream {
+    pub(crate) fn raw(&self) -> CUstream {
         self.0
     }
 

@@ -37,6 +37,7 @@ use halyard_sdk::{
 use crate::{
     device::Shared,
     driver::Function,
+    nccl,
     weights::{Layout, SCHEMES},
 };
 use args::Args;
@@ -49,6 +50,9 @@ pub(crate) fn profiles() -> String {
         "dense,moe,moe_trio,mla,contiguous,kv8,act_quant,fusion,sample{}",
         quant.collect::<String>()
     )
+    // Devices work together where there is NCCL.
+    let comm = if nccl::start().is_ok() { ",comm" } else { "" };
+    format!("dense,mla,contiguous,kv8,sample{comm}{}", quant.collect::<String>())
 }
 
 /// An op, ready to launch.
