@@ -166,9 +166,8 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: it was retained once by `retain`, and nothing of it is used after this.
-        if let Err(error) =
-            unsafe { primary_ctx::release(self.device) }.named("cuDevicePrimaryCtxRelease")
-        {
+        let released = unsafe { primary_ctx::release(self.device) };
+        if let Err(error) = released.named("cuDevicePrimaryCtxRelease") {
             tracing::warn!(%error, "closing the device");
         }
     }

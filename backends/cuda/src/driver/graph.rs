@@ -58,8 +58,10 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: nothing uses them after this.
-        let ends = unsafe { (graph::exec_destroy(self.exec), graph::destroy(self.graph)) };
-        if let (Err(error), _) | (_, Err(error)) = ends {
+        let exec = unsafe { graph::exec_destroy(self.exec) };
+        // SAFETY: as above.
+        let graph = unsafe { graph::destroy(self.graph) };
+        if let Err(error) = exec.and(graph) {
             tracing::debug!(?error, "a graph of a device that failed");
         }
     }

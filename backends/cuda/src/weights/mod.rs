@@ -169,8 +169,10 @@ impl Part {
 
     fn row(&self, row: usize) -> &[u8] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        // SAFETY: the table has checked the part's shape, and the host keeps it while the fill is under way.
-        unsafe { std::slice::from_raw_parts(self.start.add(row * self.pitch), self.bytes) }
+        // SAFETY: the table has checked the part's shape.
+        let start = unsafe { self.start.add(row * self.pitch) };
+        // SAFETY: as above, and the host keeps the part while the fill is under way.
+        unsafe { std::slice::from_raw_parts(start, self.bytes) }
     }
 }
 
