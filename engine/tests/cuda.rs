@@ -23,6 +23,31 @@ fn dense_models() {
 }
 
 #[test]
+fn dense_models_that_devices_share() {
+    for model in DENSE {
+        let goldens = goldens(&format!("{model}/golden.tensors"));
+        for count in [2, 4] {
+            check(&cuda::open(0..count), model, &goldens[..1], &options());
+        }
+    }
+}
+
+/// What ranks exchange is summed by a kernel of the backend.
+#[test]
+fn shared_models_of_sixteen_bits_choose_the_same_tokens() {
+    for count in [2, 4] {
+        let options = LoadOptions { dtype: Dtype::BFloat16, ..options() };
+        let engine = support::start_shared(&cuda::open(0..count), "llama", &options, Box::new(()));
+        for golden in goldens("llama/golden.tensors") {
+            let tokens_wanted = u32::try_from(golden.generated.len()).expect("few");
+            let found = tokens(submit(&engine, &golden.prompt, greedy(tokens_wanted)));
+            assert_eq!(ids(&found), golden.generated, "{count} ranks");
+        }
+        engine.shutdown();
+    }
+}
+
+#[test]
 fn sixteen_bit_activations_choose_the_same_tokens() {
     let device = cuda::open([0]).remove(0);
     for model in DENSE {

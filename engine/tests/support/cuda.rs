@@ -24,20 +24,26 @@ fn beside(name: &str) -> PathBuf {
     env::current_exe().expect("a test knows its path").with_file_name(name)
 }
 
-/// Takes the software GPU for the driver.
+/// A library of this workspace, loaded for good.
+fn loaded(name: &str) -> Library {
+    let path = beside(name);
+    // SAFETY: it is a library of this workspace, whose loading does nothing by itself.
+    let library = unsafe { Library::new(&path) };
+    library.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Takes the software GPU for the driver, and its NCCL for NCCL.
 fn driver() {
-    static DRIVER: OnceLock<Library> = OnceLock::new();
-    DRIVER.get_or_init(|| {
-        let path = beside("libhalyard_sim_cuda.so");
-        // SAFETY: it is the library of this workspace, whose loading does nothing by itself.
-        let library = unsafe { Library::new(&path) }.expect("cargo has built it");
+    static LIBRARIES: OnceLock<[Library; 2]> = OnceLock::new();
+    LIBRARIES.get_or_init(|| {
+        let library = loaded("libhalyard_sim_cuda.so");
         type Choose = unsafe extern "C" fn(*const c_char) -> u32;
         // SAFETY: the library exports it with this signature.
         let choose = unsafe { library.get::<Choose>(b"halyard_sim_cuda_devices") };
         let names = CString::new(DEVICES).expect("no zeros");
         // SAFETY: the text ends with a zero.
         assert_eq!(unsafe { choose.expect("it has devices")(names.as_ptr()) }, 0);
-        library
+        [library, loaded("libhalyard_sim_nccl.so")]
     });
 }
 
