@@ -5,7 +5,7 @@
 // the tile's keys, for the values a quarter of their dims; the weights go from one to the other through shared memory.
 //
 //     wait for K(t)                      | barrier A: all are done with V(t - 1) and the weights
-//     start V(t); scores; maxima         | barrier B: all are done with K(t), maxima are there
+//     start V(t); scores; maxima         | barrier B: all are done with K(t); maxima, and where the rows of t + 1 are, are there
 //     start K(t + 1); weights; wait V(t) | barrier C: weights and V(t) are there
 //     sum of values
 //
@@ -29,7 +29,7 @@ template <class T_, u32 DK_, u32 DV_, u32 ROW_TILES_, bool LATENT_, bool SPLIT_>
     static constexpr u32 K_PITCH = pitch_of(DK), V_PITCH = LATENT ? K_PITCH : pitch_of(DV), WEIGHT_PITCH = pitch_of(KEYS);
     // Places in shared memory; the host knows the sum.
     static constexpr u32 Q = 0, K = ROWS * K_PITCH, V = LATENT ? K : K + KEYS * K_PITCH;
-    static constexpr u32 WEIGHTS = V + KEYS * V_PITCH, STATS = WEIGHTS + ROWS * WEIGHT_PITCH;
+    static constexpr u32 WEIGHTS = V + KEYS * V_PITCH, STATS = WEIGHTS + ROWS * WEIGHT_PITCH, PLACES = STATS + ROWS * 16;
 };
 
 template <class T> DEVICE u32 pack(float low, float high);
@@ -67,6 +67,12 @@ DEVICE void store_shared(u32 at, float x) { store_shared(at, __builtin_bit_cast(
 DEVICE float shared_float(u32 at) {
     float x;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(at) : "memory");
+    return x;
+}
+DEVICE void store_shared(u32 at, const u8* x) { asm volatile("st.shared.u64 [%0], %1;" ::"r"(at), "l"(x) : "memory"); }
+DEVICE const u8* shared_pointer(u32 at) {
+    const u8* x;
+    asm volatile("ld.shared.u64 %0, [%1];" : "=l"(x) : "r"(at) : "memory");
     return x;
 }
 DEVICE u32 shared_half(u32 at) {
@@ -136,72 +142,117 @@ DEVICE float* part_of(const Attention& p, const Job& job, u32 head) {
     return p.partial + (u64(job.index * p.parts + block_z()) * p.heads + head) * (p.v.dim + 2);
 }
 
-// Code `i` of four.
-template <class C> DEVICE float code_of(u32 word, u32 i) { return to_float(__builtin_bit_cast(C, u8(word >> i * 8))); }
+// Two numbers each: a b + c.
+template <class T> DEVICE u32 fused_pair(u32 a, u32 b, u32 c);
+template <> DEVICE u32 fused_pair<bf16>(u32 a, u32 b, u32 c) {
+    u32 r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+template <> DEVICE u32 fused_pair<f16>(u32 a, u32 b, u32 c) {
+    u32 r;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+
+// Codes as numbers of a type, two at a time: the low bytes of both halves of a word. All are exact.
+template <class T, class C> struct Codes;
+// 128 more than the low seven bits by putting those into the mantissa of 128; then 128 or, of negative ones, 256 are taken off.
+template <> struct Codes<bf16, i8> {
+    DEVICE static u32 widen(u32 x) { return fused_pair<bf16>((x & 0x007f007f) | 0x43004300, 0x3f803f80, (x & 0x00800080) | 0xc300c300); }
+};
+// The same with all eight bits and 1024: 128 more than the code is an unsigned byte.
+template <> struct Codes<f16, i8> {
+    DEVICE static u32 widen(u32 x) { return fused_pair<f16>((x ^ 0x00800080) | 0x64006400, 0x3c003c00, 0xe480e480); }
+};
+// An e4m3's fields in those of T, which has another bias: 2^120 or 2^8 times too small.
+template <> struct Codes<bf16, e4m3> {
+    DEVICE static u32 widen(u32 x) { return fused_pair<bf16>((x & 0x00800080) << 8 | (x & 0x007f007f) << 4, 0x7b807b80, 0x80008000); }
+};
+template <> struct Codes<f16, e4m3> {
+    DEVICE static u32 widen(u32 x) { return fused_pair<f16>((x & 0x00800080) << 8 | (x & 0x007f007f) << 7, 0x5c005c00, 0x80008000); }
+};
+
+// NaN in each half of a word whose low byte is the e4m3 that is none.
+DEVICE u32 with_nan(u32 pair, u32 codes) {
+    return pair | ((codes & 0x7f) == 0x7f ? 0x7fff : 0) | ((codes >> 16 & 0x7f) == 0x7f ? 0x7fff0000 : 0);
+}
 
 // Eight codes as numbers of type T; their scale comes later.
 template <class T, class C> DEVICE Words4 widened(const u8* codes) {
     const Words2& words = *reinterpret_cast<const Words2*>(codes);
     const u32 low = words.v[0], high = words.v[1];
-    return {pack<T>(code_of<C>(low, 0), code_of<C>(low, 1)), pack<T>(code_of<C>(low, 2), code_of<C>(low, 3)),
-            pack<T>(code_of<C>(high, 0), code_of<C>(high, 1)), pack<T>(code_of<C>(high, 2), code_of<C>(high, 3))};
+    const u32 pairs[4] = {__nvvm_prmt(low, 0, 0x4140), __nvvm_prmt(low, 0, 0x4342), __nvvm_prmt(high, 0, 0x4140), __nvvm_prmt(high, 0, 0x4342)};
+    Words4 w;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) w.v[i] = Codes<T, C>::widen(pairs[i]);
+    const bool nan = (((low & 0x7f7f7f7f) + 0x01010101) | ((high & 0x7f7f7f7f) + 0x01010101)) & 0x80808080;
+    if (__is_same(C, e4m3) && nan) {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) w.v[i] = with_nan(w.v[i], pairs[i]);
+    }
+    return w;
 }
 
-// The row of a key or value in a tile; null where no row of the block sees.
-DEVICE const u8* tile_row(const Plane& plane, const Job& job, i32 key, u32 head) {
-    return job.any.has(key) ? row_of_key(plane, job.sequence.where, head, u32(key)) : nullptr;
+// Where a thread's row of a tile is, null where no row of the block sees: half of the threads have the keys, the others the values, or
+// the rotated parts.
+template <class F> DEVICE const u8* find_row(const Attention& p, const Job& job, u32 tile) {
+    const Plane& plane = thread_index() < KEYS ? p.k : F::LATENT ? p.k2 : p.v;
+    const i32 key = i32(tile * KEYS + thread_index() % KEYS);
+    return job.any.has(key) ? row_of_key(plane, job.sequence.where, job.kv_head, u32(key)) : nullptr;
 }
 
-// Brings a tile of rows of up to DIMS codes.
-template <class F, u32 DIMS> DEVICE void load_codes(const Attention& p, const Plane& plane, const Job& job, u32 tile, u32 to, u32 pitch) {
+// The place of that in shared memory; tiles take turns with two of them.
+template <class F> DEVICE u32 place_of_row(u32 base, u32 tile, u32 row) { return base + F::PLACES + (tile % 2 * THREADS + row) * 8; }
+
+// Brings rows of up to DIMS codes.
+template <class F, u32 DIMS> DEVICE void load_codes(u32 places, u32 dim, u32 code, u32 to, u32 pitch) {
     using T = typename F::T;
     constexpr u32 CHUNKS = DIMS / 8;
 #pragma unroll 1
     for (u32 i = thread_index(); i < KEYS * CHUNKS; i += THREADS) {
         const u32 key = i / CHUNKS, chunk = i % CHUNKS;
-        const u8* row = chunk * 8 < plane.dim ? tile_row(plane, job, i32(tile * KEYS + key), job.kv_head) : nullptr;
+        const u8* row = shared_pointer(places + key * 8);
         Words4 w = {};
-        if (row) w = p.code == 1 ? widened<T, e4m3>(row + chunk * 8) : widened<T, i8>(row + chunk * 8);
+        if (row && chunk * 8 < dim) w = code == 1 ? widened<T, e4m3>(row + chunk * 8) : widened<T, i8>(row + chunk * 8);
         store_shared(to + key * pitch + chunk * 16, w);
     }
 }
 
-// Starts to bring a tile of rows of up to DIMS dims: a thread finds the rows of some copies, then starts those.
-template <class F, u32 DIMS> DEVICE void load_plane(const Plane& plane, const Job& job, u32 tile, u32 to, u32 pitch) {
+// Starts to bring rows of up to DIMS dims; `any` is some address.
+template <class F, u32 DIMS> DEVICE void load_rows(u32 places, u32 dim, const u8* any, u32 to, u32 pitch) {
     constexpr u32 CHUNKS = DIMS / 8, COPIES = KEYS * CHUNKS / THREADS, BATCH = COPIES % 4 == 0 ? 4 : COPIES % 3 == 0 ? 3 : COPIES;
 #pragma unroll 1
     for (u32 n = 0; n < COPIES; n += BATCH) {
-        const u8* rows[BATCH];
-#pragma unroll
-        for (u32 j = 0; j < BATCH; j++) {
-            const u32 i = thread_index() + (n + j) * THREADS;
-            rows[j] = i % CHUNKS * 8 < plane.dim ? tile_row(plane, job, i32(tile * KEYS + i / CHUNKS), job.kv_head) : nullptr;
-        }
 #pragma unroll
         for (u32 j = 0; j < BATCH; j++) {
             const u32 i = thread_index() + (n + j) * THREADS, key = i / CHUNKS, chunk = i % CHUNKS;
-            copy_async(to + key * pitch + chunk * 16, rows[j] ? rows[j] + chunk * 16 : plane.data, rows[j] ? 16 : 0);
+            const u8* row = shared_pointer(places + key * 8);
+            const bool there = row && chunk * 8 < dim;
+            copy_async(to + key * pitch + chunk * 16, there ? row + chunk * 16 : any, there ? 16 : 0);
         }
     }
 }
 
 // Starts to bring a tile of keys.
-template <class F> DEVICE void load_keys(const Attention& p, const Job& job, u32 tile, u32 base) {
+template <class F> DEVICE void load_keys(const Attention& p, u32 tile, u32 base) {
+    const u32 places = place_of_row<F>(base, tile, 0), to = base + F::K;
     if constexpr (F::LATENT) {
-        load_plane<F, F::DV>(p.k, job, tile, base + F::K, F::K_PITCH);
-        load_plane<F, F::DK - F::DV>(p.k2, job, tile, base + F::K + F::DV * 2, F::K_PITCH);
+        load_rows<F, F::DV>(places, p.k.dim, p.k.data, to, F::K_PITCH);
+        load_rows<F, F::DK - F::DV>(places + KEYS * 8, p.k2.dim, p.k.data, to + F::DV * 2, F::K_PITCH);
     } else if (p.code == 0) {
-        load_plane<F, F::DK>(p.k, job, tile, base + F::K, F::K_PITCH);
+        load_rows<F, F::DK>(places, p.k.dim, p.k.data, to, F::K_PITCH);
     } else {
-        load_codes<F, F::DK>(p, p.k, job, tile, base + F::K, F::K_PITCH);
+        load_codes<F, F::DK>(places, p.k.dim, p.code, to, F::K_PITCH);
     }
     commit_copies();
 }
 
 // Starts to bring a tile of values that are not the keys.
-template <class F> DEVICE void load_values(const Attention& p, const Job& job, u32 base) {
-    if (p.code == 0) load_plane<F, F::DV>(p.v, job, job.tile, base + F::V, F::V_PITCH);
-    else load_codes<F, F::DV>(p, p.v, job, job.tile, base + F::V, F::V_PITCH);
+template <class F> DEVICE void load_values(const Attention& p, u32 tile, u32 base) {
+    const u32 places = place_of_row<F>(base, tile, KEYS), to = base + F::V;
+    if (p.code == 0) load_rows<F, F::DV>(places, p.v.dim, p.v.data, to, F::V_PITCH);
+    else load_codes<F, F::DV>(places, p.v.dim, p.code, to, F::V_PITCH);
     commit_copies();
 }
 
@@ -534,27 +585,30 @@ template <class F> DEVICE void flash(const Attention& p) {
     if (!find_job<F>(p, job)) return;
     State<F> s;
     clear(p, job, s);
+    store_shared(place_of_row<F>(base, job.tile, thread_index()), find_row<F>(p, job, job.tile));
     load_queries<F>(p, job, base + F::Q);
-    const float natural = p.scale * (p.k_scale ? p.k_scale[job.kv_head] : 1.0f);
-    const float scale = natural * (p.softcap > 0.0f ? 2.0f / p.softcap : 1.0f) * LOG2E;
-    if (!F::LATENT && job.tile < job.last_tile) load_keys<F>(p, job, job.tile, base);
+    const float scale = p.scale * (p.k_scale ? p.k_scale[job.kv_head] : 1.0f) * (p.softcap > 0.0f ? 2.0f / p.softcap : 1.0f) * LOG2E;
+    __syncthreads();
+    if (!F::LATENT && job.tile < job.last_tile) load_keys<F>(p, job.tile, base);
     for (; job.tile < job.last_tile; job.tile++) {
         if constexpr (F::LATENT) {
             // The tile before is still read as values.
             __syncthreads();
-            load_keys<F>(p, job, job.tile, base);
+            load_keys<F>(p, job.tile, base);
         }
         wait_copies<0>();
         __syncthreads();
-        if constexpr (!F::LATENT) load_values<F>(p, job, base);
+        if constexpr (!F::LATENT) load_values<F>(p, job.tile, base);
+        const u8* next = find_row<F>(p, job, job.tile + 1);
         const i32 first = i32(job.tile * KEYS);
         const bool partial = first < job.every.first || first + i32(KEYS) > job.every.end;
         float z[F::ROW_TILES][2][4];
         multiply_keys<F>(z, base);
         score<F>(p, job, s, z, scale, partial, base);
+        store_shared(place_of_row<F>(base, job.tile + 1, thread_index()), next);
         __syncthreads();
         if constexpr (!F::LATENT) {
-            if (job.tile + 1 < job.last_tile) load_keys<F>(p, job, job.tile + 1, base);
+            if (job.tile + 1 < job.last_tile) load_keys<F>(p, job.tile + 1, base);
             else commit_copies();
         }
         weigh<F>(s, z, base);

@@ -88,11 +88,12 @@ impl Shape {
         Some(Self { name: width.to_string(), keys: width, values: Some(width), row_tiles })
     }
 
-    /// Bytes of shared memory for so many rows of queries: queries, keys, values, weights, four numbers a row.
+    /// Bytes of shared memory for so many rows of queries: queries, keys, values, weights, four numbers a row, places of two tiles' rows.
     fn shared(&self, rows: u32) -> u32 {
         let pitch = |dims: u32| ((dims / 8) | 1) * 16;
         let values = self.values.map_or(0, pitch);
-        rows * (pitch(self.keys) + pitch(KEYS) + 16) + KEYS * (pitch(self.keys) + values)
+        rows * (pitch(self.keys) + pitch(KEYS) + 16)
+            + KEYS * (pitch(self.keys) + values + 2 * 2 * 8)
     }
 }
 
