@@ -46,13 +46,12 @@ pub(crate) use args::{Float, address};
 /// What the backend promises (`conformance/README.md`).
 pub(crate) fn profiles() -> String {
     let quant = SCHEMES.iter().filter(|s| **s != Scheme::DENSE).map(|s| format!(",quant:{s}"));
-    format!(
-        "dense,moe,moe_trio,mla,contiguous,kv8,act_quant,fusion,sample{}",
-        quant.collect::<String>()
-    )
     // Devices work together where there is NCCL.
     let comm = if nccl::start().is_ok() { ",comm" } else { "" };
-    format!("dense,mla,contiguous,kv8,sample{comm}{}", quant.collect::<String>())
+    format!(
+        "dense,moe,moe_trio,mla,contiguous,kv8,act_quant,fusion,sample{comm}{}",
+        quant.collect::<String>()
+    )
 }
 
 /// An op, ready to launch.
