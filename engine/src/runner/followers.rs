@@ -259,7 +259,9 @@ impl Rank {
 
 impl Work {
     fn new(batch: Batch) -> Self {
-        Self { part: Part::Forward, batch, rows: Vec::new() }
+        // Wanted rows are of the batch.
+        let rows = Vec::with_capacity(batch.ids.capacity());
+        Self { part: Part::Forward, batch, rows }
     }
 
     fn forward(&mut self, batch: &Batch) {
@@ -312,5 +314,50 @@ impl Mailbox {
     fn set(&self, state: State) {
         self.lock().state = state;
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fake::{scheduler, sequence},
+        request::SamplingParams,
+    };
+
+    #[test]
+    fn parts_come_out_as_they_were_put_in_and_nothing_is_allocated() {
+        let mut scheduler = scheduler(8, 4, 8, 12);
+        scheduler.add(sequence(&[10, 11, 12, 13, 14, 15], &SamplingParams::default()));
+        scheduler.add(sequence(&[20], &SamplingParams::default()));
+        scheduler.schedule();
+        let mut batch = Batch::with_capacity(12, 8, 8);
+        batch.build(scheduler.running(), 4);
+
+        let work = || Work::new(Batch::with_capacity(12, 8, 8));
+        let (mailbox, mut taken) = (Mailbox::new(work()), work());
+        let mut put = |fill: &dyn Fn(&mut Work)| {
+            let mut slot = mailbox.lock();
+            fill(&mut slot.work);
+            slot.full = true;
+            drop(slot);
+            assert!(mailbox.take(&mut taken));
+            assert!(!mailbox.lock().full);
+            (taken.part, taken.batch.num_tokens(), taken.rows.len())
+        };
+        let info = allocation_counter::measure(|| {
+            for _ in 0..3 {
+                assert!(matches!(put(&|work| work.forward(&batch)), (Part::Forward, 7, _)));
+                let head = put(&|work| work.head(&[0, 6], 7));
+                assert!(matches!(head, (Part::Head { num_tokens: 7 }, _, 2)));
+            }
+        });
+        assert_eq!(info.count_total, 0, "of {} bytes", info.bytes_total);
+        put(&|work| work.forward(&batch));
+        assert_eq!((&taken.batch.ids, &taken.batch.slots), (&batch.ids, &batch.slots));
+        assert_eq!((taken.batch.max_kv, taken.batch.num_single), (6, 1));
+
+        mailbox.lock().stop = true;
+        assert!(!mailbox.take(&mut taken));
     }
 }

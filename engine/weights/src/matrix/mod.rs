@@ -283,7 +283,9 @@ fn columns_of(rows: &[u8], row_bytes: usize, columns: Range<usize>) -> Cow<'_, [
         return Cow::Borrowed(rows);
     }
     let rows = rows.chunks_exact(row_bytes);
-    Cow::Owned(rows.flat_map(|row| &row[columns.clone()]).copied().collect())
+    let mut cut = Vec::with_capacity(rows.len() * columns.len());
+    rows.for_each(|row| cut.extend_from_slice(&row[columns.clone()]));
+    Cow::Owned(cut)
 }
 
 /// The rows `rows` of `count` equal ones.
