@@ -114,12 +114,14 @@ template <class F> DEVICE u32 find_sequence(const Attention& p, u32 block) {
 // False if there is nothing to do.
 template <class F> DEVICE bool find_job(const Attention& p, Job& job) {
     const u32 tiles = F::SPLIT ? ceil_div(p.group, F::ROWS) : 1;
-    const u32 b = F::SPLIT ? p.first_sequence + block_x() : find_sequence<F>(p, block_x());
+    // Later rows see more keys: the longest work first.
+    const u32 block = blocks_x() - 1 - block_x();
+    const u32 b = F::SPLIT ? p.first_sequence + block_x() : find_sequence<F>(p, block);
     job.index = b - p.first_sequence;
     job.kv_head = block_y() / tiles;
     job.sequence = sequence_of(p, b);
     job.rows = job.sequence.queries * p.group;
-    job.row = (F::SPLIT ? block_y() % tiles : block_x() - first_block<F>(p, b)) * F::ROWS;
+    job.row = (F::SPLIT ? block_y() % tiles : block - first_block<F>(p, b)) * F::ROWS;
     if (job.row >= job.rows || job.sequence.token + job.sequence.queries > p.tokens) return false;
     const u32 first = job.row / p.group, last = (least(job.row + F::ROWS, job.rows) - 1) / p.group;
     const Seen a = seen_from(p, job.sequence.place() + i32(first), job.sequence.keys);
@@ -531,16 +533,18 @@ template <class F> DEVICE void end_rows(const Attention& p, const Job& job, Stat
 // Writes the sums of a part.
 template <class F> DEVICE void store_part(const Attention& p, const Job& job, const State<F>& s) {
 #pragma unroll
-    for (u32 half = 0; half < 2; half++) {
-        const u32 row = job.row + own_row(0, half);
-        if (row >= job.rows) continue;
-        float* part = part_of(p, job, job.kv_head * p.group + row % p.group);
+    for (u32 r = 0; r < F::ROW_TILES; r++)
 #pragma unroll
-        for (u32 n = 0; n < 2 * F::PAIRS; n++)
+        for (u32 half = 0; half < 2; half++) {
+            const u32 row = job.row + own_row(r, half);
+            if (row >= job.rows) continue;
+            float* part = part_of(p, job, job.kv_head * p.group + row % p.group);
 #pragma unroll
-            for (u32 e = 0; e < 2; e++)
-                if (own_dim(n) + e < p.v.dim) part[2 + own_dim(n) + e] = s.o[0][n][half * 2 + e];
-    }
+            for (u32 n = 0; n < 2 * F::PAIRS; n++)
+#pragma unroll
+                for (u32 e = 0; e < 2; e++)
+                    if (own_dim(n) + e < p.v.dim) part[2 + own_dim(n) + e] = s.o[r][n][half * 2 + e];
+        }
 }
 
 // Writes the rows' results.
@@ -626,7 +630,9 @@ template <class F> DEVICE void flash(const Attention& p) {
     KERNEL __launch_bounds__(THREADS, 2) flash_##name(Attention p) { flash<Flash<T, DK, DV, TILES, LATENT, SPLIT>>(p); }
 #define FLASH_OF(suffix, T, D, TILES) \
     FLASH(prefill_##D##_##suffix, T, D, D, TILES, false, false) FLASH(decode_##D##_##suffix, T, D, D, 1, false, true)
+#define FLASH_LATENT(name, T, TILES) \
+    FLASH(prefill_##name, T, 576, 512, TILES, true, false) FLASH(decode_##name, T, 576, 512, TILES, true, true)
 #define FLASH_EACH(suffix, T) \
     FLASH_OF(suffix, T, 64, 4) FLASH_OF(suffix, T, 80, 4) FLASH_OF(suffix, T, 96, 4) FLASH_OF(suffix, T, 128, 4) \
     FLASH_OF(suffix, T, 192, 4) FLASH_OF(suffix, T, 256, 2) \
-    FLASH(prefill_latent_##suffix, T, 576, 512, 1, true, false) FLASH(decode_latent_##suffix, T, 576, 512, 1, true, true)
+    FLASH_LATENT(latent_##suffix, T, 1) FLASH_LATENT(latent32_##suffix, T, 2)

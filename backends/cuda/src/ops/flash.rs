@@ -42,24 +42,16 @@ struct Tiled {
 }
 
 impl Tiled {
-    /// `None` if the device has not enough shared memory.
-    fn new(
-        op: &Op<'_>,
-        stem: &str,
-        float: Float,
-        shape: &Shape,
-        rows: u32,
-    ) -> Result<Option<Self>> {
-        let shared = shape.shared(rows);
-        if shared > op.shared.limits.shared_bytes {
-            return Ok(None);
-        }
+    /// The kernel of the first shape for which the device has enough shared memory.
+    fn new(op: &Op<'_>, stem: &str, float: Float, shapes: &[Shape]) -> Result<Option<Self>> {
+        let fits = |shape: &&Shape| shape.shared() <= op.shared.limits.shared_bytes;
+        let Some(shape) = shapes.iter().find(fits) else { return Ok(None) };
         let suffix = float.suffix();
         let module = if float == Float::F16 { "flash_f16" } else { "flash_bf16" };
         let kernel = op.kernel(module, &format!("flash_{stem}_{}_{suffix}", shape.name))?;
         let _bound = op.shared.bind()?;
-        kernel.allow_shared(shared)?;
-        Ok(Some(Self { kernel, rows, shared }))
+        kernel.allow_shared(shape.shared())?;
+        Ok(Some(Self { kernel, rows: shape.rows, shared: shape.shared() }))
     }
 
     fn enqueue(&self, args: &Args<'_>, blocks: [u32; 3], params: &Params) -> Result<()> {
@@ -67,33 +59,73 @@ impl Tiled {
     }
 }
 
-/// The dims that a kernel is made for.
+/// What a kernel is made for.
 struct Shape {
     name: String,
     keys: u32,
     /// `None` if they are part of the keys.
     values: Option<u32>,
-    /// Row tiles of a prefill.
-    row_tiles: u32,
+    /// Rows of queries of a block.
+    rows: u32,
 }
 
 impl Shape {
-    fn of(source: &Source, [k, v]: [u32; 2]) -> Option<Self> {
+    /// The kernels for keys and values of these dims, the best first: of a prefill, and of a decode with `group` heads a KV head.
+    fn of(source: &Source, [k, v]: [u32; 2], group: u32) -> [Vec<Self>; 2] {
         if let Source::Latent(cache) = source {
             let fits = cache.k.dim <= LATENT[0] && cache.v.dim <= LATENT[1];
-            let keys = LATENT[0] + LATENT[1];
-            return fits.then(|| Self { name: "latent".into(), keys, values: None, row_tiles: 1 });
+            let shapes = |least_rows: u32| {
+                let rows = [(32, "latent32"), (16, "latent")].into_iter();
+                let wanted = rows.filter(|(rows, _)| fits && (*rows == 16 || least_rows > 16));
+                let keys = LATENT[0] + LATENT[1];
+                wanted
+                    .map(|(rows, name)| Self { name: name.into(), keys, values: None, rows })
+                    .collect()
+            };
+            return [shapes(u32::MAX), shapes(group)];
         }
-        let (width, row_tiles) = *WIDTHS.iter().find(|(width, _)| k.max(v) <= *width)?;
-        Some(Self { name: width.to_string(), keys: width, values: Some(width), row_tiles })
+        let shapes = |rows: Option<u32>| {
+            let width = WIDTHS.iter().find(|(width, _)| k.max(v) <= *width);
+            let shape = width.map(|&(width, row_tiles)| Self {
+                name: width.to_string(),
+                keys: width,
+                values: Some(width),
+                rows: rows.unwrap_or(16 * row_tiles),
+            });
+            shape.into_iter().collect()
+        };
+        [shapes(None), shapes(Some(16))]
     }
 
-    /// Bytes of shared memory for so many rows of queries: queries, keys, values, weights, four numbers a row, places of two tiles' rows.
-    fn shared(&self, rows: u32) -> u32 {
+    /// Bytes of shared memory: queries, keys, values, weights, four numbers a row, places of two tiles' rows.
+    fn shared(&self) -> u32 {
         let pitch = |dims: u32| ((dims / 8) | 1) * 16;
         let values = self.values.map_or(0, pitch);
-        rows * (pitch(self.keys) + pitch(KEYS) + 16)
+        self.rows * (pitch(self.keys) + pitch(KEYS) + 16)
             + KEYS * (pitch(self.keys) + values + 2 * 2 * 8)
+    }
+}
+
+/// How decoded sequences are split.
+struct Split {
+    /// Blocks that a sequence takes if it is not split, and those that keep the device busy.
+    blocks: u32,
+    busy_blocks: u32,
+    /// Bytes of a partial result of all heads.
+    part_bytes: u64,
+}
+
+impl Split {
+    /// Parts of each of `sequences`.
+    fn parts(&self, sequences: u32, max_kv: u64) -> u32 {
+        let wanted = self.busy_blocks.div_ceil(self.blocks.saturating_mul(sequences).max(1));
+        wanted.min(max_kv.div_ceil(PART_KEYS).try_into().unwrap_or(u32::MAX)).max(1)
+    }
+
+    /// Upper bound of the partial results' bytes for any number of sequences: they are only split while they keep too few blocks busy.
+    fn workspace_bytes(&self) -> u64 {
+        let most = u64::from((2 * self.busy_blocks).div_ceil(self.blocks));
+        (most * self.part_bytes).next_multiple_of(ALIGN)
     }
 }
 
@@ -102,11 +134,7 @@ pub(super) struct Flash {
     decode: Tiled,
     merge: Function<Params>,
     pad: Function<Params>,
-    /// Blocks that a decoded sequence takes if it is not split, and those that keep the device busy.
-    decode_blocks: u32,
-    busy_blocks: u32,
-    /// Bytes of a partial result.
-    part_bytes: u64,
+    split: Split,
 }
 
 impl Flash {
@@ -118,34 +146,26 @@ impl Flash {
         fixed: &Params,
     ) -> Result<Option<Self>> {
         let float = op.float(0)?;
-        let Some(shape) = Shape::of(source, dims).filter(|_| float != Float::F32) else {
+        if float == Float::F32 {
             return Ok(None);
-        };
-        let prefill = Tiled::new(op, "prefill", float, &shape, 16 * shape.row_tiles)?;
-        let decode = Tiled::new(op, "decode", float, &shape, 16)?;
+        }
+        let [prefill, decode] = Shape::of(source, dims, fixed.group);
+        let prefill = Tiled::new(op, "prefill", float, &prefill)?;
+        let decode = Tiled::new(op, "decode", float, &decode)?;
         let (Some(prefill), Some(decode)) = (prefill, decode) else { return Ok(None) };
-        let after = |stem: &str| op.kernel("attention", &format!("{stem}_{}", float.suffix()));
-        Ok(Some(Self {
-            prefill,
-            decode,
-            merge: after("attention_parts")?,
-            pad: after("attention_padding")?,
-            decode_blocks: fixed.heads / fixed.group * fixed.group.div_ceil(16),
+        let split = Split {
+            blocks: fixed.heads / fixed.group * fixed.group.div_ceil(decode.rows),
             busy_blocks: 2 * op.shared.limits.processors,
             part_bytes: u64::from(fixed.heads) * (u64::from(dims[1]) + 2) * 4,
-        }))
+        };
+        let after = |stem: &str| op.kernel("attention", &format!("{stem}_{}", float.suffix()));
+        let (merge, pad) = (after("attention_parts")?, after("attention_padding")?);
+        Ok(Some(Self { prefill, decode, merge, pad, split }))
     }
 
-    /// Parts of each of `sequences` decoded ones.
-    fn parts(&self, sequences: u32, max_kv: u64) -> u32 {
-        let wanted = self.busy_blocks.div_ceil((self.decode_blocks * sequences).max(1));
-        wanted.min(max_kv.div_ceil(PART_KEYS).try_into().unwrap_or(u32::MAX)).max(1)
-    }
-
-    /// Upper bound of the partial results' bytes, whatever the dims: sequences are only split while they keep too few blocks busy.
+    /// Upper bound of scratch bytes, whatever the dims.
     pub(super) fn workspace_bytes(&self) -> u64 {
-        let most = u64::from((2 * self.busy_blocks).div_ceil(self.decode_blocks));
-        (most * self.part_bytes).next_multiple_of(ALIGN)
+        self.split.workspace_bytes()
     }
 
     /// `decodes` leading sequences have one new token, none has more than `max_kv` keys.
@@ -156,11 +176,11 @@ impl Flash {
         decodes: u32,
         max_kv: u64,
     ) -> Result<()> {
-        let parts = self.parts(decodes, max_kv);
+        let parts = self.split.parts(decodes, max_kv);
         let partial = if parts > 1 { args.workspace(self.workspace_bytes())? } else { 0 };
         let mut first = *params;
         (first.last_sequence, first.parts, first.partial) = (decodes, parts, partial);
-        self.decode.enqueue(args, [decodes, self.decode_blocks, parts], &first)?;
+        self.decode.enqueue(args, [decodes, self.split.blocks, parts], &first)?;
         if parts > 1 {
             let blocks = [decodes, params.heads, 1];
             args.enqueue(&self.merge, Grid { blocks, threads: THREADS, shared: 0 }, &first)?;
@@ -177,5 +197,42 @@ impl Flash {
             self.prefill.enqueue(args, [blocks, params.heads / params.group, 1], &others)?;
         }
         args.enqueue(&self.pad, Grid::line(tokens.min(PADDING_BLOCKS), THREADS), params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_keep_the_device_busy_and_fit_the_workspace() {
+        for (blocks, busy_blocks) in [(1, 216), (7, 216), (8, 264), (300, 216)] {
+            let split = Split { blocks, busy_blocks, part_bytes: 1000 };
+            for sequences in 1..500 {
+                let parts = split.parts(sequences, 1 << 30);
+                let all = u64::from(sequences * parts);
+                assert!(all * u64::from(blocks) >= busy_blocks.into());
+                let fits = all * split.part_bytes <= split.workspace_bytes();
+                assert!(parts == 1 || fits, "{sequences} sequences of {blocks} blocks");
+            }
+        }
+    }
+
+    #[test]
+    fn short_sequences_are_whole() {
+        let split = Split { blocks: 2, busy_blocks: 216, part_bytes: 1000 };
+        assert_eq!([0, 1, 256, 257, 1024].map(|keys| split.parts(1, keys)), [1, 1, 1, 2, 4]);
+    }
+
+    #[test]
+    fn every_width_has_a_kernel_that_an_l20_has_room_for() {
+        for dims in [[1, 1], [64, 80], [128, 128], [192, 128], [256, 256]] {
+            let [prefill, decode] = Shape::of(&Source::Rows, dims, 4);
+            assert!(
+                prefill.iter().chain(&decode).all(|shape| shape.shared() <= 101_376),
+                "{dims:?}"
+            );
+        }
+        assert!(Shape::of(&Source::Rows, [257, 64], 4).iter().all(Vec::is_empty));
     }
 }
