@@ -97,11 +97,10 @@ template <class T, class C> DEVICE void attend(const Attention& p) {
 #define ATTENTION(name, T, C) KERNEL __launch_bounds__(THREADS, 8) attention_##name(Attention p) { attend<T, C>(p); }
 EACH_CACHE(ATTENTION)
 
-// The parts of each sequence as one, for `flash.h`: a block a sequence and head.
+// The parts of each query as one, for `flash.h`: a block a query, counted from the first of the launch, and head.
 template <class T> DEVICE void merge_parts(const Attention& p) {
-    const u32 b = p.first_sequence + block_x(), head = block_y(), pitch = p.v.dim + 2;
-    const Sequence sequence = sequence_of(p, b);
-    if (sequence.queries == 0 || sequence.token >= p.tokens) return;
+    const u32 token = u32(p.starts[p.first_sequence]) + block_x(), head = block_y(), pitch = p.v.dim + 2;
+    if (token >= u32(p.starts[p.last_sequence]) || token >= p.tokens) return;
     const float* parts = p.partial + (u64(block_x()) * p.parts * p.heads + head) * pitch;
     const u64 step = u64(p.heads) * pitch;
     float top = negative_infinity(), weight = 0.0f;
@@ -109,13 +108,13 @@ template <class T> DEVICE void merge_parts(const Attention& p) {
     const float from = top == negative_infinity() ? 0.0f : top;
     for (u32 part = 0; part < p.parts; part++) weight = fused(parts[part * step + 1], exp2_approx(parts[part * step] - from), weight);
     const End end = finish(p, top * LN2, weight, head);
-    T* o = row_of<T>(p.o, sequence.token, head);
+    T* o = row_of<T>(p.o, token, head);
     for (u32 d = thread_index(); d < p.v.dim; d += THREADS) {
         float sum = 0.0f;
         for (u32 part = 0; part < p.parts; part++) sum = fused(parts[part * step + 2 + d], exp2_approx(parts[part * step] - from), sum);
         o[d] = narrow<T>(sum * end.share);
     }
-    if (thread_index() == 0) store_lse(p, sequence.token, head, end.lse);
+    if (thread_index() == 0) store_lse(p, token, head, end.lse);
 }
 
 // Zeros for the tokens after the last sequence, for `flash.h`: blocks take tokens in turn.

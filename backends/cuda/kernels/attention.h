@@ -39,9 +39,9 @@ struct Attention {
     u32 code;
     // Queries can be read, and results written, 16 bytes at a time.
     u32 aligned;
-    // The sequences of a launch, and into how many parts each is split.
+    // The sequences of a launch, and into how many parts their keys are split.
     u32 first_sequence, last_sequence, parts;
-    // Partial results [sequence][part][query head]: the largest score times log2(e), the sum of weights, and the sums of values.
+    // Partial results [query][part][query head]: the largest score times log2(e), the sum of weights, and the sums of values.
     float* partial;
 };
 

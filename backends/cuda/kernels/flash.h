@@ -19,11 +19,11 @@ constexpr u32 THREADS = 128, WARPS = 4, KEYS = 64;
 constexpr u32 pitch_of(u32 dims) { return (dims / 8 | 1) * 16; }
 
 // DK and DV: dims of keys and values, padded to multiples of 16. LATENT: a key is a latent of DV dims and a rotated part, its value the
-// latent. SPLIT: the keys of a sequence are shared among blocks; otherwise a block finds its sequence by its number.
-template <class T_, u32 DK_, u32 DV_, u32 ROW_TILES_, bool LATENT_, bool SPLIT_> struct Flash {
+// latent. DECODE: sequences have one query, and a block knows its sequence; otherwise it looks for it.
+template <class T_, u32 DK_, u32 DV_, u32 ROW_TILES_, bool LATENT_, bool DECODE_> struct Flash {
     using T = T_;
     static constexpr u32 DK = DK_, DV = DV_, ROW_TILES = ROW_TILES_, ROWS = 16 * ROW_TILES;
-    static constexpr bool LATENT = LATENT_, SPLIT = SPLIT_;
+    static constexpr bool LATENT = LATENT_, DECODE = DECODE_;
     // Pairs of 8 dims of the values, and how many a warp has.
     static constexpr u32 ALL_PAIRS = DV / 16, PAIRS = (ALL_PAIRS + WARPS - 1) / WARPS;
     static constexpr u32 K_PITCH = pitch_of(DK), V_PITCH = LATENT ? K_PITCH : pitch_of(DV), WEIGHT_PITCH = pitch_of(KEYS);
@@ -84,8 +84,7 @@ DEVICE u32 shared_half(u32 at) {
 // What a block works on.
 struct Job {
     Sequence sequence;
-    // Its place among the sequences of the launch, and the KV head.
-    u32 index, kv_head;
+    u32 kv_head;
     // Its first row, and the rows of the sequence.
     u32 row, rows;
     // What any row sees, and what every row sees.
@@ -113,15 +112,14 @@ template <class F> DEVICE u32 find_sequence(const Attention& p, u32 block) {
 
 // False if there is nothing to do.
 template <class F> DEVICE bool find_job(const Attention& p, Job& job) {
-    const u32 tiles = F::SPLIT ? ceil_div(p.group, F::ROWS) : 1;
+    const u32 tiles = F::DECODE ? ceil_div(p.group, F::ROWS) : 1;
     // Later rows see more keys: the longest work first.
     const u32 block = blocks_x() - 1 - block_x();
-    const u32 b = F::SPLIT ? p.first_sequence + block_x() : find_sequence<F>(p, block);
-    job.index = b - p.first_sequence;
+    const u32 b = F::DECODE ? p.first_sequence + block_x() : find_sequence<F>(p, block);
     job.kv_head = block_y() / tiles;
     job.sequence = sequence_of(p, b);
     job.rows = job.sequence.queries * p.group;
-    job.row = (F::SPLIT ? block_y() % tiles : block - first_block<F>(p, b)) * F::ROWS;
+    job.row = (F::DECODE ? block_y() % tiles : block - first_block<F>(p, b)) * F::ROWS;
     if (job.row >= job.rows || job.sequence.token + job.sequence.queries > p.tokens) return false;
     const u32 first = job.row / p.group, last = (least(job.row + F::ROWS, job.rows) - 1) / p.group;
     const Seen a = seen_from(p, job.sequence.place() + i32(first), job.sequence.keys);
@@ -131,17 +129,16 @@ template <class F> DEVICE bool find_job(const Attention& p, Job& job) {
     job.mixed = last != first;
     job.tile = u32(a.first) / KEYS;
     job.last_tile = z.end > a.first ? ceil_div(u32(z.end), KEYS) : job.tile;
-    if constexpr (F::SPLIT) {
-        const u32 count = job.last_tile - job.tile, begin = job.tile, part = block_z();
-        job.tile = begin + count * part / p.parts;
-        job.last_tile = begin + count * (part + 1) / p.parts;
-    }
+    const u32 count = job.last_tile - job.tile, begin = job.tile, part = block_z();
+    job.tile = begin + count * part / p.parts;
+    job.last_tile = begin + count * (part + 1) / p.parts;
     return true;
 }
 
-// The partial result of a head, for `attention_parts`.
-DEVICE float* part_of(const Attention& p, const Job& job, u32 head) {
-    return p.partial + (u64(job.index * p.parts + block_z()) * p.heads + head) * (p.v.dim + 2);
+// The partial result of a row, for `attention_parts`.
+DEVICE float* part_of(const Attention& p, const Job& job, u32 row) {
+    const u32 token = job.sequence.token + row / p.group - u32(p.starts[p.first_sequence]), head = job.kv_head * p.group + row % p.group;
+    return p.partial + (u64(token * p.parts + block_z()) * p.heads + head) * (p.v.dim + 2);
 }
 
 // Two numbers each: a b + c.
@@ -480,12 +477,12 @@ template <class F> DEVICE void take_out(const Attention& p, const Job& job, Stat
 
 // Ends the softmax of a row, by one thread: gives what its values are multiplied by.
 template <class F> DEVICE float end_row(const Attention& p, const Job& job, u32 row, float top, float weight) {
-    const u32 head = job.kv_head * p.group + row % p.group;
-    if (F::SPLIT && p.parts > 1) {
-        float* part = part_of(p, job, head);
+    if (p.parts > 1) {
+        float* part = part_of(p, job, row);
         part[0] = top, part[1] = weight;
         return 1.0f;
     }
+    const u32 head = job.kv_head * p.group + row % p.group;
     const End end = finish(p, top * LN2, weight, head);
     store_lse(p, job.sequence.token + row / p.group, head, end.lse);
     return end.share;
@@ -538,7 +535,7 @@ template <class F> DEVICE void store_part(const Attention& p, const Job& job, co
         for (u32 half = 0; half < 2; half++) {
             const u32 row = job.row + own_row(r, half);
             if (row >= job.rows) continue;
-            float* part = part_of(p, job, job.kv_head * p.group + row % p.group);
+            float* part = part_of(p, job, row);
 #pragma unroll
             for (u32 n = 0; n < 2 * F::PAIRS; n++)
 #pragma unroll
@@ -567,7 +564,7 @@ template <class F> DEVICE void store_rows(const Attention& p, const Job& job, u3
 }
 
 template <class F> DEVICE void store(const Attention& p, const Job& job, const State<F>& s, u32 base) {
-    if (F::SPLIT && p.parts > 1) return store_part(p, job, s);
+    if (p.parts > 1) return store_part(p, job, s);
     // Results go where the queries were, for whole rows to be written.
 #pragma unroll
     for (u32 r = 0; r < F::ROW_TILES; r++)
@@ -619,15 +616,15 @@ template <class F> DEVICE void flash(const Attention& p) {
         wait_copies<1>();
         __syncthreads();
         // Decoded sequences have one query, so that all rows see the same keys.
-        if (!F::SPLIT && partial && job.mixed) take_out<F>(p, job, s, base);
+        if (!F::DECODE && partial && job.mixed) take_out<F>(p, job, s, base);
         add_values<F>(s, base);
     }
     end_rows(p, job, s, base);
     store(p, job, s, base);
 }
 
-#define FLASH(name, T, DK, DV, TILES, LATENT, SPLIT) \
-    KERNEL __launch_bounds__(THREADS, 2) flash_##name(Attention p) { flash<Flash<T, DK, DV, TILES, LATENT, SPLIT>>(p); }
+#define FLASH(name, T, DK, DV, TILES, LATENT, DECODE) \
+    KERNEL __launch_bounds__(THREADS, 2) flash_##name(Attention p) { flash<Flash<T, DK, DV, TILES, LATENT, DECODE>>(p); }
 #define FLASH_OF(suffix, T, D, TILES) \
     FLASH(prefill_##D##_##suffix, T, D, D, TILES, false, false) FLASH(decode_##D##_##suffix, T, D, D, 1, false, true)
 #define FLASH_LATENT(name, T, TILES) \

@@ -284,8 +284,9 @@ impl Params {
 }
 
 impl Launch for Attention {
-    fn workspace_bytes(&self, _: &[TensorSpec]) -> u64 {
-        self.flash.as_ref().map_or(0, Flash::workspace_bytes)
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        let tokens = u64::try_from(shapes[0].dims[0]).unwrap_or(0);
+        self.flash.as_ref().map_or(0, |flash| flash.workspace_bytes(tokens))
     }
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {

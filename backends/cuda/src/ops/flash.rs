@@ -1,9 +1,9 @@
 //! The attentions of 16-bit activations on matrix units: `kernels/flash.h`.
 //!
-//! Leading sequences with one new token are decoded: their keys are shared among as many blocks as the device needs to be busy, whose
-//! partial results a second kernel merges. The other sequences go in tiles of rows. Blocks find lengths in device memory. What a launch, and
-//! so a graph that captured it, fixes is how many sequences are decoded, the number of parts, and the dims: lengths may grow as long as the
-//! first `num_decodes` sequences go on having one new token.
+//! Leading sequences with one new token are decoded, the others go in tiles of rows. Where that gives too few blocks to keep the device busy,
+//! keys are split, and a second kernel merges the parts' results. Blocks find lengths in device memory. What a launch, and so a graph that
+//! captured it, fixes is how many sequences are decoded, the number of parts, and the dims: lengths may grow as long as the first
+//! `num_decodes` sequences go on having one new token.
 
 use halyard_sdk::Result;
 
@@ -24,6 +24,12 @@ const KEYS: u32 = 64;
 
 /// Fewest keys that are worth a part.
 const PART_KEYS: u64 = 256;
+
+/// Most parts.
+const MAX_PARTS: u32 = 256;
+
+/// Bytes of partial results that any op has room for.
+const LEAST_ROOM: u64 = 2 << 20;
 
 /// Blocks that zero the padding.
 const PADDING_BLOCKS: u32 = 64;
@@ -52,10 +58,6 @@ impl Tiled {
         let _bound = op.shared.bind()?;
         kernel.allow_shared(shape.shared())?;
         Ok(Some(Self { kernel, rows: shape.rows, shared: shape.shared() }))
-    }
-
-    fn enqueue(&self, args: &Args<'_>, blocks: [u32; 3], params: &Params) -> Result<()> {
-        args.enqueue(&self.kernel, Grid { blocks, threads: THREADS, shared: self.shared }, params)
     }
 }
 
@@ -106,26 +108,35 @@ impl Shape {
     }
 }
 
-/// How decoded sequences are split.
+/// How keys are split.
 struct Split {
-    /// Blocks that a sequence takes if it is not split, and those that keep the device busy.
-    blocks: u32,
+    /// Blocks that keep the device busy.
     busy_blocks: u32,
     /// Bytes of a partial result of all heads.
     part_bytes: u64,
+    /// Bytes of partial results beyond which there are fewer parts.
+    room: u64,
 }
 
 impl Split {
-    /// Parts of each of `sequences`.
-    fn parts(&self, sequences: u32, max_kv: u64) -> u32 {
-        let wanted = self.busy_blocks.div_ceil(self.blocks.saturating_mul(sequences).max(1));
-        wanted.min(max_kv.div_ceil(PART_KEYS).try_into().unwrap_or(u32::MAX)).max(1)
+    /// With room for decodes of `decode_blocks` each to keep the device busy.
+    fn new(busy_blocks: u32, decode_blocks: u32, part_bytes: u64) -> Self {
+        let most = u64::from((2 * busy_blocks).div_ceil(decode_blocks));
+        Self { busy_blocks, part_bytes, room: LEAST_ROOM.max(most * part_bytes) }
     }
 
-    /// Upper bound of the partial results' bytes for any number of sequences: they are only split while they keep too few blocks busy.
-    fn workspace_bytes(&self) -> u64 {
-        let most = u64::from((2 * self.busy_blocks).div_ceil(self.blocks));
-        (most * self.part_bytes).next_multiple_of(ALIGN)
+    /// Parts for a launch of so many blocks over so many tokens.
+    fn parts(&self, blocks: u32, tokens: u32, max_kv: u64) -> u32 {
+        let wanted = self.busy_blocks.div_ceil(blocks.max(1)).min(MAX_PARTS);
+        let worth = max_kv.div_ceil(PART_KEYS);
+        let room = self.room / (u64::from(tokens.max(1)) * self.part_bytes);
+        u64::from(wanted).min(worth).min(room).max(1) as u32
+    }
+
+    /// Upper bound of the partial results' bytes.
+    fn workspace_bytes(&self, tokens: u64) -> u64 {
+        let all = tokens.saturating_mul(MAX_PARTS.into()).saturating_mul(self.part_bytes);
+        all.min(self.room).next_multiple_of(ALIGN)
     }
 }
 
@@ -153,19 +164,17 @@ impl Flash {
         let prefill = Tiled::new(op, "prefill", float, &prefill)?;
         let decode = Tiled::new(op, "decode", float, &decode)?;
         let (Some(prefill), Some(decode)) = (prefill, decode) else { return Ok(None) };
-        let split = Split {
-            blocks: fixed.heads / fixed.group * fixed.group.div_ceil(decode.rows),
-            busy_blocks: 2 * op.shared.limits.processors,
-            part_bytes: u64::from(fixed.heads) * (u64::from(dims[1]) + 2) * 4,
-        };
+        let decode_blocks = fixed.heads / fixed.group * fixed.group.div_ceil(decode.rows);
+        let part_bytes = u64::from(fixed.heads) * (u64::from(dims[1]) + 2) * 4;
+        let split = Split::new(2 * op.shared.limits.processors, decode_blocks, part_bytes);
         let after = |stem: &str| op.kernel("attention", &format!("{stem}_{}", float.suffix()));
         let (merge, pad) = (after("attention_parts")?, after("attention_padding")?);
         Ok(Some(Self { prefill, decode, merge, pad, split }))
     }
 
-    /// Upper bound of scratch bytes, whatever the dims.
-    pub(super) fn workspace_bytes(&self) -> u64 {
-        self.split.workspace_bytes()
+    /// Upper bound of scratch bytes for so many tokens.
+    pub(super) fn workspace_bytes(&self, tokens: u64) -> u64 {
+        self.split.workspace_bytes(tokens)
     }
 
     /// `decodes` leading sequences have one new token, none has more than `max_kv` keys.
@@ -176,27 +185,45 @@ impl Flash {
         decodes: u32,
         max_kv: u64,
     ) -> Result<()> {
-        let parts = self.split.parts(decodes, max_kv);
-        let partial = if parts > 1 { args.workspace(self.workspace_bytes())? } else { 0 };
+        let kv_heads = params.heads / params.group;
         let mut first = *params;
-        (first.last_sequence, first.parts, first.partial) = (decodes, parts, partial);
-        self.decode.enqueue(args, [decodes, self.split.blocks, parts], &first)?;
-        if parts > 1 {
-            let blocks = [decodes, params.heads, 1];
-            args.enqueue(&self.merge, Grid { blocks, threads: THREADS, shared: 0 }, &first)?;
-        }
+        first.last_sequence = decodes;
+        let blocks = [decodes, kv_heads * params.group.div_ceil(self.decode.rows)];
+        self.enqueue(args, &self.decode, blocks, (decodes, max_kv), first)?;
         let (rest, tokens) = (params.sequences - decodes, params.tokens.saturating_sub(decodes));
         if rest == 0 && tokens == 0 {
             return Ok(());
         }
         if rest > 0 {
-            let rows = i64::from(tokens) * i64::from(params.group);
-            let blocks = small("rows of queries", rows)? / self.prefill.rows + rest;
             let mut others = *params;
             (others.first_sequence, others.last_sequence) = (decodes, params.sequences);
-            self.prefill.enqueue(args, [blocks, params.heads / params.group, 1], &others)?;
+            let rows = i64::from(tokens) * i64::from(params.group);
+            let tiles = small("rows of queries", rows)? / self.prefill.rows + rest;
+            self.enqueue(args, &self.prefill, [tiles, kv_heads], (tokens, max_kv), others)?;
         }
         args.enqueue(&self.pad, Grid::line(tokens.min(PADDING_BLOCKS), THREADS), params)
+    }
+
+    /// A launch for so many tokens, of which none sees more than `max_kv` keys, and what merges its parts.
+    fn enqueue(
+        &self,
+        args: &Args<'_>,
+        kernel: &Tiled,
+        [x, y]: [u32; 2],
+        (tokens, max_kv): (u32, u64),
+        mut params: Params,
+    ) -> Result<()> {
+        params.parts = self.split.parts(x.saturating_mul(y), tokens, max_kv);
+        if params.parts > 1 {
+            params.partial = args.workspace(self.workspace_bytes(tokens.into()))?;
+        }
+        let grid = Grid { blocks: [x, y, params.parts], threads: THREADS, shared: kernel.shared };
+        args.enqueue(&kernel.kernel, grid, &params)?;
+        if params.parts > 1 {
+            let blocks = [tokens, params.heads, 1];
+            args.enqueue(&self.merge, Grid { blocks, threads: THREADS, shared: 0 }, &params)?;
+        }
+        Ok(())
     }
 }
 
@@ -206,22 +233,21 @@ mod tests {
 
     #[test]
     fn parts_keep_the_device_busy_and_fit_the_workspace() {
-        for (blocks, busy_blocks) in [(1, 216), (7, 216), (8, 264), (300, 216)] {
-            let split = Split { blocks, busy_blocks, part_bytes: 1000 };
-            for sequences in 1..500 {
-                let parts = split.parts(sequences, 1 << 30);
-                let all = u64::from(sequences * parts);
-                assert!(all * u64::from(blocks) >= busy_blocks.into());
-                let fits = all * split.part_bytes <= split.workspace_bytes();
-                assert!(parts == 1 || fits, "{sequences} sequences of {blocks} blocks");
+        for (blocks, part_bytes) in [(1, 40), (2, 2064), (4, 263_168), (300, 66_560)] {
+            let split = Split::new(216, blocks, part_bytes);
+            for tokens in 1..3000 {
+                let parts = split.parts(tokens * blocks, tokens, 1 << 30);
+                let bytes = u64::from(tokens) * u64::from(parts) * part_bytes;
+                assert!(parts == 1 || bytes <= split.workspace_bytes(tokens.into()), "{tokens}");
+                assert!(tokens * blocks * parts >= 216, "{tokens} of {blocks} blocks");
             }
         }
     }
 
     #[test]
     fn short_sequences_are_whole() {
-        let split = Split { blocks: 2, busy_blocks: 216, part_bytes: 1000 };
-        assert_eq!([0, 1, 256, 257, 1024].map(|keys| split.parts(1, keys)), [1, 1, 1, 2, 4]);
+        let split = Split::new(216, 2, 1000);
+        assert_eq!([0, 1, 256, 257, 1024].map(|keys| split.parts(2, 1, keys)), [1, 1, 1, 2, 4]);
     }
 
     #[test]
