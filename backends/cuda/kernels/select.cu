@@ -215,7 +215,6 @@ template <class T> DEVICE void topk(const TopK& p) {
             ids[at] = i32(id);
         }
         from = through + 1;
-        __syncthreads();
     }
 }
 
