@@ -40,7 +40,8 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: the address is that of the allocation, which nothing uses after this: the host has waited for its work.
         let freed = unsafe { result::free_async(self.start, self.from.raw()) };
-        if let Err(error) = freed.named("cuMemFreeAsync") {
+        // Waits for nothing else: then the memory is free when this returns.
+        if let Err(error) = freed.named("cuMemFreeAsync").and_then(|()| self.from.synchronize()) {
             tracing::debug!(%error, "memory of a device that failed");
         }
     }
