@@ -1,8 +1,17 @@
 //! The CUDA backend on the software GPU.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     ptx,
@@ -11,6 +20,9 @@ use crate::{
 
 /// The devices that the software GPU can be.
 const DEVICES: [&str; 5] = ["a100-80g", "a100-40g", "h100", "l20", "rtx4090"];
+
+/// One for each architecture that kernels are compiled for.
+const ARCHITECTURES: [&str; 3] = ["a100-80g", "h100", "l20"];
 
 /// Devices of a kind: the largest world of a communicator that the suite has.
 const DEVICES_OF_A_KIND: usize = 8;
@@ -34,14 +46,44 @@ pub(crate) struct Args {
 
 /// `halyard verify cuda` on the software GPU, as each device. The library is the one that a user installs.
 pub(crate) fn verify(args: &Args) -> Result<()> {
-    let packages =
-        ["halyard-server", "halyard-backend-cuda", "halyard-sim-cuda", "halyard-sim-nccl"];
-    run(cargo().arg("build").args(packages.iter().flat_map(|p| ["--package", p])))?;
-    let wanted = |device: &&&str| args.device.as_ref().is_none_or(|one| one == **device);
-    for device in DEVICES.iter().filter(wanted) {
-        let mut halyard = halyard(&[*device; DEVICES_OF_A_KIND].join(","))?;
-        halyard.args(["verify", "cuda"]).args(&args.flags);
-        run(&mut halyard).with_context(|| format!("on the software GPU as {device}"))?;
+    run(cargo().args(["build", "--workspace"]))?;
+    let wanted = |device: &&str| args.device.as_ref().is_none_or(|one| one == device);
+    let devices: Vec<&str> = DEVICES.into_iter().filter(wanted).collect();
+    if devices.is_empty() {
+        bail!("--device: expected one of {}", DEVICES.join(", "));
+    }
+    on_each(&devices, &args.flags)
+}
+
+/// The suite as each of the devices, as many at a time as there are cores; their reports come one after the other.
+fn on_each(devices: &[&str], flags: &[String]) -> Result<()> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || -> Result<()> {
+        while let Some(device) = devices.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut halyard = halyard(&[*device; DEVICES_OF_A_KIND].join(","))?;
+            halyard.args(["verify", "cuda"]).args(flags);
+            if devices.len() > 1 {
+                halyard.env("HALYARD_SIM_CUDA_THREADS", (cores / devices.len()).max(1).to_string());
+            }
+            let done = halyard.output().context("cannot start halyard")?;
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            println!("{}", String::from_utf8_lossy(&done.stdout));
+            if !done.status.success() {
+                println!("{}", String::from_utf8_lossy(&done.stderr));
+                failed.push(*device);
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores.min(devices.len())).map(|_| scope.spawn(work)).collect();
+        let ended = threads.into_iter().map(|t| t.join().expect("no panic"));
+        ended.collect::<Result<Vec<()>>>()
+    })?;
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        bail!("cuda did not pass on the software GPU as {}", failed.join(", "));
     }
     Ok(())
 }
@@ -69,8 +111,9 @@ fn driver() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The step of `cargo xtask test`: sources and committed PTX agree, and every kernel passes on every device.
+/// The step of `cargo xtask test`, after everything is built: sources and committed PTX agree, and every kernel passes on every
+/// architecture.
 pub(crate) fn test() -> Result<()> {
     ptx::ptx(&ptx::Args::checking())?;
-    verify(&Args { device: None, flags: Vec::new() })
+    on_each(&ARCHITECTURES, &[])
 }
