@@ -4,18 +4,14 @@ use std::{
     fs,
     path::PathBuf,
     process::Command,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
     ptx,
-    tool::{cargo, run, target},
+    tool::{cargo, on_all_cores, run, target},
 };
 
 /// The devices that the software GPU can be.
@@ -57,29 +53,21 @@ pub(crate) fn verify(args: &Args) -> Result<()> {
 
 /// The suite as each of the devices, as many at a time as there are cores; their reports come one after the other.
 fn on_each(devices: &[&str], flags: &[String]) -> Result<()> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let work = || -> Result<()> {
-        while let Some(device) = devices.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let mut halyard = halyard(&[*device; DEVICES_OF_A_KIND].join(","))?;
-            halyard.args(["verify", "cuda"]).args(flags);
-            if devices.len() > 1 {
-                halyard.env("HALYARD_SIM_CUDA_THREADS", (cores / devices.len()).max(1).to_string());
-            }
-            let done = halyard.output().context("cannot start halyard")?;
-            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-            println!("{}", String::from_utf8_lossy(&done.stdout));
-            if !done.status.success() {
-                println!("{}", String::from_utf8_lossy(&done.stderr));
-                failed.push(*device);
-            }
+    let failed = Mutex::new(Vec::new());
+    on_all_cores(devices, |device| {
+        let mut halyard = halyard(&[*device; DEVICES_OF_A_KIND].join(","))?;
+        halyard.args(["verify", "cuda"]).args(flags);
+        if devices.len() > 1 {
+            halyard.env("HALYARD_SIM_CUDA_THREADS", "1");
+        }
+        let done = halyard.output().context("cannot start halyard")?;
+        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+        println!("{}", String::from_utf8_lossy(&done.stdout));
+        if !done.status.success() {
+            println!("{}", String::from_utf8_lossy(&done.stderr));
+            failed.push(*device);
         }
         Ok(())
-    };
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores.min(devices.len())).map(|_| scope.spawn(work)).collect();
-        let ended = threads.into_iter().map(|t| t.join().expect("no panic"));
-        ended.collect::<Result<Vec<()>>>()
     })?;
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {

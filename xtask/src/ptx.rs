@@ -3,15 +3,16 @@
 //! The PTX is committed, so that the backend builds without a CUDA compiler; CI compiles it again and fails on a difference.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::tool::{self, exists, run, target};
+use crate::tool::{self, exists, on_all_cores, run, target};
 
 const KERNELS: &str = "backends/cuda/kernels";
 
@@ -44,22 +45,21 @@ impl Args {
 pub(crate) fn ptx(args: &Args) -> Result<()> {
     let sources = sources(&args.names)?;
     let clang = clang()?;
-    let mut differ = Vec::new();
-    for (arch, version) in ARCHITECTURES {
-        for source in &sources {
-            let committed = committed(arch, source);
-            let text = compile(&clang, source, arch, version)?;
-            if fs::read_to_string(&committed).is_ok_and(|old| old == text) {
-                continue;
-            }
-            if args.check {
-                differ.push(committed.display().to_string());
-            } else {
-                fs::create_dir_all(committed.parent().context("a folder")?)?;
-                fs::write(&committed, text)?;
-            }
+    let differ = Mutex::new(Vec::new());
+    on_all_cores(&modules(&sources), |module| {
+        let committed = module.committed();
+        let text = compile(&clang, module)?;
+        if fs::read_to_string(&committed).is_ok_and(|old| old == text) {
+            return Ok(());
         }
-    }
+        if args.check {
+            lock(&differ).push(committed.display().to_string());
+            return Ok(());
+        }
+        fs::create_dir_all(committed.parent().context("a folder")?)?;
+        Ok(fs::write(&committed, text)?)
+    })?;
+    let differ = lock(&differ);
     if !differ.is_empty() {
         bail!("differ from their sources (run `cargo xtask ptx`):\n{}", differ.join("\n"));
     }
@@ -83,9 +83,31 @@ fn sources(names: &[String]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn committed(arch: &str, source: &Path) -> PathBuf {
-    let name = source.with_extension("ptx");
-    Path::new(KERNELS).join("ptx").join(arch).join(name.file_name().unwrap_or_default())
+/// A source for one architecture.
+#[derive(Clone, Copy)]
+struct Module<'a> {
+    source: &'a Path,
+    arch: &'static str,
+    version: &'static str,
+}
+
+impl Module<'_> {
+    fn name(&self) -> String {
+        self.source.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn committed(&self) -> PathBuf {
+        Path::new(KERNELS).join("ptx").join(self.arch).join(self.name() + ".ptx")
+    }
+}
+
+fn modules(sources: &[PathBuf]) -> Vec<Module<'_>> {
+    let of = |source| ARCHITECTURES.map(|(arch, version)| Module { source, arch, version });
+    sources.iter().flat_map(|source| of(source.as_path())).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// clang 19: its CUDA mode needs nothing of NVIDIA's. Other versions would give other text.
@@ -105,11 +127,12 @@ fn clang() -> Result<String> {
     Ok(clang)
 }
 
-fn compile(clang: &str, source: &Path, arch: &str, version: &str) -> Result<String> {
+fn compile(clang: &str, module: &Module<'_>) -> Result<String> {
     let flags = "-x cuda -nocudainc -nocudalib --cuda-device-only -O3 -std=c++20 -Wall -Wextra -Werror -S -o -";
     let mut command = Command::new(clang);
-    command.args(flags.split(' ')).arg(format!("--cuda-gpu-arch={arch}"));
-    command.args(["-Xclang", "-target-feature", "-Xclang"]).arg(format!("+{version}")).arg(source);
+    command.args(flags.split(' ')).arg(format!("--cuda-gpu-arch={}", module.arch));
+    command.args(["-Xclang", "-target-feature", "-Xclang"]);
+    command.arg(format!("+{}", module.version)).arg(module.source);
     tool::output(&mut command)
 }
 
@@ -128,25 +151,25 @@ fn assemble(sources: &[PathBuf]) -> Result<()> {
         return Ok(());
     };
     let budget = budget()?;
-    let mut wrong = Vec::new();
+    let (wrong, rows) = (Mutex::new(Vec::new()), Mutex::new(BTreeSet::new()));
+    on_all_cores(&modules(sources), |module| {
+        let (name, arch) = (module.name(), module.arch);
+        let allowed = budget.get(&name).copied();
+        let allowed = allowed.with_context(|| format!("{KERNELS}/registers.txt lacks {name}"))?;
+        let kernels = usage(&ptxas, arch, &module.committed())?;
+        let most = kernels.values().map(|k| k.registers).max().unwrap_or(0);
+        lock(&rows).insert(format!("{name:<20} {arch:<7} {:>7} {most:>15}", kernels.len()));
+        let over = |kernel: &Usage| kernel.stack + kernel.spilled > 0 || kernel.registers > allowed;
+        let over = kernels.iter().filter(|(_, kernel)| over(kernel));
+        let said = |(kernel, usage)| {
+            format!("{arch} {kernel}: {usage:?}, {allowed} registers are allowed")
+        };
+        lock(&wrong).extend(over.map(said));
+        Ok(())
+    })?;
     println!("{:<20} {:<7} {:>7} {:>15}", "module", "arch", "kernels", "most registers");
-    for source in sources {
-        let module = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let allowed = budget.get(&module).copied();
-        let allowed = allowed.with_context(|| format!("{KERNELS}/registers.txt lacks {module}"))?;
-        for (arch, _) in ARCHITECTURES {
-            let kernels = usage(&ptxas, arch, &committed(arch, source))?;
-            let most = kernels.values().map(|k| k.registers).max().unwrap_or(0);
-            println!("{module:<20} {arch:<7} {:>7} {most:>15}", kernels.len());
-            for (name, kernel) in kernels {
-                if kernel.stack + kernel.spilled > 0 || kernel.registers > allowed {
-                    wrong.push(format!(
-                        "{arch} {name}: {kernel:?}, {allowed} registers are allowed"
-                    ));
-                }
-            }
-        }
-    }
+    lock(&rows).iter().for_each(|row| println!("{row}"));
+    let wrong = lock(&wrong);
     ensure!(wrong.is_empty(), "spills, a stack, or too many registers:\n{}", wrong.join("\n"));
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
 use anyhow::{Context, Result, bail};
@@ -66,6 +68,21 @@ fn show(command: &Command) -> String {
     let words: Vec<_> =
         std::iter::once(command.get_program().to_string_lossy()).chain(args).collect();
     format!("`{}`", words.join(" "))
+}
+
+/// Does something with each of the items, as many at a time as there are cores.
+pub(crate) fn on_all_cores<T: Sync>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let take = || items.get(next.fetch_add(1, Ordering::Relaxed));
+    let cores = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    thread::scope(|scope| {
+        let serve = || std::iter::from_fn(&take).try_for_each(&work);
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(serve)).collect();
+        threads.into_iter().try_for_each(|t| t.join().expect("work does not panic"))
+    })
 }
 
 /// Builds the `halyard` binary for release and returns its path.
