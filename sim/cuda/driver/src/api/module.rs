@@ -5,6 +5,7 @@ use super::stream::here;
 use super::{In, Out};
 use crate::code::{Code, Failure, Outcome};
 use crate::driver::{Device, Driver, Function, Module};
+use crate::plant::planted;
 use crate::stream::{Start, Stream, Work};
 use halyard_sim_cuda_exec::{Image, Launch, Occupancy, Order, Profile};
 use std::ffi::{c_char, c_int, c_uint, c_void};
@@ -14,12 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`
 const MAX_DYNAMIC_SHARED: c_int = 8;
 
-fn load(module: &Out<usize>, text: &str) -> Outcome {
+fn load(module: &Out<usize>, text: String) -> Outcome {
+    let text = planted(text).map_err(|what| Failure::new(Code::InvalidPtx, what))?;
     let (driver, device) = current()?;
     device.healthy()?;
     let order = driver.timeline().host_order();
     let place = (device.index, device.profile.capability);
-    let image = Image::load(text, driver.memory(), place, &order)?;
+    let image = Image::load(&text, driver.memory(), place, &order)?;
     let functions = Mutex::default();
     module.set(driver.modules.add(Arc::new(Module { image, device: device.index, functions })))
 }
@@ -100,7 +102,7 @@ pub(crate) struct LaunchConfig {
 
 entries! {
     fn cuModuleLoadData(module: Out<usize>, image: In<c_char>) {
-        load(&module, &ptx(&image)?)
+        load(&module, ptx(&image)?)
     }
 
     fn cuModuleLoadDataEx(
@@ -110,14 +112,14 @@ entries! {
         _options: *mut c_int,
         _values: *mut *mut c_void,
     ) {
-        load(&module, &ptx(&image)?)
+        load(&module, ptx(&image)?)
     }
 
     fn cuModuleLoad(module: Out<usize>, path: In<c_char>) {
         let path = path.text()?;
         let text = std::fs::read_to_string(&path)
             .map_err(|error| Failure::new(Code::FileNotFound, format!("{path}: {error}")))?;
-        load(&module, &text)
+        load(&module, text)
     }
 
     fn cuModuleUnload(module: usize) {
