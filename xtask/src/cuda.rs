@@ -42,7 +42,7 @@ pub(crate) struct Args {
 
 /// `halyard verify cuda` on the software GPU, as each device. The library is the one that a user installs.
 pub(crate) fn verify(args: &Args) -> Result<()> {
-    run(cargo().args(["build", "--workspace"]))?;
+    build()?;
     let wanted = |device: &&str| args.device.as_ref().is_none_or(|one| one == device);
     let devices: Vec<&str> = DEVICES.into_iter().filter(wanted).collect();
     if devices.is_empty() {
@@ -74,6 +74,11 @@ fn on_each(devices: &[&str], flags: &[String]) -> Result<()> {
         bail!("cuda did not pass on the software GPU as {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Builds the binary, the backend and the software GPU.
+pub(crate) fn build() -> Result<()> {
+    run(cargo().args(["build", "--workspace"]))
 }
 
 /// The binary, where it finds the backend, and the software GPU as the driver.

@@ -10,6 +10,7 @@ mod example_c;
 mod figures;
 mod model;
 mod mutants;
+mod mutants_cuda;
 mod ptx;
 mod test;
 mod tool;
@@ -38,6 +39,8 @@ enum Task {
     Docs,
     /// Plant bugs in the reference backend and count those that the conformance suite catches
     Mutants(mutants::Args),
+    /// Plant bugs in the CUDA backend's kernels, each of which the software GPU or the conformance suite must find
+    MutantsCuda(mutants_cuda::Args),
     /// Measure what README.md says of the conformance suite: cases, times, mutation score (best on a quiet machine)
     Figures,
     /// Measure the demo model beside llama.cpp's llama-bench
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         Task::VerifyCuda(args) => cuda::verify(&args),
         Task::Docs => docs::docs(),
         Task::Mutants(args) => mutants::mutants(&args),
+        Task::MutantsCuda(args) => mutants_cuda::mutants(&args),
         Task::Figures => figures::figures(),
         Task::Bench(args) => bench::bench(&args),
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    cuda, example, example_c,
+    cuda, example, example_c, mutants_cuda,
     tool::{self, cargo, exists, run, target},
 };
 
@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
     ("example backend", example::example),
     ("example backend in C", example_c::example),
     ("cuda on the software GPU", cuda::test),
+    ("mutants of the CUDA kernels", mutants_cuda::test),
     ("openai sdk", openai_sdk),
 ];
 
