@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     ptx,
-    tool::{cargo, on_all_cores, run, target},
+    tool::{cargo, each, run, target},
 };
 
 /// The devices that the software GPU can be.
@@ -54,7 +54,7 @@ pub(crate) fn verify(args: &Args) -> Result<()> {
 /// The suite as each of the devices, as many at a time as there are cores; their reports come one after the other.
 fn on_each(devices: &[&str], flags: &[String]) -> Result<()> {
     let failed = Mutex::new(Vec::new());
-    on_all_cores(devices, |device| {
+    each(devices, |device| {
         let mut halyard = halyard(&[*device; DEVICES_OF_A_KIND].join(","))?;
         halyard.args(["verify", "cuda"]).args(flags);
         if devices.len() > 1 {
@@ -68,7 +68,9 @@ fn on_each(devices: &[&str], flags: &[String]) -> Result<()> {
             failed.push(*device);
         }
         Ok(())
-    })?;
+    })
+    .into_iter()
+    .collect::<Result<()>>()?;
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!("cuda did not pass on the software GPU as {}", failed.join(", "));

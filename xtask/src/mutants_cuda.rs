@@ -4,16 +4,14 @@
 //! The library under test is the one that a user installs: the software GPU edits a kernel's text when its module is loaded, or leaves out
 //! calls of the driver (`sim/cuda/driver/src/plant.rs`). Each bug has a process of its own.
 
-use std::{
-    collections::BTreeSet,
-    process::Output,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
-};
+use std::{collections::BTreeSet, process::Output};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::cuda::{build, halyard};
+use crate::{
+    cuda::{build, halyard},
+    tool::each,
+};
 
 /// The device of the tests: its kernels are compiled for the oldest architecture.
 const DEVICE: &str = "a100-80g";
@@ -75,26 +73,6 @@ fn plant(args: &Args) -> Result<()> {
     ensure!(escaped.is_empty(), "escaped:\n{}", escaped.join("\n"));
     println!("{} bugs, each caught.", mutants.len());
     Ok(())
-}
-
-/// Does something with each of a list, several at a time.
-fn each<T: Sync, R: Send>(list: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
-    let next = AtomicUsize::new(0);
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(list.len());
-    let run = || {
-        let mut done = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = list.get(at) else { return done };
-            done.push((at, work(item)));
-        }
-    };
-    let mut all: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().flat_map(|t| t.join().unwrap_or_default()).collect()
-    });
-    all.sort_by_key(|(at, _)| *at);
-    all.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Who caught a bug, and what it said; `None` if nobody did.

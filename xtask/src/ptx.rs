@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::tool::{self, exists, on_all_cores, run, target};
+use crate::tool::{self, each, exists, run, target};
 
 const KERNELS: &str = "backends/cuda/kernels";
 
@@ -46,7 +46,7 @@ pub(crate) fn ptx(args: &Args) -> Result<()> {
     let sources = sources(&args.names)?;
     let clang = clang()?;
     let differ = Mutex::new(Vec::new());
-    on_all_cores(&modules(&sources), |module| {
+    each(&modules(&sources), |module| {
         let committed = module.committed();
         let text = compile(&clang, module)?;
         if fs::read_to_string(&committed).is_ok_and(|old| old == text) {
@@ -58,7 +58,9 @@ pub(crate) fn ptx(args: &Args) -> Result<()> {
         }
         fs::create_dir_all(committed.parent().context("a folder")?)?;
         Ok(fs::write(&committed, text)?)
-    })?;
+    })
+    .into_iter()
+    .collect::<Result<()>>()?;
     let differ = lock(&differ);
     if !differ.is_empty() {
         bail!("differ from their sources (run `cargo xtask ptx`):\n{}", differ.join("\n"));
@@ -152,7 +154,7 @@ fn assemble(sources: &[PathBuf]) -> Result<()> {
     };
     let budget = budget()?;
     let (wrong, rows) = (Mutex::new(Vec::new()), Mutex::new(BTreeSet::new()));
-    on_all_cores(&modules(sources), |module| {
+    each(&modules(sources), |module| {
         let (name, arch) = (module.name(), module.arch);
         let allowed = budget.get(&name).copied();
         let allowed = allowed.with_context(|| format!("{KERNELS}/registers.txt lacks {name}"))?;
@@ -166,7 +168,9 @@ fn assemble(sources: &[PathBuf]) -> Result<()> {
         };
         lock(&wrong).extend(over.map(said));
         Ok(())
-    })?;
+    })
+    .into_iter()
+    .collect::<Result<()>>()?;
     println!("{:<20} {:<7} {:>7} {:>15}", "module", "arch", "kernels", "most registers");
     lock(&rows).iter().for_each(|row| println!("{row}"));
     let wrong = lock(&wrong);

@@ -70,19 +70,26 @@ fn show(command: &Command) -> String {
     format!("`{}`", words.join(" "))
 }
 
-/// Does something with each of the items, as many at a time as there are cores.
-pub(crate) fn on_all_cores<T: Sync>(
+/// Does something with each of the items, as many at a time as there are cores; what came of it, in their order.
+pub(crate) fn each<T: Sync, R: Send>(
     items: &[T],
-    work: impl Fn(&T) -> Result<()> + Sync,
-) -> Result<()> {
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Vec<Result<R>> {
     let next = AtomicUsize::new(0);
-    let take = || items.get(next.fetch_add(1, Ordering::Relaxed));
+    let serve = || {
+        let take = || {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            items.get(at).map(|item| (at, item))
+        };
+        std::iter::from_fn(take).map(|(at, item)| (at, work(item))).collect::<Vec<_>>()
+    };
     let cores = thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    thread::scope(|scope| {
-        let serve = || std::iter::from_fn(&take).try_for_each(&work);
+    let mut all: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(serve)).collect();
-        threads.into_iter().try_for_each(|t| t.join().expect("work does not panic"))
-    })
+        threads.into_iter().flat_map(|t| t.join().expect("work does not panic")).collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Builds the `halyard` binary for release and returns its path.
