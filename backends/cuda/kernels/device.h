@@ -156,6 +156,14 @@ DEVICE u32 shared_address(const void* p) {
     return (u32)(u64)(const __attribute__((address_space(3))) void*)p;
 }
 
+// 16 bytes of shared memory at a multiple of 16, in one instruction.
+DEVICE Words4 load_shared(const void* p) {
+    Words4 r;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3]) : "r"(shared_address(p)) : "memory");
+    return r;
+}
+
 // A tensor of one to four dims as rows along its last; row `i` counts the leading dims row-major.
 struct Rows {
     void* data;

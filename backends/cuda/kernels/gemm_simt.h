@@ -9,7 +9,7 @@ struct Tiles {
     float x[DEPTH][TILE], w[DEPTH][TILE];
 };
 
-union Shared {
+union __attribute__((aligned(16))) Shared {
     Tiles tiles;
     float sums[TILE * TILE];
 };
@@ -41,7 +41,7 @@ template <class X, class W> DEVICE void gemm(const Linear& p) {
         __syncthreads();
 #pragma unroll
         for (u32 j = 0; j < DEPTH; j++) {
-            Words4 a = *reinterpret_cast<const Words4*>(&tiles.x[j][top]), b = *reinterpret_cast<const Words4*>(&tiles.w[j][left]);
+            Words4 a = load_shared(&tiles.x[j][top]), b = load_shared(&tiles.w[j][left]);
 #pragma unroll
             for (u32 i = 0; i < 4; i++)
 #pragma unroll
