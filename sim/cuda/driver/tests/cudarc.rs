@@ -331,3 +331,37 @@ fn memory_of_another_device_needs_peer_access() {
     let text = error.error_string().unwrap().to_str().unwrap().to_owned();
     assert!(text.contains("on device 10, to which device 9 has no peer access"), "{text}");
 }
+
+#[test]
+fn a_pool_may_be_opened_to_another_device() {
+    let (own, other) = (context(2), context(3));
+    let stream = other.new_stream().unwrap();
+    let far = stream.clone_htod(&vec![1f32; 128]).unwrap();
+    let address = {
+        use cudarc::driver::DevicePtr;
+        far.device_ptr(&stream).0
+    };
+    stream.synchronize().unwrap();
+    let mut pool = ptr::null_mut();
+    // SAFETY: the pool goes to a variable of ours.
+    let found = unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, other.cu_device()) };
+    found.result().unwrap();
+    let access = sys::CUmemAccessDesc {
+        location: sys::CUmemLocation {
+            type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+            id: own.cu_device(),
+        },
+        flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+    };
+    // SAFETY: the list has one entry.
+    unsafe { sys::cuMemPoolSetAccess(pool, &raw const access, 1) }.result().unwrap();
+    own.bind_to_thread().unwrap();
+    let stream = own.new_stream().unwrap();
+    let function = function(&own, ADD, "vector_add_f32");
+    let near = stream.alloc_zeros::<f32>(128).unwrap();
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&near).arg(&address).arg(&address).arg(&128u32);
+    // SAFETY: the simulator checks every access.
+    unsafe { launch.launch(blocks(128)) }.unwrap();
+    assert!(stream.clone_dtoh(&near).unwrap().iter().all(|value| *value == 2.0));
+}

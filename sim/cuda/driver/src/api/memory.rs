@@ -9,10 +9,26 @@ use crate::stream::{Stream, Work};
 use halyard_sim_cuda_exec::Home;
 use std::ffi::{c_int, c_uchar, c_uint, c_ushort, c_void};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::channel;
 
 /// Handle of the one pool of each device.
 const POOL: usize = 0x2000;
+
+/// `CUmemAccessDesc`: what a device may do with a pool's memory.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Access {
+    place_type: c_int,
+    device: c_int,
+    flags: c_uint,
+}
+
+/// `CU_MEM_LOCATION_TYPE_DEVICE`
+const ON_A_DEVICE: c_int = 1;
+/// `CU_MEM_ACCESS_FLAGS_PROT_NONE` and `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`
+const NO_ACCESS: c_uint = 0;
+const READ_AND_WRITE: c_uint = 3;
 
 fn allocate(address: &Out<u64>, bytes: usize) -> Outcome {
     let (driver, device) = current()?;
@@ -275,6 +291,24 @@ entries! {
     fn cuDeviceGetMemPool(pool: Out<usize>, device: c_int) {
         let device = Driver::get()?.device(device)?;
         pool.set(POOL + device.index as usize)
+    }
+
+    fn cuMemPoolSetAccess(pool: usize, list: In<Access>, count: usize) {
+        let driver = Driver::get()?;
+        let owner = pool.checked_sub(POOL).and_then(|i| driver.devices.get(i));
+        let owner = owner.ok_or(Code::InvalidValue)?.index;
+        for i in 0..count {
+            let Access { place_type, device, flags } = list.at(i)?;
+            let peer = driver.device(device)?;
+            let bit = 1u64.checked_shl(owner).unwrap_or(0);
+            match (place_type, flags) {
+                (ON_A_DEVICE, _) if peer.index == owner => {}
+                (ON_A_DEVICE, NO_ACCESS) => _ = peer.peers.fetch_and(!bit, SeqCst),
+                (ON_A_DEVICE, READ_AND_WRITE) => _ = peer.peers.fetch_or(bit, SeqCst),
+                _ => return Err(Code::NotSupported.into()),
+            }
+        }
+        Ok(())
     }
 
     // The pool gives every allocation fresh addresses, so its thresholds have nothing to decide.
