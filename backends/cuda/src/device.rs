@@ -79,6 +79,11 @@ impl Shared {
         self.context.bind()
     }
 
+    /// Lets linked devices of this process use this one's memory.
+    pub(crate) fn share_memory(&self) -> Result<()> {
+        self.context.share_pool()
+    }
+
     pub(crate) fn stream(&self, s: Stream) -> Result<Arc<driver::Stream>> {
         match &self.default_stream {
             Some(stream) if s == Stream::NONE => Ok(Arc::clone(stream)),

@@ -52,6 +52,9 @@ pub(crate) fn join(shared: &Arc<Shared>, desc: &CommDesc<'_>) -> Result<Box<dyn 
     let health = Health::new(comm::Control::join(&desc)?);
     let (way, _bound) = (way(version), shared.bind()?);
     tracing::debug!(rank = desc.rank, world = desc.world, way, "joining a communicator");
+    if desc.world > 1 {
+        shared.share_memory()?;
+    }
     let id = UniqueId::from_bytes(*of_nccl);
     let joined = Comm::join(id, desc.rank, desc.world, health.patience("joining"));
     let comm = joined.map_err(|error| {

@@ -136,6 +136,41 @@ impl Context {
         Ok((free as u64, total as u64))
     }
 
+    /// Lets the other devices of this process use memory of this one's pool, as far as they are linked. NCCL reads and writes the
+    /// memory of ranks in one process directly, and takes it that devices may; those that are not linked are reached otherwise.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub(crate) fn share_pool(&self) -> Result<()> {
+        let mut pool = core::ptr::null_mut();
+        // SAFETY: the pool goes to a variable of ours; the device is one that the driver gave.
+        unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, self.device) }
+            .named("cuDeviceGetDefaultMemPool")?;
+        let mut linked = Vec::new();
+        for ordinal in 0..count()? {
+            let peer = device::get(ordinal.cast_signed()).named("cuDeviceGet")?;
+            let mut can = 0;
+            // SAFETY: the answer goes to a variable of ours; the devices are ones that the driver gave.
+            unsafe { sys::cuDeviceCanAccessPeer(&raw mut can, peer, self.device) }
+                .named("cuDeviceCanAccessPeer")?;
+            if can != 0 {
+                linked.push(sys::CUmemAccessDesc {
+                    location: sys::CUmemLocation {
+                        type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+                        id: peer,
+                    },
+                    flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+                });
+            }
+        }
+        if linked.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the list is read before the call returns.
+        unsafe { sys::cuMemPoolSetAccess(pool, linked.as_ptr(), linked.len()) }
+            .named("cuMemPoolSetAccess")
+    }
+
     /// The device's name.
     pub(crate) fn name(&self) -> String {
         device::get_name(self.device).unwrap_or_default()
