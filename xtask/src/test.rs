@@ -69,8 +69,7 @@ fn architecture() -> Result<()> {
     // The oracle touches memory through the SDK alone; its one door is `glue.rs`.
     unsafe_only_in("backends/cpu-ref/src", &["/glue.rs"])?;
     // The driver's API and NCCL's, the launches of kernels, and rows of weights in the host's memory.
-    let cuda =
-        ["/driver/", "/nccl/", "/ops/args.rs", "/weights.rs", "/device.rs", "/collective/co"];
+    let cuda = ["/driver/", "/nccl/", "/ops/args.rs", "/weights/", "/device.rs", "/collective/co"];
     unsafe_only_in("backends/cuda/src", &cuda)?;
     let software_gpu = ["/memory/arena.rs", "/warp/mod.rs"];
     unsafe_only_in("sim/cuda/exec/src", &software_gpu)?;
