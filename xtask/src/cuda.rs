@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::ErrorKind,
+    os::unix::fs::symlink,
     path::PathBuf,
     process::Command,
     sync::{Mutex, PoisonError},
@@ -98,8 +100,9 @@ fn driver() -> Result<PathBuf> {
     fs::create_dir_all(&folder)?;
     for (library, names) in LIBRARIES {
         for link in names.map(|name| folder.join(name)) {
-            if fs::symlink_metadata(&link).is_err() {
-                std::os::unix::fs::symlink(format!("../debug/{library}"), &link)?;
+            match symlink(format!("../debug/{library}"), &link) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
             }
         }
     }

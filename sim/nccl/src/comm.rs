@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::Duration,
@@ -50,6 +50,8 @@ pub(crate) struct Comm {
     pub(crate) blocking: bool,
     state: Mutex<State>,
     changed: Condvar,
+    /// Whether this rank was told that it has joined.
+    announced: AtomicBool,
     /// Splits that are under way.
     splitting: AtomicU32,
     pub(crate) turns: Turns,
@@ -122,6 +124,7 @@ fn begin(
         blocking,
         state: Mutex::new(State::Joining),
         changed: Condvar::new(),
+        announced: AtomicBool::new(false),
         splitting: AtomicU32::new(0),
         turns: Turns::default(),
         streams: Mutex::default(),
@@ -162,7 +165,11 @@ impl Member {
 
     /// Refuses two ranks on one device.
     fn check_devices(&self, place: &Place) -> Outcome {
-        let devices = self.gather(place.uuid())?;
+        let devices = match self.gather(place.uuid()) {
+            // All had come; one that was through before may have failed since, which is told when this rank asks.
+            Err(failure) if failure.code == Code::RemoteError => return Ok(()),
+            gathered => gathered?,
+        };
         for (rank, device) in devices.iter().enumerate() {
             if let Some(other) = devices[..rank].iter().position(|d| d == device) {
                 let both = format!("rank {other} and rank {rank} both are on one device");
@@ -240,6 +247,10 @@ impl Comm {
             State::Failed(failure) => return Err(failure.clone()),
             State::Ready(member) => member.clone(),
         };
+        // Others may have joined, and failed, before this rank asks: first it hears that it has joined.
+        if !self.announced.swap(true, SeqCst) {
+            return Ok(());
+        }
         member.collective.status()?;
         if self.splitting.load(SeqCst) > 0 {
             return Err(in_progress());
