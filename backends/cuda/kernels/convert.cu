@@ -1,7 +1,6 @@
 // COPY between types that elementwise.cu has no kernel for: integers and floats of 8 bits on one side. A block takes 1024 columns of a row.
 #include "cell.h"
-
-constexpr u32 THREADS = 256, COLUMNS = 1024;
+#include "columns.h"
 
 // After FloatType.
 enum Type : u32 { E4M3 = 3, E5M2, I8, U8, I32, U32, I64, U64 };
@@ -11,28 +10,6 @@ struct Convert {
     // Steps of the last dim in elements.
     i64 x_step, y_step;
     u32 cols, from, to;
-};
-
-struct e5m2 { u8 bits; };
-
-// An f8e5m2 is the upper half of an f16.
-DEVICE float to_float(e5m2 x) { return float(__builtin_bit_cast(f16, u16(x.bits << 8))); }
-
-// To nearest even, saturating at 57344; NaN stays NaN.
-template <> struct Narrow<e5m2> {
-    DEVICE static e5m2 of(float x) {
-        u32 word = __builtin_bit_cast(u32, x), sign = word >> 24 & 0x80, size = word & 0x7fffffff;
-        if (size > 0x7f800000) return {u8(0x7f)};
-        u32 code;
-        if (size < 0x38800000) {
-            // Below 2^-14 the step is 2^-16.
-            code = u32(__builtin_rintf(absolute(x) * 65536.0f));
-        } else {
-            code = (size + 0xfffff + (size >> 21 & 1)) >> 21;
-            code = least(code - (112u << 2), 0x7bu);
-        }
-        return {u8(sign | code)};
-    }
 };
 
 // A number: a float, or a whole number of which that of a u64 may be beyond an i64.
@@ -115,7 +92,5 @@ DEVICE void store(const Convert& p, u64 row, u32 column, const Number& n) {
 }
 
 KERNEL __launch_bounds__(THREADS) convert(Convert p) {
-    const u32 end = least(block_y() * COLUMNS + COLUMNS, p.cols);
-    for (u32 column = block_y() * COLUMNS + thread_index(); column < end; column += THREADS)
-        store(p, block_x(), column, load(p, block_x(), column));
+    FOR_COLUMNS(column, p.cols) store(p, block_x(), column, load(p, block_x(), column));
 }

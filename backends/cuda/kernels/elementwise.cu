@@ -1,10 +1,6 @@
 // COPY, ADD, MUL and ACT_MUL: a block takes 1024 columns of a row.
-#include "device.h"
-
-constexpr u32 THREADS = 256, COLUMNS = 1024;
-
-#define FOR_COLUMNS(column, cols) \
-    for (u32 column = block_y() * COLUMNS + thread_index(); column < least(block_y() * COLUMNS + COLUMNS, cols); column += THREADS)
+#include "columns.h"
+#include "gate.h"
 
 // ---- COPY: y = x, any steps ----
 
@@ -62,8 +58,6 @@ template <class T, bool ADD> DEVICE void binary(const Binary& p) {
 EACH_FLOAT(BINARY)
 
 // ---- ACT_MUL: y = act(min(g, limit)) clamp(u, -limit, limit) ----
-
-#include "gate.h"
 
 struct ActMul {
     Rows gu, y;

@@ -1,5 +1,5 @@
 // RMS_NORM: a block a row.
-#include "device.h"
+#include "norm.h"
 
 constexpr u32 THREADS = 256;
 
@@ -17,22 +17,11 @@ template <class T> DEVICE void rms_norm(const RmsNorm& p) {
     const T* x = row_of<T>(p.x, block_x());
     T* y = row_of<T>(p.y, block_x());
     T* r = p.residual ? row_of<T>(p.r, block_x()) : nullptr;
-    float squares = 0.0f;
-    for (u32 column = thread_index(); column < p.cols; column += THREADS) {
-        float v = to_float(x[column]);
-        if (r) {
-            T sum = narrow<T>(v + to_float(r[column]));
-            r[column] = sum;
-            v = to_float(sum);
-        }
-        squares = fused(v, v, squares);
-    }
-    squares = reduce_block<THREADS>(squares, Sum(), scratch);
-    float scale = 1.0f / __builtin_sqrtf(squares / float(p.cols) + p.eps);
+    const float factor = norm_factor<THREADS>(x, r, p.cols, p.eps, scratch);
     const T* normed = r ? r : x;
     for (u32 column = thread_index(); column < p.cols; column += THREADS) {
         float gamma = load_float(p.gamma, p.gamma_type, column) + p.gamma_plus;
-        y[column] = narrow<T>(to_float(normed[column]) * scale * gamma);
+        y[column] = narrow<T>(to_float(normed[column]) * factor * gamma);
     }
 }
 

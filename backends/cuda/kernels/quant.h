@@ -1,5 +1,6 @@
 // Quantised weights as floats: codes of some form, times scales of some form.
 #pragma once
+#include "fp8.h"
 #include "weight.h"
 
 // ---- Codes ----
@@ -45,18 +46,11 @@ struct Signed {
     }
 };
 
-// f8e4m3: with exponent and mantissa in their places of an f16, only the bias differs, by 8.
-DEVICE float e4m3_to_float(u32 code) {
-    u32 magnitude = code & 127;
-    float value = float(__builtin_bit_cast(f16, u16((code & 128) << 8 | magnitude << 7))) * 256.0f;
-    return magnitude == 127 ? __builtin_nanf("") : value;
-}
-
 struct E4m3 {
     DEVICE static void eight(const Matrix& m, u32 n, u32 k, float (&q)[8]) {
         Words2 words = at<Words2>(m.codes, n, k);
 #pragma unroll
-        for (u32 j = 0; j < 8; j++) q[j] = e4m3_to_float(words.v[j / 4] >> (j % 4 * 8) & 255);
+        for (u32 j = 0; j < 8; j++) q[j] = to_float(e4m3{u8(words.v[j / 4] >> (j % 4 * 8))});
     }
 };
 

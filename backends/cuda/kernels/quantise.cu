@@ -1,5 +1,6 @@
 // QUANT_ACT and RMS_NORM_QUANT: rows as codes of 8 bits and scales.
 #include "cell.h"
+#include "norm.h"
 
 constexpr u32 THREADS = 256, WARPS = THREADS / WARP;
 // Columns that share a scale of f8e4m3 codes.
@@ -91,19 +92,7 @@ template <class T, class Q> DEVICE void norm_quant(const NormQuant& p) {
     const u32 cols = p.codes.cols;
     const T* x = static_cast<const T*>(p.x) + block_x() * p.x_stride;
     T* r = p.r ? static_cast<T*>(p.r) + block_x() * p.r_stride : nullptr;
-    float squares = 0.0f;
-    for (u32 column = thread_index(); column < cols; column += THREADS) {
-        float v = to_float(x[column]);
-        if (r) {
-            T sum = narrow<T>(v + to_float(r[column]));
-            r[column] = sum;
-            v = to_float(sum);
-        }
-        squares = fused(v, v, squares);
-    }
-    // After its barrier all threads see the residual.
-    squares = reduce_block<THREADS>(squares, Sum(), scratch[0]);
-    const float factor = 1.0f / __builtin_sqrtf(squares / float(cols) + p.eps);
+    const float factor = norm_factor<THREADS>(x, r, cols, p.eps, scratch[0]);
     const T* normed = r ? r : x;
     store_codes<Q>(p.codes, scratch[1], [&](u32 column) {
         return to_float(normed[column]) * factor * (load_float(p.gamma, p.gamma_type, column) + p.gamma_plus);

@@ -1,6 +1,6 @@
 // The combining of collectives: `out[i] = op over ranks of parts[rank][i]`, in the order of ranks, in f32, with one rounding. Every rank
 // so gets the same bits. A thread an element, or 16 bytes where all is aligned.
-#include "device.h"
+#include "fp8.h"
 
 constexpr u32 THREADS = 256;
 
@@ -15,40 +15,6 @@ struct Reduce {
     // Whether every part and `out` begin at a multiple of 16 bytes.
     u32 aligned;
     u32 pad;
-};
-
-struct f8e4m3 { u8 bits; };
-struct f8e5m2 { u8 bits; };
-
-// Exponent and mantissa in their places of an f16, only the bias differs, by 8. The largest code is NaN.
-DEVICE float to_float(f8e4m3 x) {
-    u16 half = u16((x.bits & 0x80) << 8 | (x.bits & 0x7f) << 7);
-    float size = float(__builtin_bit_cast(f16, half)) * 256.0f;
-    return (x.bits & 0x7f) == 0x7f ? __builtin_nanf("") : size;
-}
-
-// The upper half of an f16.
-DEVICE float to_float(f8e5m2 x) { return float(__builtin_bit_cast(f16, u16(x.bits << 8))); }
-
-// The code of the nearest number with so many bits of mantissa, ties to even, at most `max`; NaN is the largest code.
-DEVICE u8 nearest_code(float x, i32 mantissa, i32 bias, float max) {
-    float size = absolute(x);
-    if (!(size == size)) return 0x7f;
-    size = size < max ? size : max;
-    i32 exponent = i32(__builtin_bit_cast(u32, size) >> 23) - 127;
-    // Below the normal range the step stays that of the smallest normal number.
-    exponent = exponent < 1 - bias ? 1 - bias : exponent;
-    float per_step = __builtin_bit_cast(float, u32(127 + mantissa - exponent) << 23);
-    // A carry moves on to the next binade by itself.
-    i32 code = ((exponent + bias - 1) << mantissa) + __nvvm_f2i_rn(size * per_step);
-    return u8(code | (__builtin_bit_cast(u32, x) >> 31 << 7));
-}
-
-template <> struct Narrow<f8e4m3> {
-    DEVICE static f8e4m3 of(float x) { return {nearest_code(x, 3, 7, 448.0f)}; }
-};
-template <> struct Narrow<f8e5m2> {
-    DEVICE static f8e5m2 of(float x) { return {nearest_code(x, 2, 15, 57344.0f)}; }
 };
 
 // NaN wins.
@@ -100,5 +66,5 @@ template <class T> DEVICE void reduce(const Reduce& p) {
 
 #define REDUCE(suffix, T) KERNEL __launch_bounds__(THREADS) reduce_##suffix(Reduce p) { reduce<T>(p); }
 EACH_FLOAT(REDUCE)
-REDUCE(f8e4m3, f8e4m3)
-REDUCE(f8e5m2, f8e5m2)
+REDUCE(f8e4m3, e4m3)
+REDUCE(f8e5m2, e5m2)

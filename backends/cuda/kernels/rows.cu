@@ -1,10 +1,6 @@
 // GATHER_ROWS and EMBEDDING: a block takes 1024 columns of a row.
-#include "device.h"
-
-constexpr u32 THREADS = 256, COLUMNS = 1024;
-
-#define FOR_COLUMNS(column, cols) \
-    for (u32 column = block_y() * COLUMNS + thread_index(); column < least(block_y() * COLUMNS + COLUMNS, cols); column += THREADS)
+#include "columns.h"
+#include "quant.h"
 
 struct GatherRows {
     const void* x;
@@ -60,8 +56,6 @@ EMBEDDING(bf16_f16, bf16, f16)
 EMBEDDING(bf16_bf16, bf16, bf16)
 
 // ---- Rows of quantised weights ----
-
-#include "quant.h"
 
 struct EmbeddingQuant {
     Matrix weight;
