@@ -10,7 +10,8 @@
 
 use cudarc::driver::sys::{self, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
+    PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 use half::bf16;
@@ -309,24 +310,33 @@ fn an_event_between_the_streams_is_enough() {
     assert!(second.clone_dtoh(&y).unwrap().iter().all(|value| *value == 3.0));
 }
 
-#[test]
-fn memory_of_another_device_needs_peer_access() {
-    let (own, other) = (context(9), context(10));
-    let stream = other.new_stream().unwrap();
-    let far = stream.clone_htod(&vec![1f32; 128]).unwrap();
-    let address = {
-        use cudarc::driver::DevicePtr;
-        far.device_ptr(&stream).0
-    };
+/// 128 ones in a device's memory, and their address.
+fn ones_on(device: &Arc<CudaContext>) -> (CudaSlice<f32>, u64) {
+    let stream = device.new_stream().unwrap();
+    let ones = stream.clone_htod(&vec![1f32; 128]).unwrap();
+    let address = ones.device_ptr(&stream).0;
     stream.synchronize().unwrap();
-    own.bind_to_thread().unwrap();
-    let stream = own.new_stream().unwrap();
-    let function = function(&own, ADD, "vector_add_f32");
+    (ones, address)
+}
+
+/// What is at an address, 128 numbers added to themselves by a device, in its memory.
+fn add_to_itself(device: &Arc<CudaContext>, address: u64) -> (Arc<CudaStream>, CudaSlice<f32>) {
+    device.bind_to_thread().unwrap();
+    let stream = device.new_stream().unwrap();
+    let function = function(device, ADD, "vector_add_f32");
     let near = stream.alloc_zeros::<f32>(128).unwrap();
     let mut launch = stream.launch_builder(&function);
     launch.arg(&near).arg(&address).arg(&address).arg(&128u32);
     // SAFETY: the simulator checks every access.
     unsafe { launch.launch(blocks(128)) }.unwrap();
+    (stream, near)
+}
+
+#[test]
+fn memory_of_another_device_needs_peer_access() {
+    let (own, other) = (context(9), context(10));
+    let (_far, address) = ones_on(&other);
+    let (stream, _near) = add_to_itself(&own, address);
     let error = stream.synchronize().unwrap_err();
     let text = error.error_string().unwrap().to_str().unwrap().to_owned();
     assert!(text.contains("on device 10, to which device 9 has no peer access"), "{text}");
@@ -335,13 +345,7 @@ fn memory_of_another_device_needs_peer_access() {
 #[test]
 fn a_pool_may_be_opened_to_another_device() {
     let (own, other) = (context(2), context(3));
-    let stream = other.new_stream().unwrap();
-    let far = stream.clone_htod(&vec![1f32; 128]).unwrap();
-    let address = {
-        use cudarc::driver::DevicePtr;
-        far.device_ptr(&stream).0
-    };
-    stream.synchronize().unwrap();
+    let (_far, address) = ones_on(&other);
     let mut pool = ptr::null_mut();
     // SAFETY: the pool goes to a variable of ours.
     let found = unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, other.cu_device()) };
@@ -355,13 +359,6 @@ fn a_pool_may_be_opened_to_another_device() {
     };
     // SAFETY: the list has one entry.
     unsafe { sys::cuMemPoolSetAccess(pool, &raw const access, 1) }.result().unwrap();
-    own.bind_to_thread().unwrap();
-    let stream = own.new_stream().unwrap();
-    let function = function(&own, ADD, "vector_add_f32");
-    let near = stream.alloc_zeros::<f32>(128).unwrap();
-    let mut launch = stream.launch_builder(&function);
-    launch.arg(&near).arg(&address).arg(&address).arg(&128u32);
-    // SAFETY: the simulator checks every access.
-    unsafe { launch.launch(blocks(128)) }.unwrap();
+    let (stream, near) = add_to_itself(&own, address);
     assert!(stream.clone_dtoh(&near).unwrap().iter().all(|value| *value == 2.0));
 }
