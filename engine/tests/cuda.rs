@@ -5,9 +5,11 @@ mod support;
 
 use std::slice;
 
-use halyard_engine::{Dtype, LoadOptions};
+use halyard_engine::Dtype;
 use support::{
-    DENSE, QUANTISED, check::check, cuda, goldens, greedy, ids, options, quantised, submit, tokens,
+    DENSE, QUANTISED,
+    check::{check, check_tokens},
+    cuda, goldens, options, quantised,
 };
 
 #[test]
@@ -36,29 +38,16 @@ fn dense_models_that_devices_share() {
 #[test]
 fn shared_models_of_sixteen_bits_choose_the_same_tokens() {
     for count in [2, 4] {
-        let options = LoadOptions { dtype: Dtype::BFloat16, ..options() };
-        let engine = support::start_shared(&cuda::open(0..count), "llama", &options, Box::new(()));
-        for golden in goldens("llama/golden.tensors") {
-            let tokens_wanted = u32::try_from(golden.generated.len()).expect("few");
-            let found = tokens(submit(&engine, &golden.prompt, greedy(tokens_wanted)));
-            assert_eq!(ids(&found), golden.generated, "{count} ranks");
-        }
-        engine.shutdown();
+        check_tokens(&cuda::open(0..count), "llama", Dtype::BFloat16);
     }
 }
 
 #[test]
 fn sixteen_bit_activations_choose_the_same_tokens() {
-    let device = cuda::open([0]).remove(0);
+    let devices = cuda::open([0]);
     for model in DENSE {
         for dtype in [Dtype::BFloat16, Dtype::Float16] {
-            let engine = support::start(&device, model, &LoadOptions { dtype, ..options() });
-            for golden in goldens(&format!("{model}/golden.tensors")) {
-                let count = u32::try_from(golden.generated.len()).expect("few");
-                let found = tokens(submit(&engine, &golden.prompt, greedy(count)));
-                assert_eq!(ids(&found), golden.generated, "{model} in {dtype}");
-            }
-            engine.shutdown();
+            check_tokens(&devices, model, dtype);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! An engine against the outputs of an independent implementation.
 
 use halyard_core::Device;
-use halyard_engine::{EngineEvent, LoadOptions, SamplingParams, TokenLogprobs};
+use halyard_engine::{Dtype, EngineEvent, LoadOptions, SamplingParams, TokenLogprobs};
 
-use super::{Golden, events, greedy, log_softmax, start_shared, submit};
+use super::{
+    Golden, events, goldens, greedy, ids, log_softmax, options, start_shared, submit, tokens,
+};
 
 const VOCAB: u32 = 1024;
 const TOLERANCE: f64 = 1e-3;
@@ -38,6 +40,19 @@ pub(crate) fn check(devices: &[Device], model: &str, goldens: &[Golden], options
             }
         }
         assert_eq!(generated, golden.generated, "{name}");
+    }
+    engine.shutdown();
+}
+
+/// The greedy tokens alone, of activations of a type.
+pub(crate) fn check_tokens(devices: &[Device], model: &str, dtype: Dtype) {
+    let options = LoadOptions { dtype, ..options() };
+    let engine = start_shared(devices, model, &options, Box::new(()));
+    assert_eq!(engine.info().dtype, dtype.to_string());
+    for golden in goldens(&format!("{model}/golden.tensors")) {
+        let count = u32::try_from(golden.generated.len()).expect("few");
+        let found = tokens(submit(&engine, &golden.prompt, greedy(count)));
+        assert_eq!(ids(&found), golden.generated, "{model} in {dtype} on {} ranks", devices.len());
     }
     engine.shutdown();
 }
