@@ -104,6 +104,26 @@ pub fn member(what: &str, rank: u32, world: u32) -> Checked {
     Err(AbiError::invalid(format!("{what} {rank} of {world} ranks")))
 }
 
+/// [`send`](crate::traits::Collective::send) and [`recv`](crate::traits::Collective::recv): a contiguous view and a peer, which is the
+/// rank itself only in a group, since nobody else would receive. Gives the view's bytes.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub fn message(
+    view: &TensorView,
+    peer: u32,
+    (rank, world): (u32, u32),
+    in_group: bool,
+) -> Checked<u64> {
+    member("peer", peer, world)?;
+    let bytes = contiguous_bytes("message", view)?;
+    if peer == rank && !in_group {
+        let message = "a rank exchanges messages with itself in a group only";
+        return Err(AbiError::invalid(message));
+    }
+    Ok(bytes)
+}
+
 /// [`all_to_all_v`](crate::traits::Collective::all_to_all_v): views with equal rows, apart; four arrays of `world` entries each that
 /// stay inside them; received rows are apart from each other. Gives the bytes a row.
 ///

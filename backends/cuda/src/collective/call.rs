@@ -3,7 +3,7 @@
 use halyard_sdk::{A2av, DType, ReduceOp, Result, TensorView};
 
 use super::combine::{Combine, Issue, Reduction, wire};
-use crate::{driver::Stream, nccl::Move, nccl::data_type};
+use crate::{driver::Stream, nccl::Move, nccl::data_type, ops::address};
 
 /// A call whose arguments are in order.
 #[derive(Debug)]
@@ -15,11 +15,6 @@ pub(super) enum Call {
     /// A message: in a group they are issued together.
     Message(Move),
     Barrier,
-}
-
-/// The address of a view's first element.
-fn start(view: &TensorView) -> u64 {
-    view.data + view.byte_offset
 }
 
 fn elements(view: &TensorView) -> u64 {
@@ -37,13 +32,13 @@ impl Call {
 
     pub(super) fn all_gather(src: &TensorView, dst: &TensorView) -> Self {
         let (dtype, count) = wire(src.dtype, elements(src));
-        let (src, dst) = (start(src), start(dst));
+        let (src, dst) = (address(src), address(dst));
         Self::Moves("all_gather", vec![Move::AllGather { src, dst, count, dtype }])
     }
 
     pub(super) fn broadcast(buf: &TensorView, root: u32) -> Self {
         let (dtype, count) = wire(buf.dtype, elements(buf));
-        Self::Moves("broadcast", vec![Move::Broadcast { buf: start(buf), count, dtype, root }])
+        Self::Moves("broadcast", vec![Move::Broadcast { buf: address(buf), count, dtype, root }])
     }
 
     /// Rows of `row_bytes` bytes.
@@ -54,12 +49,12 @@ impl Call {
             let i = peer as usize;
             let message = |rows: u64| wire(a.send.dtype, rows * row);
             if a.send_counts[i] > 0 {
-                let src = start(&a.send) + a.send_displs[i] * row_bytes;
+                let src = address(&a.send) + a.send_displs[i] * row_bytes;
                 let (dtype, count) = message(a.send_counts[i]);
                 moves.push(Move::Send { src, count, dtype, peer });
             }
             if a.recv_counts[i] > 0 {
-                let dst = start(&a.recv) + a.recv_displs[i] * row_bytes;
+                let dst = address(&a.recv) + a.recv_displs[i] * row_bytes;
                 let (dtype, count) = message(a.recv_counts[i]);
                 moves.push(Move::Recv { dst, count, dtype, peer });
             }
@@ -69,12 +64,12 @@ impl Call {
 
     pub(super) fn send(src: &TensorView, peer: u32) -> Self {
         let (dtype, count) = wire(src.dtype, elements(src));
-        Self::Message(Move::Send { src: start(src), count, dtype, peer })
+        Self::Message(Move::Send { src: address(src), count, dtype, peer })
     }
 
     pub(super) fn recv(dst: &TensorView, peer: u32) -> Self {
         let (dtype, count) = wire(dst.dtype, elements(dst));
-        Self::Message(Move::Recv { dst: start(dst), count, dtype, peer })
+        Self::Message(Move::Recv { dst: address(dst), count, dtype, peer })
     }
 
     /// For messages.
@@ -118,7 +113,7 @@ impl Call {
 }
 
 fn reduction(src: &TensorView, dst: &TensorView, op: ReduceOp) -> Reduction {
-    Reduction { src: start(src), dst: start(dst), count: elements(dst), dtype: src.dtype, op }
+    Reduction { src: address(src), dst: address(dst), count: elements(dst), dtype: src.dtype, op }
 }
 
 /// NCCL's dtype, where it combines as the contract demands.

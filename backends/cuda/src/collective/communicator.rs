@@ -7,7 +7,9 @@ use std::{
 };
 
 use halyard_sdk::{
-    A2av, Collective, Error, ReduceOp, Result, Stream, TensorView, abi::collective, comm::outsider,
+    A2av, Collective, Error, ReduceOp, Result, Stream, TensorView,
+    abi::collective,
+    comm::{Group, outsider},
 };
 
 use super::{
@@ -38,7 +40,7 @@ pub(super) struct Communicator {
 #[derive(Default)]
 struct State {
     /// Calls of the open group.
-    group: Option<Vec<(Stream, Call)>>,
+    group: Group<(Stream, Call)>,
     /// The last call's stream and end: another stream has to wait, as calls share NCCL's memory and ours.
     last: Option<(Stream, Arc<Event>)>,
 }
@@ -67,10 +69,7 @@ impl Communicator {
     fn issue(&self, s: Stream, call: Call) -> Result<()> {
         let state = &mut *self.state();
         self.watched.health.control.status()?;
-        if let Some(group) = &mut state.group {
-            group.push((s, call));
-            return Ok(());
-        }
+        let Some((s, call)) = state.group.keep((s, call)) else { return Ok(()) };
         self.enqueue(state, s, call.name(), |combine, on, issue| call.enqueue(combine, on, issue))
     }
 
@@ -106,11 +105,8 @@ impl Communicator {
     }
 
     fn message(&self, s: Stream, view: &TensorView, peer: u32, call: Call) -> Result<()> {
-        collective::member("peer", peer, self.world)?;
-        collective::contiguous_bytes("message", view)?;
-        if peer == self.rank && self.state().group.is_none() {
-            return Err(Error::invalid("a rank exchanges messages with itself in a group only"));
-        }
+        let place = (self.rank, self.world);
+        collective::message(view, peer, place, self.state().group.is_open())?;
         self.issue(s, call)
     }
 }
@@ -165,16 +161,12 @@ impl Collective for Communicator {
     fn group_begin(&self) -> Result<()> {
         let mut state = self.state();
         self.watched.health.control.status()?;
-        if state.group.is_some() {
-            return Err(Error::invalid("a group is open already: groups do not nest"));
-        }
-        state.group = Some(Vec::new());
-        Ok(())
+        state.group.begin()
     }
 
     fn group_end(&self) -> Result<()> {
         let state = &mut *self.state();
-        let group = state.group.take().ok_or_else(|| Error::invalid("no group is open"))?;
+        let group = state.group.end()?;
         self.watched.health.control.status()?;
         let (mut messages, mut stream) = (Vec::new(), None);
         for (s, call) in group {
@@ -207,9 +199,7 @@ impl Collective for Communicator {
 
     fn split(&self, color: i32, key: i32) -> Result<Box<dyn Collective>> {
         let state = self.state();
-        if state.group.is_some() {
-            return Err(Error::invalid("a split inside a group"));
-        }
+        state.group.check_split()?;
         let watched = &self.watched;
         let control = watched.health.control.split(color, key)?;
         let _bound = watched.shared.bind()?;

@@ -5,9 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use halyard_abi::{A2av, Code, ReduceOp, Stream, TensorView, collective};
 
 use super::{
+    Group,
     call::{Call, Kind},
     channel::Transfer,
-    member::Member,
+    member::{Member, Seat},
     work::{AllToAll, Span, Work},
 };
 use crate::{Collective, Error, Result};
@@ -24,7 +25,7 @@ struct State {
     /// Steps of collectives so far.
     step: u64,
     /// Calls of the open group.
-    group: Option<Vec<Work>>,
+    group: Group<Work>,
 }
 
 impl Communicator {
@@ -37,25 +38,19 @@ impl Communicator {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn issue(&self, mut work: Work) -> Result<()> {
+    fn issue(&self, work: Work) -> Result<()> {
         let state = &mut *self.state();
         self.member.check()?;
-        match &mut state.group {
-            Some(group) => {
-                group.push(work);
-                Ok(())
-            }
-            None => self.member.run(&mut work, &mut state.step),
+        match state.group.keep(work) {
+            None => Ok(()),
+            Some(mut work) => self.member.run(&mut work, &mut state.step),
         }
     }
 
-    /// Runs a message; only in a group may a rank send to itself, since nobody else would receive.
+    /// Runs a message.
     fn message(&self, view: &TensorView, peer: u32, sends: bool) -> Result<()> {
-        collective::member("peer", peer, self.member.seat.world)?;
-        let bytes = collective::contiguous_bytes("message", view)?;
-        if peer == self.member.seat.rank && self.state().group.is_none() {
-            return Err(Error::invalid("a rank exchanges messages with itself in a group only"));
-        }
+        let &Seat { rank, world, .. } = &self.member.seat;
+        let bytes = collective::message(view, peer, (rank, world), self.state().group.is_open())?;
         let call = described(Kind::SEND, view);
         let transfer = Transfer::new(call, peer, sends, Span::of(view, bytes));
         self.issue(Work::Transfer(transfer))
@@ -134,17 +129,13 @@ impl Collective for Communicator {
     fn group_begin(&self) -> Result<()> {
         let mut state = self.state();
         self.member.check()?;
-        if state.group.is_some() {
-            return Err(Error::invalid("a group is open already: groups do not nest"));
-        }
-        state.group = Some(Vec::new());
-        Ok(())
+        state.group.begin()
     }
 
     /// First the group's collectives, in their order, then its messages, all at once.
     fn group_end(&self) -> Result<()> {
         let state = &mut *self.state();
-        let group = state.group.take().ok_or_else(|| Error::invalid("no group is open"))?;
+        let group = state.group.end()?;
         let mut messages = Vec::new();
         for mut work in group {
             match work {
@@ -170,9 +161,7 @@ impl Collective for Communicator {
 
     fn split(&self, color: i32, key: i32) -> Result<Box<dyn Collective>> {
         let state = &mut *self.state();
-        if state.group.is_some() {
-            return Err(Error::invalid("a split inside a group"));
-        }
+        state.group.check_split()?;
         Ok(match self.member.split(&mut state.step, color, key)? {
             Some((id, seat)) => Box::new(Self::new(Member::join(&id, seat)?)),
             None => outsider(),

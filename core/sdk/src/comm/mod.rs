@@ -19,6 +19,7 @@ mod call;
 mod channel;
 mod communicator;
 mod control;
+mod group;
 mod lock;
 mod member;
 mod reduce;
@@ -37,6 +38,7 @@ use crate::{Collective, Error, Result};
 use communicator::Communicator;
 pub use communicator::outsider;
 pub use control::Control;
+pub use group::Group;
 use member::{Member, Seat};
 
 /// Writes a fresh communicator id to `out` if it fits; returns its size. The id is 128 random bits: who has it can join.
