@@ -3,11 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use halyard_sdk::{
-    Error, Result, Role, Scheme, TensorView, Weight, WeightDesc, WeightFill, WeightTable,
-    abi::{
-        scheme::{FP8_BLOCK, Rows, parts},
-        types::{WEIGHT_PERM, WEIGHT_ZERO},
-    },
+    Error, Result, Scheme, Weight, WeightDesc, WeightFill, WeightTable,
+    abi::types::WEIGHT_PERM,
+    weights::{FillParts, known_parts},
 };
 
 use crate::elem::Elem;
@@ -47,19 +45,7 @@ const ROWS_PER_TASK: usize = 64;
 /// `UNSUPPORTED` for a scheme, role or flag this backend does not have; `INVALID_ARGUMENT` for a shape
 /// that the scheme does not have.
 pub(crate) fn layout(w: &WeightDesc<'_>) -> Result<Layout> {
-    let roles = [Role::LINEAR, Role::EMBEDDING, Role::EXPERTS, Role::BATCHED];
-    if !roles.contains(&Role(w.role)) {
-        return Err(Error::unsupported(format!("a weight of role {}", Role(w.role))));
-    }
-    if !SCHEMES.contains(&w.scheme) {
-        let known: Vec<_> = SCHEMES.iter().map(ToString::to_string).collect();
-        return Err(Error::unsupported(format!(
-            "weights of scheme {}; supported: {}",
-            w.scheme,
-            known.join(", ")
-        )));
-    }
-    parts(w)?;
+    known_parts(w, &SCHEMES)?;
     let size = |x: u64| usize::try_from(x).ok().filter(|&x| x > 0 && x < 1 << 40);
     let bad = || Error::invalid(format!("a {} weight of [{}, {}]", w.scheme, w.n, w.k));
     let (Some(n), Some(k)) = (size(w.n), size(w.k)) else { return Err(bad()) };
@@ -203,88 +189,32 @@ impl Weights {
     }
 }
 
-/// One part of a fill.
-#[derive(Clone, Copy)]
-struct Part {
-    base: *const u8,
-    /// Bytes from row to row.
-    stride: usize,
-    /// Bytes of a row.
-    bytes: usize,
-    /// Rows of the weight that share a row of this part.
-    shared: usize,
-}
-
-impl Part {
-    fn new(view: &TensorView, rows: Rows) -> Result<Self> {
-        let bits = view.dtype.bits().unwrap_or(8) as usize;
-        let (columns, stride) = match (rows, view.dims()) {
-            (Rows::Scalar, _) => (1, 1),
-            (_, [.., columns]) => (*columns as usize, view.strides[0] as usize),
-            (_, []) => (0, 0),
-        };
-        if !(stride * bits).is_multiple_of(8) {
-            return Err(Error::invalid("rows of 4-bit codes that do not begin with a byte"));
-        }
-        let shared = match rows {
-            Rows::Each | Rows::Scalar => 1,
-            Rows::Blocks => FP8_BLOCK as usize,
-            Rows::Shared => usize::MAX,
-        };
-        Ok(Self {
-            base: (view.data + view.byte_offset) as *const u8,
-            stride: stride * bits / 8,
-            bytes: (columns * bits).div_ceil(8),
-            shared,
-        })
-    }
-
-    /// What belongs to row `i` of the fill.
-    ///
-    /// # Safety
-    /// The host has given the part for the fill's rows, and `i` is one of them.
-    unsafe fn row(&self, i: usize) -> &[u8] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            std::slice::from_raw_parts(self.base.add(i / self.shared * self.stride), self.bytes)
-        }
-    }
-}
-
 /// Rows in canonical form.
 #[derive(Clone, Copy)]
 struct Source {
-    data: Part,
-    scale: Option<Part>,
+    parts: FillParts,
     /// Type of the scales.
     scale_type: Elem,
-    zero: Option<Part>,
-    order: Option<Part>,
 }
 
 impl Source {
     fn new(desc: &WeightDesc<'_>, f: &WeightFill<'_>) -> Result<Self> {
-        let schema = parts(desc)?;
-        let opened = schema.iter().zip(f.parts.iter()).map(|(part, v)| Part::new(v, part.rows));
-        let mut opened = opened.collect::<Result<Vec<_>>>()?.into_iter();
-        let data = opened.next().ok_or_else(|| Error::invalid("no parts"))?;
-        let scale = opened.next();
-        let mut flagged = |flag| if desc.flags & flag != 0 { opened.next() } else { None };
-        let (zero, order) = (flagged(WEIGHT_ZERO), flagged(WEIGHT_PERM));
-        let scale_type = if scale.is_some() { Elem::of(desc.dtype)? } else { Elem::F32 };
-        Ok(Self { data, scale, scale_type, zero, order })
+        let parts = FillParts::new(desc, f)?;
+        let scale_type = if parts.scale.is_some() { Elem::of(desc.dtype)? } else { Elem::F32 };
+        Ok(Self { parts, scale_type })
     }
 
     /// # Safety
-    /// As [`Part::row`].
+    /// As [`halyard_sdk::weights::PartRows::row`].
     unsafe fn grouped_row(&self, i: usize) -> GroupedRow<'_> {
+        let FillParts { data, scale, zero, .. } = &self.parts;
         // SAFETY: the caller's promise.
         unsafe {
             GroupedRow {
-                codes: self.data.row(i),
-                scales: self.scale.as_ref().map_or(&[], |s| s.row(i)),
+                codes: data.row(i),
+                scales: scale.as_ref().map_or(&[], |s| s.row(i)),
                 scale: self.scale_type,
-                zeros: self.zero.as_ref().map(|z| z.row(i)),
+                zeros: zero.as_ref().map(|z| z.row(i)),
             }
         }
     }
@@ -293,7 +223,7 @@ impl Source {
 impl Packed {
     /// Writes a group's order of columns the first time; later it must be the same.
     fn take_order(&self, group: usize, source: &Source) -> Result<()> {
-        let (Layout::Quant(layout), Some(part)) = (&self.layout, &source.order) else {
+        let (Layout::Quant(layout), Some(part)) = (&self.layout, &source.parts.perm) else {
             return Ok(());
         };
         // SAFETY: the table has checked the part, which all rows share.
@@ -328,9 +258,7 @@ struct Target {
     base: *mut u8,
 }
 
-// SAFETY: addresses; tasks read the source and write different rows of the target.
-unsafe impl Sync for Part {}
-// SAFETY: as above.
+// SAFETY: an address; tasks write different rows of the target.
 unsafe impl Sync for Target {}
 
 impl Target {
@@ -342,13 +270,13 @@ impl Target {
         // SAFETY: the caller's promise.
         unsafe {
             match &self.layout {
-                Layout::Quant(q) if source.scale.is_some() => {
+                Layout::Quant(q) if source.parts.scale.is_some() => {
                     grouped::pack_row(q, self.base, row, &source.grouped_row(i));
                 }
-                Layout::Quant(q) => ggml::pack_row(q, self.base, row, source.data.row(i)),
+                Layout::Quant(q) => ggml::pack_row(q, self.base, row, source.parts.data.row(i)),
                 Layout::Dense(d) => {
-                    d.pack_row(self.base, row, source.data.row(i).as_ptr());
-                    if let Some(scale) = &source.scale {
+                    d.pack_row(self.base, row, source.parts.data.row(i).as_ptr());
+                    if let Some(scale) = &source.parts.scale {
                         d.pack_scales(self.base, row, scale.row(i));
                     }
                 }

@@ -16,7 +16,8 @@
 //! - [`inline`]: memory, streams and events for devices whose launches run before they return
 //! - [`comm`]: collectives between such devices, in shared memory
 //! - [`tensor`]: checked element access to a launch's tensors, for code that wants clarity before speed
-//! - [`weights`]: the bookkeeping of weights: handles, which rows have come
+//! - [`weights`]: the bookkeeping of weights: handles, which rows have come, their parts in host memory
+//! - [`Signature`]: what a kernel was prepared for, checked at each launch
 //! - typed op attributes: [`halyard_abi::ops::attrs`]
 //! - `guard`: the exported objects (not public: [`export_backend!`] and [`module`] make them)
 #![expect(
@@ -32,6 +33,7 @@ mod export_c;
 mod guard;
 pub mod inline;
 mod log;
+mod signature;
 pub mod tensor;
 pub mod weights;
 
@@ -45,6 +47,7 @@ pub use halyard_abi::{
     WeightFill, WeightPlan,
 };
 pub use inline::{HostMemory, InlineDevice};
+pub use signature::Signature;
 pub use tensor::HostTensor;
 pub use weights::WeightTable;
 

@@ -1,11 +1,15 @@
-//! The bookkeeping every backend needs for weights: handles, and which rows have come.
+//! The bookkeeping every backend needs for weights: handles, which rows have come, and where their parts are.
 
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
 };
 
-use halyard_abi::{RSlice, Weight, WeightDesc, WeightFill, scheme};
+use halyard_abi::{
+    RSlice, Role, Scheme, TensorView, Weight, WeightDesc, WeightFill,
+    scheme::{self, Part, Rows},
+    types::{WEIGHT_PERM, WEIGHT_ZERO},
+};
 
 use crate::{Error, Result};
 
@@ -140,6 +144,112 @@ fn unknown(w: Weight) -> Error {
     Error::invalid(format!("no weight {}", w.0))
 }
 
+/// The parts of a weight that a backend with these schemes can have.
+///
+/// # Errors
+/// `UNSUPPORTED` for another scheme, naming those there are, and for an unknown role or flag; `INVALID_ARGUMENT` as [`scheme::parts`].
+pub fn known_parts(w: &WeightDesc<'_>, schemes: &[Scheme]) -> Result<Vec<Part>> {
+    let roles = [Role::LINEAR, Role::EMBEDDING, Role::EXPERTS, Role::BATCHED];
+    if !roles.contains(&Role(w.role)) {
+        return Err(Error::unsupported(format!("a weight of role {}", Role(w.role))));
+    }
+    if !schemes.contains(&w.scheme) {
+        let known: Vec<_> = schemes.iter().map(ToString::to_string).collect();
+        return Err(Error::unsupported(format!(
+            "weights of scheme {}; supported: {}",
+            w.scheme,
+            known.join(", ")
+        )));
+    }
+    scheme::parts(w)
+}
+
+/// Rows of one part of a fill, in host memory.
+#[derive(Clone, Copy, Debug)]
+pub struct PartRows {
+    start: *const u8,
+    /// Bytes from row to row.
+    stride: usize,
+    /// Bytes of a row.
+    bytes: usize,
+    /// Rows of the weight that share a row of this part.
+    shared: usize,
+}
+
+// SAFETY: an address; who reads rows keeps the promise of `row`, from whichever thread.
+unsafe impl Send for PartRows {}
+// SAFETY: as above.
+unsafe impl Sync for PartRows {}
+
+impl PartRows {
+    fn new(view: &TensorView, rows: Rows) -> Result<Self> {
+        // The table has checked that dims and strides are not negative.
+        let size = |n: i64| n.unsigned_abs() as usize;
+        let bits = view.dtype.bits().unwrap_or(8) as usize;
+        let (columns, stride) = match (rows, view.dims()) {
+            (Rows::Scalar, _) => (1, 1),
+            (_, [.., columns]) => (size(*columns), size(view.strides[0])),
+            (_, []) => (0, 0),
+        };
+        if !(stride * bits).is_multiple_of(8) {
+            return Err(Error::invalid("rows of 4-bit codes that do not begin with a byte"));
+        }
+        let shared = match rows {
+            Rows::Each | Rows::Scalar => 1,
+            Rows::Blocks => scheme::FP8_BLOCK as usize,
+            Rows::Shared => usize::MAX,
+        };
+        Ok(Self {
+            start: (view.data + view.byte_offset) as *const u8,
+            stride: stride * bits / 8,
+            bytes: (columns * bits).div_ceil(8),
+            shared,
+        })
+    }
+
+    /// What belongs to row `i` of the fill.
+    ///
+    /// # Safety
+    /// The part came with a fill that [`WeightTable::fill`] has checked and that has not ended, and `i` is one of its rows.
+    #[must_use]
+    pub unsafe fn row<'a>(&self, i: usize) -> &'a [u8] {
+        // SAFETY: the caller's promise: the table has checked that the host gave the part for all rows.
+        let start = unsafe { self.start.add(i / self.shared * self.stride) };
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(start, self.bytes) }
+    }
+}
+
+/// All parts of a fill.
+#[derive(Clone, Copy, Debug)]
+pub struct FillParts {
+    /// Floats, codes, or blocks.
+    pub data: PartRows,
+    /// Scales, of schemes that have them apart.
+    pub scale: Option<PartRows>,
+    /// Zero points.
+    pub zero: Option<PartRows>,
+    /// The order of the columns.
+    pub perm: Option<PartRows>,
+}
+
+impl FillParts {
+    /// The parts of a fill that [`WeightTable::fill`] has checked.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for rows that do not begin with a byte; as [`scheme::parts`].
+    pub fn new(desc: &WeightDesc<'_>, f: &WeightFill<'_>) -> Result<Self> {
+        let schema = scheme::parts(desc)?;
+        let opened = schema.iter().zip(f.parts.iter()).map(|(part, v)| PartRows::new(v, part.rows));
+        let mut opened = opened.collect::<Result<Vec<_>>>()?.into_iter();
+        let data = opened.next().ok_or_else(|| Error::invalid("no parts"))?;
+        let scale = opened.next();
+        let mut flagged = |flag| if desc.flags & flag != 0 { opened.next() } else { None };
+        let (zero, perm) = (flagged(WEIGHT_ZERO), flagged(WEIGHT_PERM));
+        Ok(Self { data, scale, zero, perm })
+    }
+}
+
 /// Bytes of a row in canonical form, for the schemes with a single part.
 ///
 /// # Errors
@@ -154,7 +264,7 @@ pub fn row_bytes(desc: &WeightDesc<'_>) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use halyard_abi::{DType, Scheme, TensorSpec, TensorView};
+    use halyard_abi::{DType, TensorSpec};
 
     #[test]
     fn every_row_comes_exactly_once() {

@@ -23,7 +23,8 @@ mod sample;
 use std::sync::Arc;
 
 use halyard_sdk::{
-    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Stream, Support, TensorSpec,
+    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Signature, Stream, Support,
+    TensorSpec,
     abi::{
         ops::{
             attrs::OpAttrs,
@@ -148,35 +149,12 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, context: &Context) -> Result<Prepared> 
 pub(crate) struct CpuKernel {
     launch: Box<dyn Launch>,
     context: Arc<Context>,
-    /// What each slot was prepared for.
-    slots: Vec<(DType, u8)>,
-    weights: usize,
-    kind: OpKind,
+    signature: Signature,
 }
 
 impl CpuKernel {
     pub(crate) fn new(prepared: Prepared, context: Arc<Context>, desc: &OpDesc<'_>) -> Self {
-        Self {
-            launch: prepared.launch,
-            context,
-            slots: desc.tensors.iter().map(|t| (t.dtype, t.rank)).collect(),
-            weights: desc.weights.len(),
-            kind: desc.kind,
-        }
-    }
-
-    /// Refuses arguments of other types than were prepared for: reading them would leave their bounds.
-    fn check(&self, args: &LaunchArgs<'_>) -> Result<()> {
-        let tensors = args.tensors.as_slice();
-        let same = tensors.len() == self.slots.len()
-            && tensors.iter().zip(&self.slots).all(|(t, s)| (t.dtype, t.rank) == *s);
-        if !same || args.weights.len() != self.weights {
-            return Err(Error::invalid(format!(
-                "{}: tensors or weights of other types than the kernel was prepared for",
-                self.kind
-            )));
-        }
-        Ok(())
+        Self { launch: prepared.launch, context, signature: Signature::of(desc) }
     }
 }
 
@@ -190,9 +168,8 @@ impl Kernel for CpuKernel {
     }
 
     fn launch(&self, _stream: Stream, args: &LaunchArgs<'_>) -> Result<()> {
-        self.check(args)?;
-        let launched = self.launch.launch(&Args { context: &self.context, args });
-        launched.map_err(|e| Error { message: format!("{}: {}", self.kind, e.message).into(), ..e })
+        let context = &self.context;
+        self.signature.launch(args, || self.launch.launch(&Args { context, args }))
     }
 }
 

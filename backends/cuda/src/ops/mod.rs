@@ -23,7 +23,8 @@ mod select;
 use std::sync::Arc;
 
 use halyard_sdk::{
-    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Scheme, Stream, Support, TensorSpec,
+    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Scheme, Signature, Stream, Support,
+    TensorSpec,
     abi::{
         ops::{
             Sym,
@@ -163,41 +164,12 @@ pub(crate) fn prepare(desc: &OpDesc<'_>, shared: &Shared) -> Result<Prepared> {
 pub(crate) struct CudaKernel {
     launch: Box<dyn Launch>,
     shared: Arc<Shared>,
-    /// What each slot was prepared for.
-    slots: Vec<(DType, u8)>,
-    weights: usize,
-    kind: OpKind,
+    signature: Signature,
 }
 
 impl CudaKernel {
     pub(crate) fn new(prepared: Prepared, shared: Arc<Shared>, desc: &OpDesc<'_>) -> Self {
-        Self {
-            launch: prepared.launch,
-            shared,
-            slots: desc.tensors.iter().map(|t| (t.dtype, t.rank)).collect(),
-            weights: desc.weights.len(),
-            kind: desc.kind,
-        }
-    }
-
-    /// Refuses arguments of other types than were prepared for: reading them would leave their bounds.
-    fn check(&self, args: &LaunchArgs<'_>) -> Result<()> {
-        let tensors = args.tensors.as_slice();
-        let same = tensors.len() == self.slots.len()
-            && tensors.iter().zip(&self.slots).all(|(t, s)| (t.dtype, t.rank) == *s);
-        if !same || args.weights.len() != self.weights {
-            return Err(Error::invalid(
-                "tensors or weights of other types than the kernel was prepared for",
-            ));
-        }
-        Ok(())
-    }
-
-    fn run(&self, stream: Stream, args: &LaunchArgs<'_>) -> Result<()> {
-        self.check(args)?;
-        let _bound = self.shared.bind()?;
-        let stream = self.shared.stream(stream)?;
-        self.launch.launch(&Args { shared: &self.shared, stream: &stream, args })
+        Self { launch: prepared.launch, shared, signature: Signature::of(desc) }
     }
 }
 
@@ -211,7 +183,11 @@ impl Kernel for CudaKernel {
     }
 
     fn launch(&self, stream: Stream, args: &LaunchArgs<'_>) -> Result<()> {
-        let launched = self.run(stream, args);
-        launched.map_err(|e| Error { message: format!("{}: {}", self.kind, e.message).into(), ..e })
+        let shared = &self.shared;
+        self.signature.launch(args, || {
+            let _bound = shared.bind()?;
+            let stream = shared.stream(stream)?;
+            self.launch.launch(&Args { shared, stream: &stream, args })
+        })
     }
 }

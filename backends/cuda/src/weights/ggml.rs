@@ -35,14 +35,14 @@ pub(super) fn write_bits(codes: impl Iterator<Item = u8>, bits: u64, out: &mut [
     }
 }
 
-/// The nibbles of 16 bytes: the low ones are values 0 to 15, the high ones 16 to 31.
-fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
-    (0..32).map(|i| bytes[i % 16] >> (i / 16 * 4) & 15)
+/// The nibble of value `i` of 32 in 16 bytes: the low ones are values 0 to 15, the high ones 16 to 31.
+fn half_nibble(bytes: &[u8], i: usize) -> u8 {
+    bytes[i % 16] >> (i / 16 * 4) & 15
 }
 
-/// Nibbles with a fifth bit each, from the four bytes before them.
-fn five_bits(bytes: &[u8]) -> impl Iterator<Item = u8> {
-    nibbles(&bytes[4..]).enumerate().map(|(i, q)| q | (bytes[i / 8] >> (i % 8) & 1) << 4)
+/// The same with a fifth bit, from the four bytes before them.
+fn five_bits(bytes: &[u8], i: usize) -> u8 {
+    half_nibble(&bytes[4..], i) | (bytes[i / 8] >> (i % 8) & 1) << 4
 }
 
 /// The two-bit code of value `i`, where every 32 bytes hold 128 of them in quarters.
@@ -50,34 +50,36 @@ fn two_bits(bytes: &[u8], i: usize) -> u8 {
     bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3
 }
 
+/// The nibble of value `i`, where every 64 bytes hold 128: the low ones first.
+fn nibble_of_64(bytes: &[u8], i: usize) -> u8 {
+    bytes[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15
+}
+
 /// The nibble of value `i`, where every 32 bytes hold 64: the low ones first.
 fn nibble(bytes: &[u8], i: usize) -> u8 {
     bytes[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15
 }
 
-/// The codes of a block.
-fn codes(scheme: Scheme, b: &[u8]) -> Vec<u8> {
+/// The code of value `i` of a block.
+fn code(scheme: Scheme, b: &[u8], i: usize) -> u8 {
     match scheme {
-        Scheme::GGUF_Q4_0 | Scheme::GGUF_IQ4_NL => nibbles(&b[2..]).collect(),
-        Scheme::GGUF_Q4_1 => nibbles(&b[4..]).collect(),
-        Scheme::GGUF_Q5_0 => five_bits(&b[2..]).collect(),
-        Scheme::GGUF_Q5_1 => five_bits(&b[4..]).collect(),
-        Scheme::GGUF_Q2_K => (0..256).map(|i| two_bits(&b[16..], i)).collect(),
-        Scheme::GGUF_Q3_K => {
-            (0..256).map(|i| two_bits(&b[32..], i) | (b[i % 32] >> (i / 32) & 1) << 2).collect()
-        }
-        Scheme::GGUF_Q4_K => (0..256).map(|i| nibble(&b[16..], i)).collect(),
-        Scheme::GGUF_Q5_K => {
-            (0..256).map(|i| nibble(&b[48..], i) | (b[16 + i % 32] >> (i / 32) & 1) << 4).collect()
-        }
-        Scheme::GGUF_Q6_K => (0..256)
-            .map(|i| {
-                let low = b[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
-                low | two_bits(&b[128..], i) << 4
-            })
-            .collect(),
-        _ => b[2..].to_vec(),
+        Scheme::GGUF_Q4_0 | Scheme::GGUF_IQ4_NL => half_nibble(&b[2..], i),
+        Scheme::GGUF_Q4_1 => half_nibble(&b[4..], i),
+        Scheme::GGUF_Q5_0 => five_bits(&b[2..], i),
+        Scheme::GGUF_Q5_1 => five_bits(&b[4..], i),
+        Scheme::GGUF_Q2_K => two_bits(&b[16..], i),
+        Scheme::GGUF_Q3_K => two_bits(&b[32..], i) | (b[i % 32] >> (i / 32) & 1) << 2,
+        Scheme::GGUF_Q4_K => nibble(&b[16..], i),
+        Scheme::GGUF_Q5_K => nibble(&b[48..], i) | (b[16 + i % 32] >> (i / 32) & 1) << 4,
+        Scheme::GGUF_Q6_K => nibble_of_64(b, i) | two_bits(&b[128..], i) << 4,
+        _ => b[2 + i],
     }
+}
+
+/// The codes of a block, in order.
+fn codes(scheme: Scheme, b: &[u8]) -> impl Iterator<Item = u8> {
+    let values = scheme.gguf_block().map_or(0, |(values, _)| values as usize);
+    (0..values).map(move |i| code(scheme, b, i))
 }
 
 /// The scale and the minimum of sub-block `s` of 32 values, six bits each.

@@ -1,12 +1,15 @@
 //! The packed forms: which planes a matrix has, and where. `kernels/weight.h` and `kernels/quant.h` read them.
 
 use halyard_sdk::{
-    DType, Error, Result, Role, Scheme, WeightDesc,
+    DType, Error, Result, Scheme, WeightDesc,
     abi::{
-        scheme::{FP8_BLOCK, parts},
+        scheme::FP8_BLOCK,
         types::{WEIGHT_PERM, WEIGHT_ZERO},
     },
+    weights::known_parts,
 };
+
+use crate::memory::ALIGN;
 
 /// Schemes this backend computes with.
 pub(crate) const SCHEMES: [Scheme; 16] = [
@@ -77,7 +80,7 @@ pub(crate) struct Layout {
     pub(crate) planes: Vec<Plane>,
     /// Where the order of the columns is, `k` numbers of 32 bits; bytes from the group's start.
     pub(crate) order: Option<u64>,
-    /// Bytes of a group.
+    /// Bytes of a group; each begins aligned.
     pub(crate) bytes: u64,
 }
 
@@ -115,18 +118,7 @@ impl Layout {
     /// `UNSUPPORTED` for a scheme, role, flag or group size this backend does not have; `INVALID_ARGUMENT` for a shape that the
     /// scheme does not have.
     pub(crate) fn of(w: &WeightDesc<'_>) -> Result<Self> {
-        let roles = [Role::LINEAR, Role::EMBEDDING, Role::EXPERTS, Role::BATCHED];
-        if !roles.contains(&Role(w.role)) {
-            return Err(Error::unsupported(format!("a weight of role {}", Role(w.role))));
-        }
-        if !SCHEMES.contains(&w.scheme) {
-            return Err(Error::unsupported(format!(
-                "weights of scheme {}; supported: {}",
-                w.scheme,
-                SCHEMES.map(|s| s.to_string()).join(", ")
-            )));
-        }
-        parts(w)?;
+        known_parts(w, &SCHEMES)?;
         let limit = u64::from(i32::MAX.unsigned_abs());
         if w.n == 0 || w.n > limit || w.k > limit {
             return Err(Error::invalid(format!("a {} weight of [{}, {}]", w.scheme, w.n, w.k)));
@@ -142,6 +134,7 @@ impl Layout {
             bytes: 0,
         };
         layout.add_planes(w)?;
+        layout.bytes = layout.bytes.next_multiple_of(ALIGN);
         Ok(layout)
     }
 

@@ -14,8 +14,8 @@ use std::{
 };
 
 use halyard_sdk::{
-    Error, Result, Scheme, TensorView, Weight, WeightDesc, WeightFill, WeightPlan, WeightTable,
-    abi::{scheme::Rows, scheme::parts, types::WEIGHT_ZERO},
+    Error, Result, Scheme, Weight, WeightDesc, WeightFill, WeightPlan, WeightTable,
+    weights::FillParts,
 };
 
 use crate::{driver::Stream, memory::ALIGN};
@@ -47,8 +47,7 @@ pub(crate) struct Weights {
 impl Weights {
     /// What a weight takes.
     pub(crate) fn plan(w: &WeightDesc<'_>) -> Result<WeightPlan> {
-        // Each group begins aligned.
-        let group = Layout::of(w)?.bytes.next_multiple_of(ALIGN);
+        let group = Layout::of(w)?.bytes;
         let bytes = group.checked_mul(u64::from(w.groups)).filter(|&b| b > 0 && b < 1 << 46);
         let bytes = bytes.ok_or_else(|| {
             Error::invalid(format!("a weight of {} groups of {group} bytes", w.groups))
@@ -57,8 +56,7 @@ impl Weights {
     }
 
     pub(crate) fn create(&self, w: &WeightDesc<'_>, start: u64) -> Result<Weight> {
-        let mut layout = Layout::of(w)?;
-        layout.bytes = layout.bytes.next_multiple_of(ALIGN);
+        let layout = Layout::of(w)?;
         if !start.is_multiple_of(ALIGN) {
             return Err(Error::invalid(format!("a weight at {start:#x}, not aligned to {ALIGN}")));
         }
@@ -74,24 +72,30 @@ impl Weights {
                 Some(staging) => staging,
                 none => none.insert(Staging::new()?),
             };
-            let source = Source::new(desc, f)?;
+            let parts = FillParts::new(desc, f)?;
             let group = packed.start + u64::from(f.group) * packed.layout.bytes;
             for plane in &packed.layout.planes {
                 let to = group + plane.offset + f.row0 / plane.shared * plane.pitch;
                 let rows = f.rows.div_ceil(plane.shared) as usize;
-                let write = |i: usize, out: &mut [u8]| source.write(plane.content, i, out);
+                let fill = |i: usize, out: &mut [u8]| {
+                    let i = i * plane.shared as usize;
+                    // SAFETY: the table has checked the fill, which has this row.
+                    unsafe { write(desc.scheme, &parts, plane.content, i, out) };
+                };
                 // SAFETY: the table has checked that the rows are the weight's, whose memory the host keeps.
-                unsafe { staging.send(on, (to, plane.pitch as usize), rows, write) }?;
+                unsafe { staging.send(on, (to, plane.pitch as usize), rows, fill) }?;
             }
-            let (Some(offset), Some(order)) = (packed.layout.order, source.order) else {
+            let (Some(offset), Some(perm)) = (packed.layout.order, parts.perm) else {
                 return Ok(());
             };
-            if !packed.takes_order(f.group, order.row(0))? {
+            // SAFETY: the table has checked the fill; all rows share one order.
+            let order = unsafe { perm.row(0) };
+            if !packed.takes_order(f.group, order)? {
                 return Ok(());
             }
-            let copy = |_: usize, out: &mut [u8]| out.copy_from_slice(order.row(0));
+            let copy = |_: usize, out: &mut [u8]| out.copy_from_slice(order);
             // SAFETY: as above.
-            unsafe { staging.send(on, (group + offset, order.bytes), 1, copy) }
+            unsafe { staging.send(on, (group + offset, order.len()), 1, copy) }
         })
     }
 
@@ -139,74 +143,22 @@ impl Packed {
     }
 }
 
-/// One part of a fill, in host memory.
-#[derive(Clone, Copy)]
-struct Part {
-    start: *const u8,
-    /// Bytes from row to row.
-    pitch: usize,
-    /// Bytes of a row.
-    bytes: usize,
-    rows: usize,
-}
-
-impl Part {
-    fn new(view: &TensorView, rows: Rows) -> Result<Self> {
-        let bits = view.dtype.bits().unwrap_or(8) as usize;
-        let (count, columns, stride) = match (rows, view.dims()) {
-            (Rows::Scalar, [count]) => (*count as usize, 1, 1),
-            (Rows::Shared, [columns]) => (1, *columns as usize, 0),
-            (_, [count, columns]) => (*count as usize, *columns as usize, view.strides[0] as usize),
-            (_, dims) => return Err(Error::invalid(format!("a part of rank {}", dims.len()))),
-        };
-        if !(stride * bits).is_multiple_of(8) {
-            return Err(Error::invalid("rows of 4-bit codes that do not begin with a byte"));
-        }
-        let start = (view.data + view.byte_offset) as *const u8;
-        let bytes = (columns * bits).div_ceil(8);
-        Ok(Self { start, pitch: stride * bits / 8, bytes, rows: count })
-    }
-
-    fn row(&self, row: usize) -> &[u8] {
-        assert!(row < self.rows, "row {row} of {}", self.rows);
-        // SAFETY: the table has checked the part's shape.
-        let start = unsafe { self.start.add(row * self.pitch) };
-        // SAFETY: as above, and the host keeps the part while the fill is under way.
-        unsafe { std::slice::from_raw_parts(start, self.bytes) }
-    }
-}
-
-/// Rows in canonical form.
-struct Source {
-    scheme: Scheme,
-    data: Part,
-    scale: Option<Part>,
-    zero: Option<Part>,
-    order: Option<Part>,
-}
-
-impl Source {
-    fn new(desc: &WeightDesc<'_>, f: &WeightFill<'_>) -> Result<Self> {
-        let schema = parts(desc)?;
-        let opened = schema.iter().zip(f.parts.iter()).map(|(part, v)| Part::new(v, part.rows));
-        let mut opened = opened.collect::<Result<Vec<_>>>()?.into_iter();
-        let data = opened.next().ok_or_else(|| Error::invalid("no parts"))?;
-        let scale = opened.next();
-        let zero = if desc.flags & WEIGHT_ZERO != 0 { opened.next() } else { None };
-        Ok(Self { scheme: desc.scheme, data, scale, zero, order: opened.next() })
-    }
-
-    /// Writes row `i` of a plane, which holds zeros.
-    fn write(&self, content: Content, i: usize, out: &mut [u8]) {
-        let gguf = self.scheme.gguf_block().is_some();
-        let part = match content {
-            _ if gguf => return ggml::write(self.scheme, content, self.data.row(i), out),
-            Content::Scales => self.scale,
-            Content::Zeros => self.zero,
-            _ => Some(self.data),
-        };
-        if let Some(part) = part {
-            out[..part.bytes].copy_from_slice(part.row(i));
-        }
+/// Writes row `i` of a plane, which holds zeros; `i` counts rows of the fill.
+///
+/// # Safety
+/// As [`PartRows::row`](halyard_sdk::weights::PartRows::row).
+unsafe fn write(scheme: Scheme, parts: &FillParts, content: Content, i: usize, out: &mut [u8]) {
+    let part = match content {
+        Content::Scales if parts.scale.is_some() => parts.scale,
+        Content::Zeros => parts.zero,
+        _ => Some(parts.data),
+    };
+    let Some(part) = part else { return };
+    // SAFETY: the caller's promise.
+    let row = unsafe { part.row(i) };
+    if scheme.gguf_block().is_some() {
+        ggml::write(scheme, content, row, out);
+    } else {
+        out[..row.len()].copy_from_slice(row);
     }
 }
