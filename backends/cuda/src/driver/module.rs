@@ -96,6 +96,18 @@ impl Grid {
         Self { blocks: [blocks, 1, 1], threads, shared: 0 }
     }
 
+    /// A block for each row and `a_block` of its columns.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` if that is more blocks than a row can have.
+    pub(crate) fn rows(rows: u32, (cols, a_block): (u32, u32), threads: u32) -> Result<Self> {
+        let across = cols.div_ceil(a_block);
+        if across > u32::from(u16::MAX) {
+            return Err(Error::unsupported(format!("rows of {cols} columns")));
+        }
+        Ok(Self { blocks: [rows, across, 1], threads, shared: 0 })
+    }
+
     fn is_empty(&self) -> bool {
         self.blocks.contains(&0)
     }

@@ -10,7 +10,7 @@ use crate::{
     device::Shared,
     driver::{Function, Grid, Stream},
     memory::ALIGN,
-    weights::Packed,
+    weights::{Packed, ROW_ALIGN},
 };
 
 /// The types that activations have.
@@ -104,6 +104,36 @@ pub(crate) fn small(what: &str, size: i64) -> Result<u32> {
 /// The address of a view's first element.
 pub(crate) fn address(view: &TensorView) -> u64 {
     view.data.wrapping_add(view.byte_offset)
+}
+
+/// Rows of a matrix: address and elements from row to row.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Strided {
+    pub(crate) data: u64,
+    pub(crate) stride: i64,
+}
+
+impl Strided {
+    pub(crate) fn of(view: &TensorView) -> Self {
+        Self { data: address(view), stride: view.strides[0] }
+    }
+
+    /// The rows from `first` on, of elements of so many bytes.
+    pub(crate) fn starting_at(&self, first: u32, bytes: u64) -> Self {
+        let step = i64::from(first).wrapping_mul(self.stride).wrapping_mul(bytes.cast_signed());
+        Self { data: self.data.wrapping_add_signed(step), ..*self }
+    }
+
+    /// Whether rows of `cols` elements of so many bytes begin and end at multiples of 16 bytes.
+    pub(crate) fn aligned(&self, cols: u32, bytes: u64) -> bool {
+        let row = |n: u64| (n * bytes).is_multiple_of(ROW_ALIGN);
+        self.data.is_multiple_of(ROW_ALIGN) && row(self.stride.unsigned_abs()) && row(cols.into())
+    }
+
+    /// With strides in units of 16 bytes.
+    pub(crate) fn in_vectors(&self, bytes: u64) -> Self {
+        Self { stride: self.stride / (ROW_ALIGN / bytes).cast_signed(), ..*self }
+    }
 }
 
 /// One launch.

@@ -15,13 +15,9 @@ use crate::driver::{Function, Grid};
 const THREADS: u32 = 256;
 const COLUMNS: u32 = 1024;
 
-/// A block for each row and 1024 columns.
+/// A block for each row and 1024 columns: `kernels/columns.h`.
 pub(super) fn grid(rows: u32, cols: u32) -> Result<Grid> {
-    let across = cols.div_ceil(COLUMNS);
-    if across > u32::from(u16::MAX) {
-        return Err(Error::unsupported(format!("rows of {cols} columns")));
-    }
-    Ok(Grid { blocks: [rows, across, 1], threads: THREADS, shared: 0 })
+    Grid::rows(rows, (cols, COLUMNS), THREADS)
 }
 
 #[repr(C)]

@@ -5,11 +5,11 @@ use halyard_sdk::{Error, Result, Scheme, TensorSpec, abi::ops::attrs};
 
 use super::{
     Launch, Op, Prepared,
-    args::{Args, Float, Rows, small},
+    args::{Args, Float, Rows, Strided, small},
     elementwise::{Gate, Gating},
     linear::{Operands, Product, spec_dim},
     matrix::Matrix,
-    permute::{Pairs, Permutation, Strided, Sums},
+    permute::{Pairs, Permutation, Sums},
 };
 use crate::{
     driver::{Function, Grid},
@@ -211,17 +211,8 @@ impl Experts {
         let gated = at(parts.gated, self.i.next_multiple_of(EIGHT));
         let outputs = at(parts.outputs, self.h);
         let product = |x: Strided, y: Strided, y_type: Float| Operands {
-            x: x.data,
-            x_stride: x.stride,
-            x_group: 0,
-            y: y.data,
-            y_type,
-            y_stride: y.stride,
-            y_group: 0,
-            rows,
-            bias: None,
-            accumulate: false,
             offsets: Some(pairs.offsets),
+            ..Operands::new(x, (y, y_type), rows)
         };
         let (h, i) = (self.h as u32, self.i as u32);
         self.permutation.run(args, &pairs, (t.x, sorted, h), t.weight)?;

@@ -4,7 +4,7 @@ use halyard_sdk::{Error, Result, Scheme, TensorSpec, TensorView, abi::ops::attrs
 
 use super::{
     Launch, Op, Prepared,
-    args::{Args, Float, Rows, address, small},
+    args::{Args, Float, Rows, Strided, address, small},
     elementwise::Gating,
     matrix::Matrix,
 };
@@ -150,6 +150,31 @@ pub(super) struct Operands {
     pub(super) accumulate: bool,
     /// Address of the groups' first rows, if rows are sorted by group; otherwise each group has all rows.
     pub(super) offsets: Option<u64>,
+}
+
+impl Operands {
+    /// One matrix of each, without a bias.
+    pub(super) fn new(x: Strided, (y, y_type): (Strided, Float), rows: u32) -> Self {
+        Self {
+            x: x.data,
+            x_stride: x.stride,
+            x_group: 0,
+            y: y.data,
+            y_type,
+            y_stride: y.stride,
+            y_group: 0,
+            rows,
+            bias: None,
+            accumulate: false,
+            offsets: None,
+        }
+    }
+
+    /// The same of a launch's tensors, whose first dim is rows.
+    fn of(x: &TensorView, y: &TensorView) -> Result<Self> {
+        let to = (Strided::of(y), Float::of(y.dtype)?);
+        Ok(Self::new(Strided::of(x), to, small("rows", x.dims[0])?))
+    }
 }
 
 impl Product {
@@ -379,22 +404,12 @@ impl Launch for Linear {
     }
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let (x, y) = (args.view(0)?, args.view(2)?);
-        let rows = small("rows", x.dims[0])?;
         let operands = Operands {
-            x: address(x),
-            x_stride: x.strides[0],
-            x_group: 0,
-            y: address(y),
-            y_type: Float::of(y.dtype)?,
-            y_stride: y.strides[0],
-            y_group: 0,
-            rows,
             bias: args.optional(1).map(biased).transpose()?,
             accumulate: self.accumulate,
-            offsets: None,
+            ..Operands::of(args.view(0)?, args.view(2)?)?
         };
-        let scratch = args.workspace(self.product.scratch_bytes(rows.into()))?;
+        let scratch = args.workspace(self.product.scratch_bytes(operands.rows.into()))?;
         self.product.run(args, &*args.weight(0)?, operands, scratch)
     }
 }
@@ -414,21 +429,11 @@ impl Launch for Batched {
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {
         let (x, y) = (args.view(0)?, args.view(1)?);
-        let (rows, groups) = (small("rows", x.dims[0])?, small("groups", x.dims[1])?);
-        let operands = Operands {
-            x: address(x),
-            x_stride: x.strides[0],
-            x_group: x.strides[1],
-            y: address(y),
-            y_type: Float::of(y.dtype)?,
-            y_stride: y.strides[0],
-            y_group: y.strides[1],
-            rows,
-            bias: None,
-            accumulate: false,
-            offsets: None,
-        };
-        let scratch = args.workspace(self.0.scratch_bytes(u64::from(rows) * u64::from(groups)))?;
+        let operands =
+            Operands { x_group: x.strides[1], y_group: y.strides[1], ..Operands::of(x, y)? };
+        let groups = small("groups", x.dims[1])?;
+        let rows = u64::from(operands.rows) * u64::from(groups);
+        let scratch = args.workspace(self.0.scratch_bytes(rows))?;
         self.0.run(args, &*args.weight(0)?, operands, scratch)
     }
 }
@@ -447,22 +452,11 @@ impl Launch for Grouped {
     }
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let (x, y) = (args.view(0)?, args.view(2)?);
-        let rows = small("rows", x.dims[0])?;
         let operands = Operands {
-            x: address(x),
-            x_stride: x.strides[0],
-            x_group: 0,
-            y: address(y),
-            y_type: Float::of(y.dtype)?,
-            y_stride: y.strides[0],
-            y_group: 0,
-            rows,
-            bias: None,
-            accumulate: false,
             offsets: Some(address(args.view(1)?)),
+            ..Operands::of(args.view(0)?, args.view(2)?)?
         };
-        let scratch = args.workspace(self.0.scratch_bytes(rows.into()))?;
+        let scratch = args.workspace(self.0.scratch_bytes(operands.rows.into()))?;
         self.0.run(args, &*args.weight(0)?, operands, scratch)
     }
 }
@@ -503,22 +497,14 @@ impl Launch for LinearActMul {
         let rows = small("rows", x.dims[0])?;
         let between = args.workspace(self.bytes(rows.into()))?;
         let width = self.product.layout.n as u32;
+        let result = Strided { data: between, stride: i64::from(width) };
         let operands = Operands {
-            x: address(x),
-            x_stride: x.strides[0],
-            x_group: 0,
-            y: between,
-            y_type: self.x,
-            y_stride: i64::from(width),
-            y_group: 0,
-            rows,
             bias: args.optional(1).map(biased).transpose()?,
-            accumulate: false,
-            offsets: None,
+            ..Operands::new(Strided::of(x), (result, self.x), rows)
         };
         let scratch = between + self.between_bytes(rows.into());
         self.product.run(args, &*args.weight(0)?, operands, scratch)?;
-        let (gu, y) = (Rows::matrix(between, i64::from(width)), args.rows(2)?);
+        let (gu, y) = (Rows::matrix(result.data, result.stride), args.rows(2)?);
         self.gating.run(args, gu, y.rows, rows, y.cols)
     }
 }

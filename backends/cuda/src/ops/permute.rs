@@ -1,13 +1,13 @@
 //! MOE_PERMUTE and MOE_UNPERMUTE: `kernels/moe.cu`.
 
 use halyard_sdk::{
-    Error, Result, TensorView,
+    Error, Result,
     abi::ops::{Sym, attrs},
 };
 
 use super::{
     Launch, Op, Prepared,
-    args::{Args, Float, address, small},
+    args::{Args, Float, Strided, address, small},
 };
 use crate::{
     driver::{Function, Grid},
@@ -62,36 +62,6 @@ struct UnpermuteParams {
     top: u32,
     cols: u32,
     by_eights: u32,
-}
-
-/// Rows of a matrix: address and elements from row to row.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Strided {
-    pub(super) data: u64,
-    pub(super) stride: i64,
-}
-
-impl Strided {
-    pub(super) fn of(view: &TensorView) -> Self {
-        Self { data: address(view), stride: view.strides[0] }
-    }
-
-    /// The rows from `first` on, of elements of so many bytes.
-    pub(super) fn starting_at(&self, first: u32, bytes: u64) -> Self {
-        let step = i64::from(first).wrapping_mul(self.stride).wrapping_mul(bytes.cast_signed());
-        Self { data: self.data.wrapping_add_signed(step), ..*self }
-    }
-
-    /// Whether rows of `cols` elements of so many bytes begin and end at multiples of 16 bytes.
-    pub(super) fn aligned(&self, cols: u32, bytes: u64) -> bool {
-        let row = |n: u64| (n * bytes).is_multiple_of(ROW_ALIGN);
-        self.data.is_multiple_of(ROW_ALIGN) && row(self.stride.unsigned_abs()) && row(cols.into())
-    }
-
-    /// With strides in units of 16 bytes.
-    fn in_vectors(&self, bytes: u64) -> Self {
-        Self { stride: self.stride / (ROW_ALIGN / bytes).cast_signed(), ..*self }
-    }
 }
 
 /// Pairs of tokens and experts, and where they go.
@@ -239,11 +209,8 @@ impl Sums {
             cols,
             by_eights: u32::from(by_eights),
         };
-        let across = cols.div_ceil(if by_eights { 8 * 256 } else { 256 });
-        if across > u32::from(u16::MAX) {
-            return Err(Error::unsupported(format!("rows of {cols} columns")));
-        }
-        let grid = Grid { blocks: [pairs.tokens, across, 1], threads: 256, shared: 0 };
+        let a_block = if by_eights { 8 * 256 } else { 256 };
+        let grid = Grid::rows(pairs.tokens, (cols, a_block), 256)?;
         args.enqueue(&self.kernel, grid, &params)
     }
 }

@@ -141,8 +141,7 @@ impl Launch for EmbeddingQuant {
             y_type: self.y,
             scale: self.scale,
         };
-        let across = cols.div_ceil(8 * THREADS);
-        let grid = Grid { blocks: [rows, across, 1], threads: THREADS, shared: 0 };
+        let grid = Grid::rows(rows, (cols, 8 * THREADS), THREADS)?;
         args.enqueue(&self.kernel, grid, &params)
     }
 }
