@@ -31,15 +31,18 @@ pub(super) fn stored_bytes(
     let parts = program.weights.iter().flat_map(|spec| &spec.parts);
     let bytes = parts.map(|part| {
         let matrix = checkpoint.matrix(&part.layer.name, config.quantization.as_ref())?;
-        let whole = matrix.stored_bytes();
-        Ok(of_share(of_share(whole, part.layer.rows), part.layer.columns))
+        Ok(bytes_of(&part.layer, matrix.stored_bytes()))
     });
     bytes.sum()
 }
 
-fn of_share(bytes: u64, share: Share) -> u64 {
-    let part = u128::from(bytes) * share.len as u128 / share.whole.max(1) as u128;
-    u64::try_from(part).unwrap_or(bytes)
+/// What is wanted of a layer that takes so many bytes.
+fn bytes_of(layer: &Layer, bytes: u64) -> u64 {
+    let of = |bytes: u64, share: Share| {
+        let part = u128::from(bytes) * share.len as u128 / share.whole.max(1) as u128;
+        u64::try_from(part).unwrap_or(bytes)
+    };
+    of(of(bytes, layer.rows), layer.columns)
 }
 
 /// Loads all weights of a program. `report` is told of bytes of the files that are done.
@@ -102,10 +105,10 @@ impl<'a> Rows<'a> {
     ) -> Result<(), LoadError> {
         let Self { checkpoint, part, matrix, .. } = self;
         let (Cut::Slice(matrix) | Cut::Whole(matrix)) = matrix;
-        let Layer { name, rows, columns } = &part.layer;
+        let Layer { name, rows, .. } = &part.layer;
         let total = match self.matrix {
             Cut::Slice(_) => matrix.stored_bytes(),
-            Cut::Whole(_) => of_share(of_share(matrix.stored_bytes(), *rows), *columns),
+            Cut::Whole(_) => bytes_of(&part.layer, matrix.stored_bytes()),
         };
         let rows = rows.len as u64;
         // Whole blocks of rows, for the formats whose rows share scales.
