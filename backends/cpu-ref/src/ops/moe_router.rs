@@ -1,29 +1,13 @@
 //! `s = score(logits)`; `c = s + bias`; groups are chosen by the best, or the best two, of their `c`; `ids` are the largest `c` of
 //! the chosen groups; `weight = s[ids]`; NORM: `weight /= Σ weight + 1e-20`; `weight *= SCALE`.
 
-use halyard_sdk::{
-    Error, OpDesc, Result,
-    abi::ops::{Sym, attrs::MoeRouter, check::Bindings},
-};
+use halyard_sdk::{Result, abi::ops::attrs::MoeRouter};
 
 use crate::{
     glue::Args,
     order::{log_sum_exp, ranked},
     rows,
 };
-
-pub(super) fn check(attrs: &MoeRouter, _: &OpDesc<'_>, bindings: &Bindings) -> Result<()> {
-    let (experts, top) = (bindings.get(Sym::E).unwrap_or(-1), bindings.get(Sym::Top).unwrap_or(-1));
-    let (n, kept) = (attrs.n_group, attrs.topk_group);
-    let groups = n >= 1 && (1..=n).contains(&kept) && experts > 0 && experts % n == 0;
-    let allowed = if n > 1 && groups { experts / n * kept } else { experts };
-    if !groups || top < 1 || top > allowed {
-        return Err(Error::invalid(format!(
-            "moe_router: {top} of {experts} experts in {n} groups of which {kept} are kept"
-        )));
-    }
-    Ok(())
-}
 
 pub(super) fn run(attrs: &MoeRouter, args: &Args) -> Result<()> {
     let (logits, bias) = (args.tensor(0)?, args.optional(1)?);

@@ -2,9 +2,8 @@
 //! cache. What lies between is not rounded.
 
 use halyard_sdk::{
-    Error, OpDesc, Result,
+    OpDesc, Result,
     abi::ops::{
-        Sym,
         attrs::{QkvPost, RmsNorm, Rope},
         check::Bindings,
     },
@@ -17,27 +16,8 @@ use crate::{
     rows,
 };
 
-pub(super) fn check(attrs: &QkvPost, desc: &OpDesc<'_>, bindings: &Bindings) -> Result<()> {
-    cache::check(desc, [7, 8], &[9, 10])?;
-    rope::check(&rotation(attrs), desc, bindings)?;
-    let [columns, hq, hk, dk, dv] = [Sym::Qkv, Sym::Hq, Sym::Hk, Sym::Dk, Sym::Dv]
-        .map(|sym| bindings.get(sym).and_then(|n| usize::try_from(n).ok()));
-    match (columns, hq, hk, dk, dv) {
-        (Some(columns), Some(hq), Some(hk), Some(dk), Some(dv)) => {
-            check_columns(columns, [hq, hk], [dk, dv])
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_columns(columns: usize, [hq, hk]: [usize; 2], [dk, dv]: [usize; 2]) -> Result<()> {
-    let want = hq * dk + hk * (dk + dv);
-    if columns == want {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "qkv_post: rows of {columns}, expected {want}: {hq} queries of {dk}, {hk} keys of {dk}, {hk} values of {dv}"
-    )))
+pub(super) fn check(_: &QkvPost, desc: &OpDesc<'_>, _: &Bindings) -> Result<()> {
+    cache::check(desc, [7, 8], &[9, 10])
 }
 
 fn rotation(attrs: &QkvPost) -> Rope {
@@ -50,7 +30,6 @@ pub(super) fn run(attrs: &QkvPost, args: &Args) -> Result<()> {
     let (q_gamma, k_gamma) = (gamma(1)?, gamma(2)?);
     let (k_cache, v_cache) = (Cache::open(args, 7, Some(9))?, Cache::open(args, 8, Some(10))?);
     let (heads, kv_heads, dim) = (q.dim(1), k_cache.heads(), q.dim(2));
-    check_columns(qkv.dim(1), [heads, kv_heads], [dim, v_cache.dim()])?;
     let angles = rope::angles("qkv_post", &args.tensor(3)?, &args.tensor(4)?)?;
     let places = k_cache.places("qkv_post", &args.tensor(5)?)?;
 

@@ -1,7 +1,7 @@
 //! Fusion: RMS_NORM, then QUANT_ACT. What lies between is not rounded.
 
 use halyard_sdk::{
-    OpDesc, OpKind, Result,
+    OpDesc, Result,
     abi::ops::{
         attrs::{RmsNorm, RmsNormQuant},
         check::Bindings,
@@ -11,17 +11,17 @@ use halyard_sdk::{
 use super::rms_norm::{normed, summed};
 use crate::{
     glue::Args,
-    quant::{Outputs, check_outputs},
+    quant::{Outputs, check_mode},
     rows,
 };
 
-pub(super) fn check(attrs: &RmsNormQuant, desc: &OpDesc<'_>, bindings: &Bindings) -> Result<()> {
-    check_outputs(desc, attrs.mode, 2, bindings)
+pub(super) fn check(attrs: &RmsNormQuant, desc: &OpDesc<'_>, _: &Bindings) -> Result<()> {
+    check_mode(desc, attrs.mode)
 }
 
 pub(super) fn run(attrs: &RmsNormQuant, args: &Args) -> Result<()> {
     let (x, gamma, r) = (args.tensor(0)?, args.tensor(1)?, args.optional(4)?);
-    let outputs = Outputs::open(OpKind::RMS_NORM_QUANT, attrs.mode, args, 2)?;
+    let outputs = Outputs::open(attrs.mode, args, 2)?;
     let norm = RmsNorm { eps: attrs.eps, plus_one: attrs.plus_one };
     let gamma = rows::read(&gamma, &[]);
     for t in 0..x.dim(0) {

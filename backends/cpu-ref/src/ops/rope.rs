@@ -1,27 +1,8 @@
 //! In place on dims `OFFSET..OFFSET + R`: the pair `(a, b)` becomes `(a cos_i - b sin_i, b cos_i + a sin_i)`.
 
-use halyard_sdk::{
-    Error, HostTensor, OpDesc, Result,
-    abi::ops::{Sym, attrs::Rope, check::Bindings},
-};
+use halyard_sdk::{HostTensor, Result, abi::ops::attrs::Rope};
 
 use crate::{glue::Args, rows};
-
-pub(super) fn check(attrs: &Rope, desc: &OpDesc<'_>, bindings: &Bindings) -> Result<()> {
-    let op = desc.kind;
-    let (d, r) = (bindings.get(Sym::Dk).unwrap_or(-1), bindings.get(Sym::R).unwrap_or(-1));
-    if d < 0 || r < 0 {
-        return Err(Error::unsupported(format!("{op}: head and table widths must be fixed")));
-    }
-    let inside = attrs.offset >= 0 && attrs.offset.checked_add(r).is_some_and(|end| end <= d);
-    if r % 2 != 0 || !inside {
-        return Err(Error::invalid(format!(
-            "{op}: {r} dims from {} of a head of {d}, expected an even number inside the head",
-            attrs.offset
-        )));
-    }
-    Ok(())
-}
 
 pub(super) fn run(attrs: &Rope, args: &Args) -> Result<()> {
     let (q, k) = (args.tensor(0)?, args.optional(1)?);
@@ -53,7 +34,7 @@ pub(super) fn angles(
 /// The formula on one head.
 pub(super) fn rotate(attrs: &Rope, x: &mut [f64], angles: &[f64]) {
     let half = angles.len() / 2;
-    let offset = usize::try_from(attrs.offset).expect("checked at prepare");
+    let offset = usize::try_from(attrs.offset).expect("the host checked it");
     for i in 0..half {
         let (first, second) = if attrs.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
         let (cos, sin) = (angles[i], angles[half + i]);

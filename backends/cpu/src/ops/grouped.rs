@@ -4,10 +4,7 @@ use std::ops::Range;
 
 use halyard_sdk::{
     Error, Result, TensorSpec,
-    abi::ops::{
-        Sym,
-        attrs::{GroupedLinear, MoePermute, MoeUnpermute},
-    },
+    abi::ops::attrs::{GroupedLinear, MoePermute, MoeUnpermute},
 };
 
 use super::args::Args;
@@ -20,11 +17,6 @@ use crate::gemm::Output;
 
 pub(super) fn permute(op: &Op<'_>) -> Result<Prepared> {
     let MoePermute { expert_start } = op.attrs()?;
-    if let [Ok(t), Ok(top), Ok(p)] =
-        [Sym::T, Sym::Top, Sym::P].map(|sym| usize::try_from(op.dim(sym)))
-    {
-        same("pairs", visits(t, top)?, p)?;
-    }
     Ok(Prepared::tuned(Permute { expert_start }))
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use halyard_sdk::{
-    Error, Result,
+    Result,
     abi::ops::{Sym, attrs::QkvPost},
 };
 
@@ -24,17 +24,6 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let rotate = Rotate::new(op, interleaved, offset)?;
     let q_heads = usize::try_from(op.dim(Sym::Hq)).unwrap_or(0);
     let width = (q_heads + shape.k.heads) * shape.k.dim + shape.v.heads * shape.v.dim;
-    if op.dim(Sym::Qkv) != width as i64 {
-        return Err(Error::invalid(format!(
-            "{}: rows of {}, expected {width}: {q_heads} + {} heads of {} and {} of {}",
-            op.desc.kind,
-            op.dim(Sym::Qkv),
-            shape.k.heads,
-            shape.k.dim,
-            shape.v.heads,
-            shape.v.dim
-        )));
-    }
     Ok(Prepared::tuned(Post { norm: Norm::new(eps, plus_one), rotate, shape, q_heads, width }))
 }
 

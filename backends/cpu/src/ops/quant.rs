@@ -3,11 +3,8 @@
 use std::ops::Range;
 
 use halyard_sdk::{
-    DType, Error, Result, TensorSpec,
-    abi::ops::{
-        Sym,
-        attrs::{QuantAct, RmsNormQuant},
-    },
+    Error, Result, TensorSpec,
+    abi::ops::attrs::{QuantAct, RmsNormQuant},
 };
 
 use super::args::{Args, LeadRows, Table};
@@ -51,13 +48,6 @@ impl Mode {
         if act_quant == 0 { Ok(None) } else { Self::of(op, act_quant).map(Some) }
     }
 
-    fn dtype(self) -> DType {
-        match self {
-            Self::Int8Row => DType::I8,
-            Self::Fp8Groups => DType::F8E4M3,
-        }
-    }
-
     /// Columns that share a scale.
     fn group(self, k: usize) -> usize {
         match self {
@@ -87,19 +77,6 @@ impl Mode {
         match self {
             Self::Int8Row => f32::from(code.cast_signed()),
             Self::Fp8Groups => fp8::E4M3[usize::from(code)],
-        }
-    }
-
-    /// Refuses outputs of another type or number than the mode has.
-    fn check_outputs(self, op: &Op<'_>, q: usize) -> Result<()> {
-        let (dtype, want) = (op.desc.tensors[q].dtype, self.dtype());
-        if dtype != want {
-            let kind = op.desc.kind;
-            return Err(Error::invalid(format!("{kind}: q is {dtype}, this mode writes {want}")));
-        }
-        match [Sym::K, Sym::Scales].map(|sym| usize::try_from(op.dim(sym))) {
-            [Ok(k), Ok(scales)] => same("scales a row", scales, k.div_ceil(self.group(k))),
-            _ => Ok(()),
         }
     }
 }
@@ -227,7 +204,6 @@ pub(super) unsafe fn quantise_inputs(
 pub(super) fn quant_act(op: &Op<'_>) -> Result<Prepared> {
     let QuantAct { mode } = op.attrs()?;
     let mode = Mode::of(op, mode)?;
-    mode.check_outputs(op, 1)?;
     Ok(Prepared::tuned(Quantise { mode }))
 }
 
@@ -263,7 +239,6 @@ fn outputs(mode: Mode, args: &Args<'_>, q: usize, tokens: usize, k: usize) -> Re
 pub(super) fn rms_norm_quant(op: &Op<'_>) -> Result<Prepared> {
     let RmsNormQuant { eps, plus_one, mode } = op.attrs()?;
     let mode = Mode::of(op, mode)?;
-    mode.check_outputs(op, 2)?;
     Ok(Prepared::tuned(NormQuantise { norm: Norm::new(eps, plus_one), mode }))
 }
 

@@ -16,14 +16,6 @@ const MAX_EXPERTS: usize = 1024;
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let attrs: MoeRouter = op.attrs()?;
     let (experts, top) = (op.dim(Sym::E), op.dim(Sym::Top));
-    let (n, kept) = (attrs.n_group, attrs.topk_group);
-    let groups = n >= 1 && (1..=n).contains(&kept) && experts > 0 && experts % n == 0;
-    let allowed = if n > 1 && groups { experts / n * kept } else { experts };
-    if !groups || top < 1 || top > allowed {
-        return Err(Error::invalid(format!(
-            "moe_router: {top} of {experts} experts in {n} groups of which {kept} are kept"
-        )));
-    }
     if experts as usize > MAX_EXPERTS {
         return Err(Error::unsupported(format!(
             "moe_router: {experts} experts; supported: up to {MAX_EXPERTS}"

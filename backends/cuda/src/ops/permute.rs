@@ -1,9 +1,6 @@
 //! MOE_PERMUTE and MOE_UNPERMUTE: `kernels/moe.cu`.
 
-use halyard_sdk::{
-    Error, Result,
-    abi::ops::{Sym, attrs},
-};
+use halyard_sdk::{Result, abi::ops::attrs};
 
 use super::{
     Launch, Op, Prepared,
@@ -219,26 +216,13 @@ struct Permute(Permutation);
 
 pub(super) fn permute(op: &Op<'_>) -> Result<Prepared> {
     let attrs::MoePermute { expert_start } = op.attrs()?;
-    check_pairs(op.dim(Sym::T), op.dim(Sym::Top), op.dim(Sym::P))?;
     Ok(Prepared::native(Permute(Permutation::new(op, op.float(0)?, expert_start, false)?)))
-}
-
-/// Negative numbers are not known yet.
-fn check_pairs(tokens: i64, top: i64, rows: i64) -> Result<()> {
-    let known = tokens >= 0 && top >= 0 && rows >= 0;
-    if known && tokens.checked_mul(top) != Some(rows) {
-        return Err(Error::invalid(format!(
-            "moe_permute: xp has {rows} rows, expected those of {tokens} tokens × {top} experts"
-        )));
-    }
-    Ok(())
 }
 
 impl Launch for Permute {
     fn launch(&self, args: &Args<'_>) -> Result<()> {
         let (x, ids, xp) = (args.view(0)?, args.view(1)?, args.view(2)?);
         let (offsets, inverse) = (args.view(3)?, args.view(4)?);
-        check_pairs(ids.dims[0], ids.dims[1], xp.dims[0])?;
         let pairs = Pairs {
             ids: Strided::of(ids),
             offsets: address(offsets),

@@ -1,9 +1,6 @@
 //! QKV_POST: `kernels/qkv.cu`.
 
-use halyard_sdk::{
-    Error, Result, TensorView,
-    abi::ops::{Sym, attrs::QkvPost as Attrs},
-};
+use halyard_sdk::{Error, Result, TensorView, abi::ops::attrs::QkvPost as Attrs};
 
 use super::{
     Launch, Op, Prepared,
@@ -78,7 +75,6 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     for gamma in [1, 2].into_iter().filter(|&slot| op.present(slot)) {
         op.float(gamma)?;
     }
-    check_columns(&cache, op.dim(Sym::Hq), op.dim(Sym::Qkv))?;
     let name = format!("qkv_post_{}_{}", op.float(0)?.suffix(), cell(cache.k.dtype)?);
     Ok(Prepared::native(QkvPost {
         kernel: op.kernel("qkv", &name)?,
@@ -89,23 +85,9 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     }))
 }
 
-/// Negative numbers are not known yet.
-fn check_columns(cache: &Cache, q_heads: i64, columns: i64) -> Result<()> {
-    let (heads, dk, dv) =
-        (i64::from(cache.k.heads), i64::from(cache.k.dim), i64::from(cache.v.dim));
-    let want = q_heads.saturating_mul(dk).saturating_add(heads * (dk + dv));
-    if q_heads >= 0 && columns >= 0 && columns != want {
-        return Err(Error::invalid(format!(
-            "qkv_post: rows of {columns}, expected {want}: {q_heads} queries of {dk}, {heads} keys of {dk}, {heads} values of {dv}"
-        )));
-    }
-    Ok(())
-}
-
 impl Launch for QkvPost {
     fn launch(&self, args: &Args<'_>) -> Result<()> {
         let (qkv, table, q) = (args.view(0)?, args.view(4)?, args.view(6)?);
-        check_columns(&self.cache, q.dims[1], qkv.dims[1])?;
         let (q_heads, kv_heads) = (small("heads", q.dims[1])?, self.cache.k.heads);
         let scale = |slot| args.optional(slot).map_or(0, address);
         let params = Params {

@@ -67,12 +67,6 @@ impl Rotation {
         if d < 0 || r < 0 {
             return Err(Error::unsupported(format!("{kind}: head and table widths must be fixed")));
         }
-        let inside = offset >= 0 && offset.checked_add(r).is_some_and(|end| end <= d);
-        if r % 2 != 0 || !inside {
-            return Err(Error::invalid(format!(
-                "{kind}: {r} dims from {offset} of a head of {d}, expected an even number inside the head"
-            )));
-        }
         let (half, offset) = (small("table columns", r / 2)?, small("offset", offset)?);
         Ok(Self { half, offset, interleaved })
     }

@@ -46,38 +46,27 @@ struct Router {
     attrs: Attrs,
 }
 
-/// Whether so many experts can be chosen of so many; negative numbers are not known yet.
-fn check(attrs: &Attrs, experts: i64, top: i64) -> Result<()> {
-    let (groups, kept) = (attrs.n_group, attrs.topk_group);
+/// Refuses more experts or groups than the kernel has room for; a negative number is not known yet.
+fn check(attrs: &Attrs, experts: i64) -> Result<()> {
+    let groups = attrs.n_group;
     if groups > MOST_GROUPS || experts > MOST_EXPERTS {
         return Err(Error::unsupported(format!(
             "moe_router: {experts} experts in {groups} groups; at most {MOST_EXPERTS} in {MOST_GROUPS} are supported"
         )));
     }
-    let split = groups >= 1 && (1..=groups).contains(&kept);
-    let known = experts >= 0 && top >= 0;
-    let chosen = || {
-        let allowed = if groups > 1 { experts / groups * kept } else { experts };
-        experts > 0 && experts % groups == 0 && (1..=allowed).contains(&top)
-    };
-    if split && (!known || chosen()) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "moe_router: {top} of {experts} experts in {groups} groups of which {kept} are kept"
-    )))
+    Ok(())
 }
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
     let attrs: Attrs = op.attrs()?;
-    check(&attrs, op.dim(Sym::E), op.dim(Sym::Top))?;
+    check(&attrs, op.dim(Sym::E))?;
     Ok(Prepared::native(Router { kernel: op.kernel("router", "moe_router")?, attrs }))
 }
 
 impl Launch for Router {
     fn launch(&self, args: &Args<'_>) -> Result<()> {
         let (logits, ids, weight) = (args.view(0)?, args.view(2)?, args.view(3)?);
-        check(&self.attrs, logits.dims[1], ids.dims[1])?;
+        check(&self.attrs, logits.dims[1])?;
         let attrs = &self.attrs;
         let (tokens, experts) =
             (small("tokens", logits.dims[0])?, small("experts", logits.dims[1])?);

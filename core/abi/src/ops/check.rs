@@ -4,8 +4,11 @@
 
 use core::fmt::Write;
 
-use super::schema::{
-    Access, Dim, Layout, MAX_FREE_RANK, OpSchema, SYMS, Shape, Slot, Sym, Types, free_sym,
+use super::{
+    relations,
+    schema::{
+        Access, Dim, Layout, MAX_FREE_RANK, OpSchema, SYMS, Shape, Slot, Sym, Types, free_sym,
+    },
 };
 use crate::{
     error::AbiError,
@@ -72,11 +75,12 @@ impl Bindings {
     }
 }
 
-/// Checks a descriptor's slots, weights and shapes against the catalogue. Attributes are the typed parsers' business.
+/// Checks a descriptor's slots, weights and shapes against the catalogue, and what must hold between them and the attributes.
+/// Attributes alone are the typed parsers' business.
 ///
 /// # Errors
 /// `UNSUPPORTED` for an op outside the catalogue or a non-empty slot that the op does not have; `INVALID_ARGUMENT` naming op, slot,
-/// dim and what was expected.
+/// dim and what was expected; those of the attributes' parser.
 pub fn check_desc(desc: &OpDesc<'_>) -> Result<(&'static OpSchema, Bindings), AbiError> {
     let Some(schema) = OpSchema::of(desc.kind) else {
         return Err(AbiError::unsupported(format!("op {} is not in opset 1", desc.kind)));
@@ -112,6 +116,7 @@ pub fn check_desc(desc: &OpDesc<'_>) -> Result<(&'static OpSchema, Bindings), Ab
             })?;
         }
     }
+    relations::check(desc, &bindings)?;
     Ok((schema, bindings))
 }
 
@@ -207,7 +212,8 @@ fn check_type(slot: &Slot, dtype: DType, bindings: &mut Bindings) -> Result<(), 
     }
 }
 
-/// Checks the tensors of a launch: presence, dtypes, fixed dims and consistent symbols as in `desc`, strides as each slot allows.
+/// Checks the tensors of a launch: presence, dtypes, fixed dims, consistent symbols and the relations of attributes as in `desc`,
+/// strides as each slot allows.
 /// Bounds and aliasing are the caller's, who knows the buffers.
 ///
 /// # Errors
@@ -250,6 +256,7 @@ pub fn check_views(
     }
     // Symbols that only weights fix (N and K of a linear layer) are fixed in the descriptor's specs already: a slot that
     // carries them was compared with its spec above.
+    relations::check(desc, &bindings)?;
     Ok(bindings)
 }
 

@@ -3,7 +3,7 @@
 //! - [`schema`]: how an op's slots, shapes and attributes are described
 //! - [`catalogue`]: the description of every op of this opset, beside its formula
 //! - [`attrs`]: a typed struct an op's attributes, which builds and parses them
-//! - [`check`]: validation of descriptors and launch arguments against the catalogue
+//! - [`check`]: validation of descriptors and launch arguments against the catalogue, and against the `relations` of dims and attributes
 //!
 //! Reference semantics of every op: inputs are widened to f32, arithmetic is f32 with accumulation in f32 or better (the oracle:
 //! f64), and each written tensor is rounded once, to nearest even. Rows whose index is negative are padding: their outputs are 0.
@@ -11,6 +11,7 @@
 pub mod attrs;
 pub mod catalogue;
 pub mod check;
+mod relations;
 pub mod schema;
 
 use abi_stable::std_types::RSlice;
