@@ -1,7 +1,7 @@
 //! Proves a backend's kernels against the CPU reference, through the same boundary that a server uses.
 //!
 //! - [`verify()`]: the case catalogue (`cases/*.toml`) on a device, with a [`Report`]
-//! - [`perf()`]: kernels timed at the shapes of real models, beside the device's limits
+//! - [`perf()`]: kernels timed at the shapes of real models, beside the device's limits; [`counted()`]: launched once, for a simulator
 //! - [`gate()`]: exactly the kernels that a server is about to launch, at their real sizes
 //! - [`oracle()`]: the reference, linked in
 //!
@@ -36,7 +36,7 @@ mod weight;
 pub use catalog::CatalogError;
 pub use compare::{Comparison, Worst};
 pub use gate::gate;
-pub use perf::{Limits, PerfReport, PerfRow, perf};
+pub use perf::{Counted, Counter, Limits, PerfReport, PerfRow, counted, perf};
 pub use report::{CaseResult, Counts, Outcome, Report, html, junit};
 pub use verify::{Options, Progress, verify, verify_while};
 

@@ -118,10 +118,15 @@ GEMM(bf16, bf16)
 
 constexpr u32 SKINNY_WARPS = 8, SKINNY_ROWS = 16, SKINNY_COLUMNS = 16;
 
+// Sums of neighbouring columns, stored at once: a half of a warp then meets no bank more than twice.
+struct alignas(8) Pair {
+    float low, high;
+};
+
 DEVICE Words4 load_words(const void* from, bool in) { return in ? *static_cast<const Words4*>(from) : Words4{}; }
 
 template <class T> DEVICE void skinny(const Linear& p) {
-    __shared__ float partial[SKINNY_WARPS][SKINNY_ROWS][SKINNY_COLUMNS + 1];
+    __shared__ Pair partial[SKINNY_WARPS][SKINNY_ROWS][SKINNY_COLUMNS / 2];
     const u32 group = block_z(), lane = lane_index(), g = lane / 4, warp = warp_index();
     if (group == p.groups) return zero_rest(p, SKINNY_WARPS * WARP);
     const Span span = rows_of(p, group);
@@ -147,12 +152,12 @@ template <class T> DEVICE void skinny(const Linear& p) {
 #pragma unroll
     for (u32 j = 0; j < 2; j++)
 #pragma unroll
-        for (u32 e = 0; e < 4; e++) partial[warp][g + e / 2 * 8][j * 8 + lane % 4 * 2 + e % 2] = sum[j][e];
+        for (u32 e = 0; e < 2; e++) partial[warp][g + e * 8][j * 4 + lane % 4] = {sum[j][e * 2], sum[j][e * 2 + 1]};
     __syncthreads();
     const u32 row = thread_index() / SKINNY_COLUMNS, column = thread_index() % SKINNY_COLUMNS;
     float total = 0.0f;
 #pragma unroll
-    for (u32 i = 0; i < SKINNY_WARPS; i++) total += partial[i][row][column];
+    for (u32 i = 0; i < SKINNY_WARPS; i++) total += reinterpret_cast<const float*>(partial[i][row])[column];
     if (row <= last && column0 + column < p.n) 
         store_output(p, group, span.first + row0 + row, column0 + column, total + bias_of(p, column0 + column));
 }

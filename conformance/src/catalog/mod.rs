@@ -90,6 +90,11 @@ pub(crate) fn perf_cases() -> Result<Vec<Case>, CatalogError> {
     parse("perf.toml", include_str!("../../cases/perf.toml"))
 }
 
+/// The shapes whose kernels run once, for a simulator to count.
+pub(crate) fn counted_cases() -> Result<Vec<Case>, CatalogError> {
+    parse("counted.toml", include_str!("../../cases/counted.toml"))
+}
+
 /// The cases of one file.
 pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<Case>, CatalogError> {
     let bad = |reason: String| CatalogError { file: file.to_owned(), reason };

@@ -1,4 +1,4 @@
-//! Launches for their time alone: plain memory, one after the other.
+//! Launches for their time or their work alone: plain memory, one after the other.
 
 use std::time::{Duration, Instant};
 
@@ -41,5 +41,16 @@ impl Prepared<'_> {
         }
         times.sort_unstable();
         Ok(times)
+    }
+
+    /// Launches once; `begin` is told when everything else is done.
+    pub(crate) fn once(&self, inputs: &Inputs, begin: &mut dyn FnMut()) -> Result<(), Trouble> {
+        let flight = self.board(inputs, Layout::Packed)?;
+        let host: Vec<&[i32]> = inputs.host.iter().map(Vec::as_slice).collect();
+        let workspace = Workspace::new(self.device, flight.launch.workspace_bytes())?;
+        self.stream.sync()?;
+        begin();
+        flight.launch.run(&self.stream, &workspace, &host)?;
+        Ok(self.stream.sync()?)
     }
 }

@@ -1,5 +1,6 @@
-//! Times kernels at the shapes of real models, beside what the same device can do at best.
+//! Times kernels at the shapes of real models, beside what the same device can do at best; `counted` launches them once.
 
+mod counted;
 mod work;
 
 use std::{fmt::Write, time::Duration};
@@ -13,6 +14,7 @@ use crate::{
     report::hardware,
     verify::{Options, Progress, drawn},
 };
+pub use counted::{Counted, Counter, counted};
 use work::Work;
 
 /// A device's limits, measured by what it does best.

@@ -27,6 +27,12 @@ entries! {
         cut.push(0);
         text.set_all(&cut)
     }
+
+    /* Sets the counters of every kernel to nothing. */
+    fn halyard_sim_cuda_counters_reset() {
+        Driver::get()?.totals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
+    }
 }
 
 fn json(name: &str, launches: u64, counted: &Counters) -> String {
