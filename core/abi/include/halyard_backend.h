@@ -193,6 +193,7 @@ extern "C" {
 #define HALYARD_PROP_TENSOR_CORE_MASK 16u   /* Bit id: the dtype has matrix instructions. */
 #define HALYARD_PROP_MEM_BW_MBPS 17u        /* Memory bandwidth in MB/s. */
 #define HALYARD_PROP_INLINE 18u             /* 1 if launch runs the work on the caller's thread before it returns. */
+#define HALYARD_PROP_GRAPH_COMM 19u         /* 1 if a graph can capture the calls of communicators, too. */
 
 /* Key of an information string. */
 #define HALYARD_INFO_ID 1u              /* The backend's id: cpu, cuda, ascend. */
@@ -278,7 +279,7 @@ extern "C" {
 #define HALYARD_KV_MLA 2u      /* The latent cache of multi-head latent attention. */
 
 /* kernel_flags. */
-#define HALYARD_KERNEL_CAPTURABLE 1u      /* May be captured in a graph. */
+#define HALYARD_KERNEL_CAPTURABLE 1u      /* May be captured in a graph, also before its first launch. */
 #define HALYARD_KERNEL_DETERMINISTIC 2u   /* Equal inputs give equal bits. */
 #define HALYARD_KERNEL_HOST_LENGTHS 4u    /* halyard_launch_args.host must be filled. */
 #define HALYARD_KERNEL_BATCH_INVARIANT 8u /* A row's bits do not depend on what else is in the batch. */

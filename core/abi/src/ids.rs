@@ -303,6 +303,8 @@ ids! {
         MEM_BW_MBPS = 17 => "mem_bw_mbps",
         /// 1 if `launch` runs the work on the caller's thread before it returns.
         INLINE = 18 => "inline",
+        /// 1 if a graph can capture the calls of communicators, too.
+        GRAPH_COMM = 19 => "graph_comm",
     }
 
     /// Key of an information string.

@@ -37,7 +37,7 @@ pub type CollectiveBox = Collective_TO<RBox<()>>;
 /// An owned device.
 pub type DeviceBox = Device_TO<RBox<()>>;
 
-/// [`Kernel::flags`]: may be captured in a graph.
+/// [`Kernel::flags`]: may be captured in a graph, also before its first launch.
 pub const CAPTURABLE: u64 = 1;
 /// [`Kernel::flags`]: equal inputs give equal bits.
 pub const DETERMINISTIC: u64 = 2;
@@ -216,22 +216,23 @@ pub trait Device: Send + Sync + 'static {
         let refused = unsupported("notify");
         refused
     }
-    /// Begins capturing what is enqueued on `s`.
+    /// Begins capturing: from now on what is enqueued on `s` is kept instead of done. A host captures launches, fills and, with property
+    /// `GRAPH_COMM`, calls of communicators; other streams and threads go on meanwhile.
     fn graph_begin(&self, _s: Stream) -> R<()> {
         let refused = unsupported("graph_begin");
         refused
     }
-    /// Ends the capture.
+    /// Ends the capture. Whatever the captured work uses lives as long as the graph.
     fn graph_end(&self, _s: Stream) -> R<Graph> {
         let refused = unsupported("graph_end");
         refused
     }
-    /// Replays a capture.
+    /// Enqueues everything that was captured, with the addresses, dims, scalars and host arrays that it had.
     fn graph_launch(&self, _g: Graph, _s: Stream) -> R<()> {
         let refused = unsupported("graph_launch");
         refused
     }
-    /// Destroys a capture.
+    /// Destroys a graph, of which no launch is in flight.
     fn graph_destroy(&self, _g: Graph) -> R<()> {
         let refused = unsupported("graph_destroy");
         refused

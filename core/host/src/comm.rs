@@ -6,14 +6,15 @@ use std::{
 };
 
 use halyard_abi::{
-    A2av, AbiError, Attr, AttrKey, CollectiveBox, CommDesc, RSlice, RSliceMut, ReduceOp,
-    TensorView, collective,
+    A2av, AbiError, Attr, AttrKey, CollectiveBox, CommDesc, PropKey, RSlice, RSliceMut,
+    ReduceOp,     TensorView, collective,
 };
 
 use crate::{
     Device, Result, Stream, Tensor,
     device::DeviceInner,
     error::{DeviceError, Named},
+    graph::unsupported,
 };
 
 /// A communicator's name, made by one rank and carried to the others by the host. Who has it can join.
@@ -407,6 +408,13 @@ impl Communicator {
         }
         for tensor in tensors {
             tensor.buffer().is_of(stream, call)?;
+        }
+        if stream.is_capturing() {
+            let can = self.shared.device.raw.property(PropKey::GRAPH_COMM).into_option();
+            if can != Some(1) {
+                return Err(unsupported(call, "the backend cannot capture what ranks exchange"));
+            }
+            stream.captured(|uses| uses.comm(&self.shared, tensors));
         }
         if let Some(group) = &mut self.group {
             group.extend(tensors.iter().map(|&t| t.clone()));

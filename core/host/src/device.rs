@@ -28,7 +28,15 @@ pub(crate) struct DeviceInner {
     pub(crate) streams: Mutex<Vec<RawStream>>,
     /// Buffers whose owners are gone, with the events after which no work uses them.
     retired: Mutex<Vec<Retired>>,
+    captures: Mutex<Captures>,
     pub(crate) comms: Numbered,
+}
+
+/// Captures under way. A stream that captures would take the marks of a buffer's last use into its graph, so buffers wait for its end.
+#[derive(Default)]
+struct Captures {
+    open: usize,
+    waiting: Vec<Buffer>,
 }
 
 struct Retired {
@@ -63,9 +71,19 @@ impl Device {
         options: &[(&str, &str)],
     ) -> Self {
         let inline = raw.property(PropKey::INLINE).into_option() == Some(1);
-        let (streams, retired, comms) = Default::default();
+        let (streams, retired, captures, comms) = Default::default();
         let options = options.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
-        let inner = DeviceInner { raw, backend, ordinal, options, inline, streams, retired, comms };
+        let inner = DeviceInner {
+            raw,
+            backend,
+            ordinal,
+            options,
+            inline,
+            streams,
+            retired,
+            captures,
+            comms,
+        };
         Self { inner: Arc::new(inner), decompose: Decompose::Never }
     }
 
@@ -165,6 +183,13 @@ impl DeviceInner {
             self.free(buffer);
             return;
         }
+        {
+            let mut captures = lock(&self.captures);
+            if captures.open > 0 {
+                captures.waiting.push(buffer);
+                return;
+            }
+        }
         let mut streams = lock(&self.streams).clone();
         streams.push(RawStream::NONE);
         let events = streams
@@ -178,6 +203,27 @@ impl DeviceInner {
             .collect();
         lock(&self.retired).push(Retired { buffer, events });
         self.reap();
+    }
+
+    pub(crate) fn capture_begins(&self) {
+        lock(&self.captures).open += 1;
+    }
+
+    pub(crate) fn capture_ends(&self) {
+        let mut captures = lock(&self.captures);
+        captures.open -= 1;
+        let waiting = if captures.open == 0 { std::mem::take(&mut captures.waiting) } else { vec![] };
+        drop(captures);
+        waiting.into_iter().for_each(|buffer| self.retire(buffer));
+    }
+
+    /// Waits for the work of a stream, if that is still there.
+    pub(crate) fn wait_for(&self, stream: RawStream) {
+        if lock(&self.streams).contains(&stream)
+            && let Err(error) = self.raw.stream_sync(stream, u64::MAX).into_result()
+        {
+            tracing::debug!(%error, "work of a device that failed");
+        }
     }
 
     /// Frees retired buffers whose work is done.

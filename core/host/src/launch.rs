@@ -5,6 +5,7 @@ use std::sync::Arc;
 use halyard_abi::{
     LaunchArgs, RSlice, TensorView, Weight as RawWeight,
     ops::{Sym, check::check_views, schema::Access},
+    traits::CAPTURABLE,
     types::FLAG_OPAQUE,
 };
 
@@ -12,6 +13,7 @@ use crate::{
     Device, DeviceBuffer, Kernel, Plan, Result, Stream, Tensor, Weight,
     device::DeviceInner,
     error::{DeviceError, Named},
+    graph::unsupported,
 };
 
 /// Scratch memory of one stream; contents are undefined between launches.
@@ -288,9 +290,28 @@ impl Launch {
         {
             return Err(self.bad("stream or workspace of another device"));
         }
+        if stream.is_capturing() {
+            self.note_capture(stream, workspace)?;
+        }
         self.with_args(Some(workspace), host, |args| {
             self.kernel.inner.raw.launch(stream.raw, args).named("launch")
         })
+    }
+
+    /// An open capture learns what this launch uses.
+    fn note_capture(&self, stream: &Stream, workspace: &Workspace) -> Result<()> {
+        if self.kernel.flags() & CAPTURABLE == 0 {
+            let op = self.kernel.op().kind();
+            return Err(unsupported("launch", format!("{op}: its kernel cannot be captured")));
+        }
+        stream.captured(|uses| {
+            uses.kernel(&self.kernel);
+            let buffers = self.buffers.iter().flatten().chain(workspace.buffer());
+            buffers.for_each(|buffer| uses.buffer(buffer));
+            self.weights.iter().for_each(|weight| uses.weight(weight));
+            self.plan.iter().for_each(|plan| uses.plan(plan));
+        });
+        Ok(())
     }
 
     fn with_args<T>(

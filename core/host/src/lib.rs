@@ -5,6 +5,7 @@
 //! - [`DeviceBuffer`], [`Tensor`], [`KvCache`]: memory that frees itself when no work uses it any more
 //! - [`Weight`], [`WeightBuilder`]: weights in the backend's packed form
 //! - [`Communicator`]: one rank of several devices that work together
+//! - [`Graph`]: work that a stream captured, to be enqueued again as a whole
 //! - [`Kernel`], [`Launch`]: prepared operations and their kept argument blocks; [`Decompose`]: from what a backend has, if it lacks one
 //!
 //! Descriptors and arguments are validated here, once, against the op catalogue ([`ops`]); backends rely on it.
@@ -20,6 +21,7 @@ mod comm;
 mod decompose;
 mod device;
 mod error;
+mod graph;
 mod host_log;
 mod kernel;
 mod launch;
@@ -35,6 +37,7 @@ pub use comm::{CommHandle, CommId, CommSpec, Communicator, Group, Rows};
 pub use decompose::Decompose;
 pub use device::{Device, Support};
 pub use error::{Call, DeviceError};
+pub use graph::Graph;
 pub use halyard_abi::{
     Code, DType, InfoKey, KvDesc, KvLayout, Metric, MetricKey, OpBuf, OpKind, PropKey, ReduceOp,
     Role, Scheme, TensorSpec, WeightDesc, WeightPlan,

@@ -86,6 +86,11 @@ impl DeviceBuffer {
         self.inner.raw.bytes
     }
 
+    /// Tells buffers that live apart.
+    pub(crate) fn identity(&self) -> usize {
+        Arc::as_ptr(&self.inner).addr()
+    }
+
     pub(crate) fn base(&self) -> u64 {
         self.inner.raw.base
     }
@@ -139,6 +144,7 @@ impl DeviceBuffer {
     /// If they do not fit, or the copy fails.
     pub fn write<T: Element>(&self, stream: &Stream, offset: u64, data: &[T]) -> Result<()> {
         let bytes = as_bytes(data);
+        stream.refuse_in_capture("copy")?;
         self.is_of(stream, "copy")?;
         self.check_range(offset, bytes.len() as u64, "copy")?;
         let src = MemRef { base: bytes.as_ptr() as u64, offset: 0, kind: mem::HOST, device: 0 };
@@ -152,6 +158,7 @@ impl DeviceBuffer {
     /// If there are not so many, or earlier work or the copy failed.
     pub fn read<T: Element>(&self, stream: &Stream, offset: u64, data: &mut [T]) -> Result<()> {
         let bytes = size_of_val(data) as u64;
+        stream.refuse_in_capture("copy")?;
         self.is_of(stream, "copy")?;
         self.check_range(offset, bytes, "copy")?;
         let dst = MemRef { base: data.as_mut_ptr() as u64, offset: 0, kind: mem::HOST, device: 0 };
@@ -175,6 +182,7 @@ impl DeviceBuffer {
     pub fn fill(&self, stream: &Stream, offset: u64, bytes: u64, pattern: u32) -> Result<()> {
         self.is_of(stream, "fill")?;
         self.check_range(offset, bytes, "fill")?;
+        stream.captured(|uses| uses.buffer(self));
         self.inner.device.raw.fill(stream.raw, &self.place(offset), pattern, bytes).named("fill")
     }
 }

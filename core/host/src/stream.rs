@@ -1,6 +1,9 @@
 //! Streams and events.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use halyard_abi::{Code, Event as RawEvent, Stream as RawStream};
 
@@ -8,6 +11,7 @@ use crate::{
     Device, Result,
     device::DeviceInner,
     error::{DeviceError, Named},
+    graph::Uses,
 };
 
 /// An ordered queue of work. Waits for its work before it goes.
@@ -15,6 +19,8 @@ use crate::{
 pub struct Stream {
     pub(crate) device: Arc<DeviceInner>,
     pub(crate) raw: RawStream,
+    /// What the open capture uses so far.
+    pub(crate) capture: Mutex<Option<Uses>>,
 }
 
 /// A point in a stream.
@@ -32,7 +38,7 @@ impl Device {
     pub fn stream(&self, priority: i32) -> Result<Stream> {
         let raw = self.inner.raw.stream_create(priority, 0).named("stream_create")?;
         self.inner.stream_opened(raw);
-        Ok(Stream { device: Arc::clone(&self.inner), raw })
+        Ok(Stream { device: Arc::clone(&self.inner), raw, capture: Mutex::default() })
     }
 
     /// A new event; `timing` makes it keep the time.
@@ -51,6 +57,7 @@ impl Stream {
     /// # Errors
     /// What failed on the device since the last wait.
     pub fn sync(&self) -> Result<()> {
+        self.refuse_in_capture("stream_sync")?;
         self.device.raw.stream_sync(self.raw, u64::MAX).named("stream_sync")
     }
 
@@ -59,6 +66,7 @@ impl Stream {
     /// # Errors
     /// `TIMEOUT` with the work still running, or what failed.
     pub fn sync_timeout(&self, timeout: Duration) -> Result<()> {
+        self.refuse_in_capture("stream_sync")?;
         let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         self.device.raw.stream_sync(self.raw, nanos).named("stream_sync")
     }
@@ -68,6 +76,7 @@ impl Stream {
     /// # Errors
     /// What failed on the device.
     pub fn is_idle(&self) -> Result<bool> {
+        self.refuse_in_capture("stream_query")?;
         match self.device.raw.stream_query(self.raw).named("stream_query") {
             Ok(()) => Ok(true),
             Err(DeviceError { code: Code::NOT_READY, .. }) => Ok(false),
@@ -94,6 +103,7 @@ impl Stream {
     }
 
     fn same_device(&self, event: &Event, call: &'static str) -> Result<()> {
+        self.refuse_in_capture(call)?;
         if Arc::ptr_eq(&self.device, &event.device) {
             return Ok(());
         }

@@ -93,6 +93,7 @@ impl WeightBuilder {
         rows: u64,
         parts: &[&[u8]],
     ) -> Result<()> {
+        stream.refuse_in_capture("weight_fill")?;
         let described = scheme::parts(&self.inner.desc).named("weight_fill")?;
         let wrong = |why: String| Err(DeviceError::invalid("weight_fill", why));
         if described.len() != parts.len() {
@@ -120,6 +121,7 @@ impl WeightBuilder {
     /// # Errors
     /// If rows are missing.
     pub fn seal(self, stream: &Stream) -> Result<Weight> {
+        stream.refuse_in_capture("weight_seal")?;
         let device = &self.inner.device;
         device.raw.weight_seal(stream.raw, self.inner.raw).named("weight_seal")?;
         Ok(Weight { inner: Arc::new(self.inner) })

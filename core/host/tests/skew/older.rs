@@ -9,6 +9,7 @@ pub(crate) const VERSION: Version = Version { name: "older", edits: EDITS };
 
 const TRAITS: &str = "core/abi/src/traits.rs";
 const GUARD: &str = "core/sdk/src/guard.rs";
+const GRAPH: &str = "core/host/src/graph.rs";
 const C_DEVICE: &str = "core/host/src/c_door/device.rs";
 
 /// Methods of `Device` after the prefix, and of `Kernel`.
@@ -41,6 +42,22 @@ const EDITS: &[&[Edit<'static>]] = &[
             "core/host/src/launch.rs",
             "self.kernel.inner.raw.plan(stream.raw, args).named(\"plan\")",
             "Ok(halyard_abi::Plan::NONE)",
+        ),
+        Replace(GRAPH, "stream.device.raw.graph_begin(stream.raw).named(\"graph_begin\")?;", ""),
+        Replace(
+            GRAPH,
+            "device.raw.graph_end(*raw).named(\"graph_end\")",
+            "Err(unsupported(\"graph_end\", format!(\"{raw:?}\")))",
+        ),
+        Replace(
+            GRAPH,
+            "self.device.raw.graph_launch(self.raw, stream.raw).named(\"graph_launch\")",
+            "Ok(())",
+        ),
+        Replace(
+            GRAPH,
+            "self.device.raw.graph_destroy(self.raw).named(\"graph_destroy\")",
+            "Ok::<(), DeviceError>(())",
         ),
         Replace("core/host/src/kernel.rs", "self.kernel.raw.plan_free(self.raw);", ""),
         Replace(
