@@ -6,8 +6,8 @@ use std::{
 };
 
 use halyard_abi::{
-    A2av, AbiError, Attr, AttrKey, CollectiveBox, CommDesc, PropKey, RSlice, RSliceMut,
-    ReduceOp,     TensorView, collective,
+    A2av, AbiError, Attr, AttrKey, CollectiveBox, CommDesc, PropKey, RSlice, RSliceMut, ReduceOp,
+    TensorView, collective,
 };
 
 use crate::{

@@ -212,7 +212,8 @@ impl DeviceInner {
     pub(crate) fn capture_ends(&self) {
         let mut captures = lock(&self.captures);
         captures.open -= 1;
-        let waiting = if captures.open == 0 { std::mem::take(&mut captures.waiting) } else { vec![] };
+        let waiting =
+            if captures.open == 0 { std::mem::take(&mut captures.waiting) } else { vec![] };
         drop(captures);
         waiting.into_iter().for_each(|buffer| self.retire(buffer));
     }

@@ -193,7 +193,8 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        let launched = std::mem::take(&mut *self.streams.lock().unwrap_or_else(PoisonError::into_inner));
+        let launched =
+            std::mem::take(&mut *self.streams.lock().unwrap_or_else(PoisonError::into_inner));
         for stream in launched {
             self.device.wait_for(stream);
         }

@@ -294,23 +294,33 @@ pub(crate) fn in_progress() -> Failure {
     Failure::new(Code::InProgress, "in progress")
 }
 
+#[derive(Default)]
+struct Turn {
+    /// Given out so far.
+    taken: u64,
+    /// Over.
+    done: u64,
+    /// An exchange is under way.
+    busy: bool,
+}
+
 /// Exchanges of a communicator run in the order they were issued in, on whichever streams.
 #[derive(Default)]
 pub(crate) struct Turns {
-    state: Mutex<(u64, u64)>,
+    state: Mutex<Turn>,
     changed: Condvar,
 }
 
 impl Turns {
-    fn state(&self) -> MutexGuard<'_, (u64, u64)> {
+    fn state(&self) -> MutexGuard<'_, Turn> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next turn.
     pub(crate) fn take(&self) -> u64 {
         let mut state = self.state();
-        state.0 += 1;
-        state.0 - 1
+        state.taken += 1;
+        state.taken - 1
     }
 
     /// Waits for the turn, or the communicator's end, and runs `exchange`.
@@ -320,29 +330,44 @@ impl Turns {
         member: &Member,
         exchange: impl FnOnce() -> Outcome<T>,
     ) -> Outcome<T> {
-        let mut state = self.state();
-        while state.1 < turn {
-            member.collective.status()?;
-            let slice = Duration::from_millis(10);
-            let waited = self.changed.wait_timeout(state, slice);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let mut state = self.wait(member, |state| state.busy || state.done < turn)?;
+        state.busy = true;
         drop(state);
         let result = exchange();
-        self.state().1 = turn + 1;
+        let mut state = self.state();
+        (state.busy, state.done) = (false, turn + 1);
+        self.changed.notify_all();
+        result
+    }
+
+    /// Runs `exchange` when no other is under way: an exchange of a graph, which has no turn.
+    pub(crate) fn between(&self, member: &Member, exchange: impl FnOnce() -> Outcome) -> Outcome {
+        let mut state = self.wait(member, |state| state.busy)?;
+        state.busy = true;
+        drop(state);
+        let result = exchange();
+        self.state().busy = false;
         self.changed.notify_all();
         result
     }
 
     /// Waits until all turns are over, or the communicator's end.
     pub(crate) fn flush(&self, member: &Member) -> Outcome {
+        self.wait(member, |state| state.done < state.taken).map(drop)
+    }
+
+    fn wait(
+        &self,
+        member: &Member,
+        not_yet: impl Fn(&Turn) -> bool,
+    ) -> Outcome<MutexGuard<'_, Turn>> {
         let mut state = self.state();
-        while state.1 < state.0 {
+        while not_yet(&state) {
             member.collective.status()?;
             let slice = Duration::from_millis(10);
             let waited = self.changed.wait_timeout(state, slice);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        Ok(())
+        Ok(state)
     }
 }

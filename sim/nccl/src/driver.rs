@@ -112,16 +112,13 @@ impl Stream {
         self.0 as CUstream
     }
 
-    /// Refuses a stream that is being captured: what a replay would exchange is not known yet.
-    pub(crate) fn check_live(self) -> Outcome {
+    /// Whether what is enqueued is kept for a graph.
+    pub(crate) fn is_capturing(self) -> Outcome<bool> {
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: the status goes to a variable of ours.
         let asked = unsafe { sys::cuStreamIsCapturing(self.raw(), &raw mut status) };
         asked.result().map_err(|e| failed("cuStreamIsCapturing", e))?;
-        if status == sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
-            return Ok(());
-        }
-        Err(Failure::usage("the software NCCL does not exchange from captured streams"))
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
     /// Enqueues a copy between memory of a device and pinned memory.
@@ -146,6 +143,25 @@ impl Stream {
         }
         enqueued.map_err(|e| failed("cuLaunchHostFunc", e))
     }
+
+    /// Captures a call of `task`, which each launch of the graph makes. Nothing tells when the last one was, so it stays for good.
+    pub(crate) fn call_again(self, task: Task) -> Outcome {
+        let task = Box::into_raw(Box::new(task));
+        // SAFETY: the driver calls `run_again` with the box, which nobody frees.
+        let enqueued = unsafe {
+            result::stream::launch_host_function(self.raw(), run_again, task.cast::<c_void>())
+        };
+        enqueued.map_err(|e| failed("cuLaunchHostFunc", e))
+    }
+}
+
+type Task = Box<dyn Fn() + Send + Sync>;
+
+unsafe extern "C" fn run_again(task: *mut c_void) {
+    // SAFETY: `Stream::call_again` passed a box of this type, which is never freed.
+    let task = unsafe { &*task.cast::<Task>() };
+    // As in `run`.
+    _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
 }
 
 unsafe extern "C" fn run(task: *mut c_void) {

@@ -53,16 +53,16 @@ pub(crate) fn issue(comm: &Arc<Comm>, calls: &[Call]) -> Outcome {
     let (messages, collectives): (Vec<Call>, Vec<Call>) =
         calls.iter().partition(|c| c.is_message());
     comm.place.within(|| {
-        first.stream.check_live()?;
+        let capturing = first.stream.is_capturing()?;
         for call in collectives {
-            enqueue(comm, &member, vec![call])?;
+            enqueue(comm, &member, vec![call], capturing)?;
         }
-        if messages.is_empty() { Ok(()) } else { enqueue(comm, &member, messages) }
+        if messages.is_empty() { Ok(()) } else { enqueue(comm, &member, messages, capturing) }
     })
 }
 
 /// Enqueues one collective, or messages.
-fn enqueue(comm: &Arc<Comm>, member: &Member, calls: Vec<Call>) -> Outcome {
+fn enqueue(comm: &Arc<Comm>, member: &Member, calls: Vec<Call>, capturing: bool) -> Outcome {
     let (rank, world) = (member.rank, member.world);
     let mut bytes = 0;
     let mut offsets = Vec::with_capacity(calls.len());
@@ -80,17 +80,12 @@ fn enqueue(comm: &Arc<Comm>, member: &Member, calls: Vec<Call>) -> Outcome {
         let (offset, bytes) = call.input(rank, world);
         stream.copy(at + offset, call.send, bytes)?;
     }
-    let exchange = {
-        let (comm, member, placed) = (Arc::clone(comm), member.clone(), placed.clone());
-        let turn = comm.turns.take();
-        move || {
-            let exchanged = comm.turns.run(turn, &member, || run(&member, &placed));
-            if let Err(failure) = exchanged {
-                comm.fail(failure);
-            }
-        }
+    let called = if capturing {
+        stream.call_again(again(comm, member, placed.clone()))
+    } else {
+        stream.call(once(comm, member, placed.clone()))
     };
-    if let Err(failure) = stream.call(Box::new(exchange)) {
+    if let Err(failure) = called {
         comm.fail(failure.clone());
         return Err(failure);
     }
@@ -99,6 +94,33 @@ fn enqueue(comm: &Arc<Comm>, member: &Member, calls: Vec<Call>) -> Outcome {
         stream.copy(call.recv, at + offset, bytes)?;
     }
     Ok(())
+}
+
+/// The exchange of what is enqueued now, in its turn.
+fn once(comm: &Arc<Comm>, member: &Member, placed: Vec<(Call, u64)>) -> Box<dyn FnOnce() + Send> {
+    let (comm, member) = (Arc::clone(comm), member.clone());
+    let turn = comm.turns.take();
+    Box::new(move || {
+        if let Err(failure) = comm.turns.run(turn, &member, || run(&member, &placed)) {
+            comm.fail(failure);
+        }
+    })
+}
+
+/// The exchange of each launch of a graph: when its stream comes to it, as its place among other streams' is not known before.
+fn again(
+    comm: &Arc<Comm>,
+    member: &Member,
+    placed: Vec<(Call, u64)>,
+) -> Box<dyn Fn() + Send + Sync> {
+    // The graph does not keep the communicator.
+    let (comm, member) = (Arc::downgrade(comm), member.clone());
+    Box::new(move || {
+        let Some(comm) = comm.upgrade() else { return };
+        if let Err(failure) = comm.turns.between(&member, || run(&member, &placed)) {
+            comm.fail(failure);
+        }
+    })
 }
 
 fn run(member: &Member, placed: &[(Call, u64)]) -> Outcome {

@@ -395,6 +395,30 @@ fn ranks_may_be_processes() {
     }
 }
 
+/// A graph exchanges what its memory holds at each launch, behind calls that came before it and before those that come after.
+#[test]
+fn captured_calls_exchange_anew_each_time() {
+    use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+    let sums = ranks(2, |rank, comm| {
+        let stream = comm.stream();
+        // SAFETY: there is one stream a device here.
+        unsafe { stream.context().disable_event_tracking() };
+        let mut data = upload(&stream, &[1.0 + rank as f32]);
+        stream.synchronize().unwrap();
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+        comm.all_reduce_in_place(&mut data, &ReduceOp::Sum).unwrap();
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
+        let before = download(&stream, &data);
+        graph.launch().unwrap();
+        graph.launch().unwrap();
+        comm.all_reduce_in_place(&mut data, &ReduceOp::Sum).unwrap();
+        graph.launch().unwrap();
+        (before, download(&stream, &data))
+    });
+    // Three, doubled by the second launch, the call and the third launch.
+    assert_eq!(sums, [(vec![1.0], vec![24.0]), (vec![2.0], vec![24.0])]);
+}
+
 fn play(role: &str) {
     let (rank, id) = role.split_once(' ').unwrap();
     let byte = |at: usize| u8::from_str_radix(&id[2 * at..2 * at + 2], 16).unwrap() as c_char;
