@@ -7,12 +7,13 @@ use std::{
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use halyard_sdk::{
-    AllocReq, Buffer, Code, Collective, CommDesc, CopyReq, DType, Device, Error, Event, Graph,
-    InfoKey, Kernel, KvDesc, KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result,
-    Stream, Support, Weight, WeightDesc, WeightFill, WeightPlan,
+    AllocReq, Buffer, Code, Collective, CommDesc, CopyReq, DType, Device, Error, Event, InfoKey,
+    Kernel, KvDesc, KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream,
+    Support, Weight, WeightDesc, WeightFill, WeightPlan,
 };
 
 use crate::{
+    capture::{Captures, Graph},
     collective,
     driver::{self, Bound, Context, Plane},
     handles::Handles,
@@ -68,7 +69,8 @@ pub(crate) struct Shared {
     pub(crate) buffers: Buffers,
     streams: Handles<driver::Stream>,
     events: Handles<driver::Event>,
-    graphs: Handles<driver::Graph>,
+    pub(crate) captures: Captures,
+    graphs: Handles<Graph>,
     /// What [`Stream::NONE`] names.
     default_stream: Option<Arc<driver::Stream>>,
 }
@@ -130,6 +132,7 @@ impl CudaDevice {
             buffers,
             streams: Handles::new("stream"),
             events: Handles::new("event"),
+            captures: Captures::default(),
             graphs: Handles::new("graph"),
             default_stream,
         };
@@ -176,7 +179,7 @@ impl Device for CudaDevice {
             PropKey::ARCH_MINOR => u64::from(limits.capability.1),
             PropKey::WARP => 32,
             PropKey::ALIGN => ALIGN,
-            PropKey::GRAPH | PropKey::NOTIFY => 1,
+            PropKey::GRAPH | PropKey::GRAPH_COMM | PropKey::NOTIFY => 1,
             PropKey::PEER_MASK | PropKey::INLINE => 0,
             PropKey::PREFERRED_KV_BLOCK => 16,
             PropKey::KV_BLOCK_MASK => kv::BLOCK_MASK,
@@ -392,21 +395,21 @@ impl Device for CudaDevice {
 
     fn graph_begin(&self, s: Stream) -> Result<()> {
         let _bound = self.shared.bind()?;
-        driver::Graph::begin(&*self.shared.stream(s)?)
+        self.shared.captures.begin(s, &*self.shared.stream(s)?)
     }
 
-    fn graph_end(&self, s: Stream) -> Result<Graph> {
+    fn graph_end(&self, s: Stream) -> Result<halyard_sdk::Graph> {
         let _bound = self.shared.bind()?;
-        let graph = driver::Graph::end(&*self.shared.stream(s)?)?;
-        Ok(Graph(self.shared.graphs.insert(graph)))
+        let graph = self.shared.captures.end(s, &*self.shared.stream(s)?)?;
+        Ok(halyard_sdk::Graph(self.shared.graphs.insert(graph)))
     }
 
-    fn graph_launch(&self, g: Graph, s: Stream) -> Result<()> {
+    fn graph_launch(&self, g: halyard_sdk::Graph, s: Stream) -> Result<()> {
         let _bound = self.shared.bind()?;
-        self.shared.graphs.get(g.0)?.launch(&*self.shared.stream(s)?)
+        self.shared.graphs.get(g.0)?.launch(s, &*self.shared.stream(s)?)
     }
 
-    fn graph_destroy(&self, g: Graph) -> Result<()> {
+    fn graph_destroy(&self, g: halyard_sdk::Graph) -> Result<()> {
         let _bound = self.shared.bind()?;
         self.shared.graphs.remove(g.0).map(drop)
     }

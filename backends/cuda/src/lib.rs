@@ -13,6 +13,7 @@
 )]
 
 mod backend;
+mod capture;
 mod collective;
 mod device;
 mod driver;

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     device::Shared,
-    driver::{self, Event},
+    driver,
     nccl::{Comm, Move},
 };
 
@@ -41,8 +41,6 @@ pub(super) struct Communicator {
 struct State {
     /// Calls of the open group.
     group: Group<(Stream, Call)>,
-    /// The last call's stream and end: another stream has to wait, as calls share NCCL's memory and ours.
-    last: Option<(Stream, Arc<Event>)>,
 }
 
 impl Communicator {
@@ -70,13 +68,12 @@ impl Communicator {
         let state = &mut *self.state();
         self.watched.health.control.status()?;
         let Some((s, call)) = state.group.keep((s, call)) else { return Ok(()) };
-        self.enqueue(state, s, call.name(), |combine, on, issue| call.enqueue(combine, on, issue))
+        self.enqueue(s, call.name(), |combine, on, issue| call.enqueue(combine, on, issue))
     }
 
     /// Runs `work` in the order of a stream, behind this communicator's last call.
     fn enqueue(
         &self,
-        state: &mut State,
         s: Stream,
         what: &'static str,
         work: impl FnOnce(&Combine, &driver::Stream, Issue<'_>) -> Result<()>,
@@ -84,10 +81,10 @@ impl Communicator {
         let watched = &self.watched;
         let _bound = watched.shared.bind()?;
         let stream = watched.shared.stream(s)?;
-        if let Some((before, end)) = &state.last
-            && *before != s
-        {
-            end.hold(&stream)?;
+        // The graph is what is ordered and watched, each time that it is launched.
+        let captured = watched.shared.captures.takes(s, watched);
+        if !captured {
+            watched.follow(s, &stream)?;
         }
         let issue = |moves: &[Move]| {
             // SAFETY: the addresses are of views that were checked, which the host keeps until the work is done, and of scratch
@@ -100,8 +97,7 @@ impl Communicator {
             watched.comm.abort();
             return Err(first);
         }
-        state.last = Some((s, watched.mark(&stream, what)?));
-        Ok(())
+        if captured { Ok(()) } else { watched.mark(s, &stream, what) }
     }
 
     fn message(&self, s: Stream, view: &TensorView, peer: u32, call: Call) -> Result<()> {
@@ -171,7 +167,7 @@ impl Collective for Communicator {
         let (mut messages, mut stream) = (Vec::new(), None);
         for (s, call) in group {
             let Call::Message(message) = call else {
-                self.enqueue(state, s, call.name(), |c, on, issue| call.enqueue(c, on, issue))?;
+                self.enqueue(s, call.name(), |c, on, issue| call.enqueue(c, on, issue))?;
                 continue;
             };
             if stream.is_some_and(|other| other != s) {
@@ -181,7 +177,7 @@ impl Collective for Communicator {
             messages.push(message);
         }
         let Some(s) = stream else { return Ok(()) };
-        self.enqueue(state, s, "a group of messages", |_, _, issue| issue(&messages))
+        self.enqueue(s, "a group of messages", |_, _, issue| issue(&messages))
     }
 
     fn barrier(&self, s: Stream) -> Result<()> {
@@ -228,9 +224,7 @@ impl Drop for Communicator {
             Err(_) => self.watched.comm.abort(),
         }
         // An abort lets the streams go on: what still runs ends before its memory goes.
-        if let Some((_, end)) = self.state().last.take()
-            && let Err(error) = end.synchronize()
-        {
+        if let Err(error) = self.watched.wait_for_last() {
             tracing::debug!(%error, "work of a device that failed");
         }
         self.watched.clear();

@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use halyard_sdk::{Code, Error, Result, comm::Control};
+use halyard_sdk::{Code, Error, Result, Stream, comm::Control};
 
 use crate::{
     device::Shared,
-    driver::{Event, Stream},
+    driver::{self, Event},
     nccl::Comm,
 };
 
@@ -26,7 +26,7 @@ const DOUBT: Duration = Duration::from_secs(5);
 
 /// The control of the ranks.
 #[derive(Debug)]
-pub(super) struct Health {
+pub(crate) struct Health {
     pub(super) control: Control,
 }
 
@@ -63,12 +63,14 @@ impl Health {
 
 /// What the rank and its watch share.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     pub(super) shared: Arc<Shared>,
     pub(super) health: Health,
     pub(super) comm: Comm,
     work: Mutex<Work>,
     changed: Condvar,
+    /// The last call's stream and end.
+    last: Mutex<Option<(Stream, Arc<Event>)>>,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +92,8 @@ struct Mark {
 impl Watched {
     pub(super) fn new(shared: &Arc<Shared>, health: Health, comm: Comm) -> Self {
         let shared = Arc::clone(shared);
-        Self { shared, health, comm, work: Mutex::default(), changed: Condvar::new() }
+        let (work, changed, last) = Default::default();
+        Self { shared, health, comm, work, changed, last }
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
@@ -98,7 +101,7 @@ impl Watched {
     }
 
     /// How the communicator ended, if it did.
-    pub(super) fn status(&self) -> Result<()> {
+    pub(crate) fn status(&self) -> Result<()> {
         self.health.control.status()?;
         match self.comm.in_progress() {
             Ok(_) => Ok(()),
@@ -116,8 +119,25 @@ impl Watched {
         self.comm.abort();
     }
 
+    fn last(&self) -> MutexGuard<'_, Option<(Stream, Arc<Event>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a stream wait for the last call if another has it: calls share NCCL's memory and ours.
+    pub(crate) fn follow(&self, s: Stream, on: &driver::Stream) -> Result<()> {
+        match &*self.last() {
+            Some((before, end)) if *before != s => end.hold(on),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the end of the last call.
+    pub(super) fn wait_for_last(&self) -> Result<()> {
+        self.last().take().map_or(Ok(()), |(_, end)| end.synchronize())
+    }
+
     /// Marks the stream's end as that of a call, which is watched from now on.
-    pub(super) fn mark(&self, on: &Stream, what: &'static str) -> Result<Arc<Event>> {
+    pub(crate) fn mark(&self, s: Stream, on: &driver::Stream, what: &'static str) -> Result<()> {
         let mut work = self.work();
         let spare = work.spare.iter().position(|e| Arc::strong_count(e) == 1);
         let event = match spare {
@@ -129,7 +149,9 @@ impl Watched {
             self.changed.notify_all();
         }
         work.under_way.push_back(Mark { event: Arc::clone(&event), what, since: Instant::now() });
-        Ok(event)
+        drop(work);
+        *self.last() = Some((s, event));
+        Ok(())
     }
 
     /// Begins to watch.

@@ -19,6 +19,7 @@ use crate::{
 };
 use communicator::Communicator;
 use health::Health;
+pub(crate) use health::Watched;
 
 /// Writes a fresh id to `out` if it fits; returns its size: NCCL's id, then that of the ranks' control.
 ///
