@@ -31,6 +31,8 @@ pub(crate) struct Batch {
     pub(crate) samples: Vec<Sample>,
     /// Whose prompt tokens want log-probabilities.
     pub(crate) prompts: Vec<PromptRows>,
+    /// The number of sequences that it was filled up to, if it was: the last ones are padding, which writes nothing and is not looked at.
+    pub(crate) bucket: Option<usize>,
     /// The sequences in the batch's order, as indices into the scheduler's running list.
     members: Vec<usize>,
 }
@@ -73,6 +75,7 @@ impl Batch {
             max_kv: 0,
             samples: Vec::with_capacity(max_seqs),
             prompts: Vec::with_capacity(max_seqs),
+            bucket: None,
             members: Vec::with_capacity(max_seqs),
         }
     }
@@ -80,6 +83,32 @@ impl Batch {
     /// A batch of no tokens.
     pub(crate) fn empty() -> Self {
         Self { cu_q: vec![0], ..Self::default() }
+    }
+
+    /// A decode step of nothing but padding.
+    pub(crate) fn padding(bucket: usize) -> Self {
+        let mut batch = Self { max_q: 1, ..Self::empty() };
+        batch.pad(bucket);
+        batch
+    }
+
+    /// Each sequence computes one token, and only what follows it is asked for.
+    pub(crate) fn is_decode(&self) -> bool {
+        self.max_q == 1 && self.prompts.is_empty()
+    }
+
+    /// Fills a decode step up to so many sequences: of a token each, without keys, that go nowhere.
+    pub(crate) fn pad(&mut self, bucket: usize) {
+        for end in self.num_seqs() + 1..=bucket {
+            self.ids.push(0);
+            self.positions.push(0);
+            self.slots.push(-1);
+            self.cu_q.push(small(end));
+            self.kv_len.push(0);
+        }
+        self.block_table.resize(bucket * self.max_blocks, 0);
+        self.num_single = bucket;
+        self.bucket = Some(bucket);
     }
 
     /// Takes over everything that the model needs, but not what is to be done with its outputs. Allocates nothing within the bounds.
@@ -92,6 +121,7 @@ impl Batch {
         self.kv_len.clone_from(&other.kv_len);
         (self.num_single, self.max_q) = (other.num_single, other.max_q);
         (self.max_kv, self.max_blocks) = (other.max_kv, other.max_blocks);
+        self.bucket = other.bucket;
     }
 
     /// Tokens in the batch.
@@ -137,6 +167,7 @@ impl Batch {
         self.prompts.clear();
         self.members.clear();
         (self.num_single, self.max_q, self.max_kv) = (0, 0, 0);
+        self.bucket = None;
     }
 
     fn push_tokens(&mut self, seq: &Sequence, block_size: usize) {
@@ -211,6 +242,29 @@ mod tests {
         assert_eq!(batch.samples, [Sample { seq: 1, row: 0 }, Sample { seq: 0, row: 6 }]);
         assert_eq!(batch.prompts, [PromptRows { seq: 0, row: 1, position: 0, count: 5 }]);
     }
+
+    #[test]
+    fn a_decode_step_is_filled_up_with_tokens_that_go_nowhere() {
+        let mut scheduler = scheduler(8, 4, 8, 12);
+        for token in [10, 20, 30] {
+            scheduler.add(sequence(&[token], &SamplingParams::default()));
+        }
+        scheduler.schedule();
+        let mut batch = Batch::with_capacity(12, 8, 8);
+        batch.build(scheduler.running(), 4);
+        assert!(batch.is_decode() && batch.bucket.is_none());
+        batch.pad(4);
+        assert_eq!(batch.ids, [10, 20, 30, 0]);
+        assert_eq!(batch.slots, [0, 4, 8, -1]);
+        assert_eq!((&batch.cu_q[..], &batch.kv_len[..]), (&[0, 1, 2, 3, 4][..], &[1, 1, 1, 0][..]));
+        assert_eq!((batch.num_seqs(), batch.num_tokens(), batch.num_single), (4, 4, 4));
+        assert_eq!((batch.samples.len(), batch.block_table.len()), (3, 4 * batch.max_blocks));
+        batch.build(scheduler.running(), 4);
+        assert_eq!((batch.num_seqs(), batch.bucket), (3, None));
+        let nothing = Batch::padding(2);
+        assert_eq!((&nothing.cu_q[..], nothing.max_q), (&[0, 1, 2][..], 1));
+    }
+
     #[test]
     fn a_prompt_scored_in_part_goes_on_where_it_stopped() {
         let params = SamplingParams { prompt_logprobs: Some(0), ..SamplingParams::default() };

@@ -157,7 +157,7 @@ impl<R: ModelRunner> EngineLoop<R> {
         self.output.clear();
         if plan.tokens > 0 {
             self.batch.build(self.scheduler.running(), self.shared.info.block_size);
-            self.runner.run(&self.batch, self.scheduler.running(), &mut self.output)?;
+            self.runner.run(&mut self.batch, self.scheduler.running(), &mut self.output)?;
             self.deliver();
         }
         self.observe(&plan);
@@ -234,6 +234,7 @@ impl<R: ModelRunner> EngineLoop<R> {
             preemptions: plan.preemptions,
             prefix_queries: plan.prefix_queries,
             prefix_hits: plan.prefix_hits,
+            graphs: self.output.graphs,
         });
     }
 }

@@ -107,6 +107,9 @@ pub enum LoadError {
     /// A step without any work failed.
     #[error("launching a step of no tokens failed: {0}")]
     Step(String),
+    /// Decode steps could not be captured.
+    #[error("capturing decode steps in graphs failed (--enforce-eager does without): {0}")]
+    Capture(String),
     /// A thread of the engine could not be started.
     #[error("a thread of the engine could not be started")]
     Thread(#[source] std::io::Error),

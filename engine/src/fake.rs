@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::{
     batch::Batch,
     kv::KvCache,
-    request::{EngineInfo, EngineRequest, SamplingParams, TokenLogprobs},
+    request::{DecodeGraphs, EngineInfo, EngineRequest, SamplingParams, TokenLogprobs},
     runner::{ModelRunner, StepError, StepOutput},
     scheduler::{Scheduler, SchedulerConfig},
     sequence::{Client, Sequence},
@@ -40,6 +40,7 @@ pub(crate) fn info() -> EngineInfo {
         weight_bytes: 0,
         kv_bytes: 0,
         dispatch: None,
+        graphs: DecodeGraphs::Off("a fake".into()),
     }
 }
 
@@ -140,7 +141,7 @@ fn index(value: i32) -> usize {
 impl ModelRunner for FakeRunner {
     fn run(
         &mut self,
-        batch: &Batch,
+        batch: &mut Batch,
         _seqs: &[Sequence],
         out: &mut StepOutput,
     ) -> Result<(), StepError> {

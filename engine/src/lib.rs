@@ -8,12 +8,13 @@
 //! - `handle`, `validate`: a request is checked and becomes a `sequence`
 //! - `engine_loop`: the thread; takes sequences in, steps, sends events out
 //! - `scheduler`: who computes how many tokens in a step, on blocks from `kv`
-//! - `batch`: the step's tokens as flat lists
+//! - `batch`: the step's tokens as flat lists, filled up to one of the `buckets` where graphs are captured
 //! - `runner`: computes a batch on a device and chooses tokens, with parameters from `sampling`
 //! - `models`: what each family computes, recorded as a `program` that the runner runs
 //! - `load`: sizes, memory, weights
 
 mod batch;
+mod buckets;
 mod engine_loop;
 mod error;
 #[cfg(test)]
@@ -36,6 +37,6 @@ pub use handle::{EngineHandle, RequestHandle};
 pub use load::{Dtype, LoadOptions, LoadProgress, Plan};
 pub use program::ExchangeKind;
 pub use request::{
-    EngineEvent, EngineInfo, EngineRequest, FinishReason, Observer, PromptOutput, RequestError,
-    RequestStats, SamplingParams, StepStats, SubmitError, TokenLogprobs, TokenOutput,
+    DecodeGraphs, EngineEvent, EngineInfo, EngineRequest, FinishReason, Observer, PromptOutput,
+    RequestError, RequestStats, SamplingParams, StepStats, SubmitError, TokenLogprobs, TokenOutput,
 };

@@ -217,8 +217,24 @@ pub struct EngineInfo {
     /// Bytes of the KV pool on all devices.
     pub kv_bytes: u64,
     /// What a decode step costs beside arithmetic: all its launches, through the boundary, over no tokens. `None` unless
-    /// [`LoadOptions::measure_dispatch`](crate::LoadOptions::measure_dispatch) asked for it.
+    /// [`LoadOptions::measure_dispatch`](crate::LoadOptions::measure_dispatch) asked for it, and where graphs take the launches' place.
     pub dispatch: Option<Duration>,
+    /// Whether decode steps are replayed from graphs.
+    pub graphs: DecodeGraphs,
+}
+
+/// Whether decode steps are replayed from graphs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DecodeGraphs {
+    /// They are.
+    Captured {
+        /// The numbers of sequences that steps are filled up to.
+        sizes: Vec<usize>,
+        /// Bytes set aside for them on all devices.
+        bytes: u64,
+    },
+    /// Their kernels are launched one by one; why.
+    Off(String),
 }
 
 /// What one step of the engine loop did. Sent to the [`Observer`] after each step.
@@ -240,6 +256,8 @@ pub struct StepStats {
     pub prefix_queries: usize,
     /// Of these, found.
     pub prefix_hits: usize,
+    /// Captured graphs launched in this step: two in a decode step that was replayed.
+    pub graphs: usize,
 }
 
 /// The life of one request. Sent to the [`Observer`] when it ends.

@@ -3,13 +3,19 @@
 
 mod support;
 
-use std::slice;
+use std::{
+    slice,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use halyard_engine::Dtype;
+use halyard_engine::{DecodeGraphs, Dtype, LoadOptions, Observer, StepStats};
 use support::{
     DENSE, QUANTISED,
     check::{check, check_tokens},
-    cuda, goldens, options, quantised,
+    cuda, goldens, greedy, ids, options, quantised, start_shared, submit, tokens,
 };
 
 #[test]
@@ -49,6 +55,44 @@ fn sixteen_bit_activations_choose_the_same_tokens() {
         for dtype in [Dtype::BFloat16, Dtype::Float16] {
             check_tokens(&devices, model, dtype);
         }
+    }
+}
+
+/// Counts graphs that were launched.
+#[derive(Clone, Default)]
+struct Launches(Arc<AtomicUsize>);
+
+impl Observer for Launches {
+    fn step(&mut self, stats: &StepStats) {
+        self.0.fetch_add(stats.graphs, Ordering::Relaxed);
+    }
+}
+
+/// All prompts at once, so that steps have padding; most tests here replay what they can.
+#[test]
+fn steps_are_replayed_unless_they_should_not_be() {
+    for (model, ranks, enforce_eager) in
+        [("llama", 1, false), ("llama", 1, true), ("mixtral", 2, false), ("mixtral", 2, true)]
+    {
+        let options = LoadOptions { enforce_eager, ..options() };
+        let launches = Launches::default();
+        let devices = cuda::open(0..ranks);
+        let engine = start_shared(&devices, model, &options, Box::new(launches.clone()));
+        let captured = matches!(engine.info().graphs, DecodeGraphs::Captured { .. });
+        assert_eq!(captured, !enforce_eager, "{:?}", engine.info().graphs);
+        let goldens = goldens(&format!("{model}/golden.tensors"));
+        let start = |golden: &support::Golden| {
+            let count = u32::try_from(golden.generated.len()).expect("few");
+            submit(&engine, &golden.prompt, greedy(count))
+        };
+        let all: Vec<_> = goldens.iter().map(start).collect();
+        for (handle, golden) in all.into_iter().zip(&goldens) {
+            assert_eq!(ids(&tokens(handle)), golden.generated, "{model}");
+        }
+        engine.shutdown();
+        let launches = launches.0.load(Ordering::Relaxed);
+        let decodes = goldens.iter().map(|golden| golden.generated.len() - 1).max().expect("some");
+        assert!(if enforce_eager { launches == 0 } else { launches >= decodes }, "{launches}");
     }
 }
 

@@ -438,7 +438,7 @@ struct Constant;
 impl ModelRunner for Constant {
     fn run(
         &mut self,
-        batch: &Batch,
+        batch: &mut Batch,
         _: &[Sequence],
         out: &mut StepOutput,
     ) -> Result<(), StepError> {

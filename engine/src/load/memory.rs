@@ -11,6 +11,8 @@ const HOST_DEFAULT: u64 = 4 << 30;
 pub(super) struct Demand {
     pub(super) weights: u64,
     pub(super) activations: u64,
+    /// Of captured steps.
+    pub(super) graphs: u64,
     /// Of all layers.
     pub(super) block: u64,
 }
@@ -58,7 +60,7 @@ impl Pool {
             let needed = per_seq as u64 * demand.block;
             return Err(LoadError::Memory(format!(
                 "one sequence of max_model_len = {} tokens needs {} of KV cache, there is {} \
-                 ({num_blocks} blocks of {} tokens, {} each; weights take {}, activations {}): \
+                 ({num_blocks} blocks of {} tokens, {} each; weights take {}, activations {}, graphs {}): \
                  lower max_model_len to {max_model_len}, or raise gpu_memory_utilization or \
                  kv_cache_memory_bytes",
                 options.max_model_len,
@@ -68,6 +70,7 @@ impl Pool {
                 mib(demand.block),
                 mib(demand.weights),
                 mib(demand.activations),
+                mib(demand.graphs),
             )));
         }
         Ok(Self { num_blocks, max_model_len })
@@ -85,13 +88,14 @@ fn budget(options: &Resolved, demand: &Demand, total: Option<u64>) -> Result<u64
     let sharing = if options.on_host { options.ranks as u64 } else { 1 };
     let total = total / sharing;
     let usable = share(total, options.gpu_memory_utilization);
-    let fixed = demand.weights + demand.activations;
+    let fixed = demand.weights + demand.activations + demand.graphs;
     let left = usable.checked_sub(fixed).ok_or_else(|| {
         LoadError::Memory(format!(
-            "the model needs {} for weights and {} for activations; gpu_memory_utilization = {} of \
+            "the model needs {} for weights, {} for activations and {} for graphs; gpu_memory_utilization = {} of \
              the device's {} is {}",
             mib(demand.weights),
             mib(demand.activations),
+            mib(demand.graphs),
             options.gpu_memory_utilization,
             mib(total),
             mib(usable),
@@ -143,12 +147,14 @@ mod tests {
             max_num_queued_reqs: usize::MAX,
             step_timeout: Duration::from_secs(60),
             measure_dispatch: false,
+            enforce_eager: false,
             on_host: false,
             ranks: 1,
         }
     }
 
-    const DEMAND: Demand = Demand { weights: 300 * MIB, activations: 100 * MIB, block: MIB };
+    const DEMAND: Demand =
+        Demand { weights: 300 * MIB, activations: 60 * MIB, graphs: 40 * MIB, block: MIB };
 
     fn pool(options: &Resolved) -> Result<Pool, LoadError> {
         Pool::plan(options, &DEMAND, Some(1000 * MIB))

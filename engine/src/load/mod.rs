@@ -2,6 +2,7 @@
 //! kernels will run, so that they can be verified; [`Plan::load`] then does it.
 
 mod dense;
+mod graphs;
 mod memory;
 mod options;
 mod ranks;
@@ -18,13 +19,14 @@ use halyard_weights::{Checkpoint, ModelConfig, QuantMethod};
 pub use options::{Dtype, LoadOptions, LoadProgress};
 
 use crate::{
+    buckets::Buckets,
     engine_loop,
     error::LoadError,
     handle::EngineHandle,
     kv::KvCache,
     models::{self, Shares},
     program::{ExchangeKind, Graph, Inputs, Program, Rank, Replaced, Sizes, Source},
-    request::{EngineInfo, Observer},
+    request::{DecodeGraphs, EngineInfo, Observer},
     runner::{Bounds, DeviceRunner},
     sampling::{self, SamplerTensors},
     scheduler::{Scheduler, SchedulerConfig},
@@ -50,6 +52,8 @@ pub struct Plan {
     /// Of rank 0.
     sampler: SamplerTensors,
     limits: Sizes,
+    /// What decode steps are filled up to.
+    buckets: Buckets,
     info: EngineInfo,
 }
 
@@ -72,7 +76,11 @@ impl Plan {
         let mut recorded = record(&checkpoint, &config, &options, devices)?;
         let mut ranks = RankPlan::all(devices, recorded.ranks)?;
         let mut sizes = limits(&options, &config);
-        let demands = ranks.iter().map(|rank| rank.demand(&sizes));
+        let possible = graphs::possible(&ranks);
+        let buckets = possible.as_ref().map(|()| Buckets::up_to(options.max_num_seqs));
+        let buckets = buckets.unwrap_or_default();
+        let captured = if options.enforce_eager { Buckets::default() } else { buckets.clone() };
+        let demands = ranks.iter().map(|rank| rank.demand(&sizes, &captured));
         let demands = demands.collect::<Result<Vec<_>, _>>()?;
         let pool = smallest_pool(&options, devices, &demands)?;
         if pool.max_model_len < options.max_model_len {
@@ -92,9 +100,11 @@ impl Plan {
             let dtype = options.compute;
             tracing::warn!(%scheme, %dtype, why, "weights are made dense");
         }
-        let info = info(devices, &config, &options, &pool, &demands);
+        let graphs = decode_graphs(possible, &captured, &demands);
+        let info = info(devices, &config, &options, (&pool, &demands), graphs);
         let sampler = recorded.sampler;
-        Ok(Self { checkpoint, config, options, ranks, comm, sampler, limits: sizes, info })
+        let limits = sizes;
+        Ok(Self { checkpoint, config, options, ranks, comm, sampler, limits, buckets, info })
     }
 
     /// What the engine will be.
@@ -158,7 +168,9 @@ impl Plan {
         let options = self.options.clone();
         let info = self.info.clone();
         let (scheduler, mut runner) = self.assemble(progress)?;
-        let measured = options.measure_dispatch.then(|| runner.dispatch_time()).transpose();
+        let launches = matches!(info.graphs, DecodeGraphs::Off(_));
+        let measures = options.measure_dispatch && launches;
+        let measured = measures.then(|| runner.dispatch_time()).transpose();
         let dispatch = measured.map_err(|error| LoadError::Step(error.message))?;
         let info = EngineInfo { dispatch, ..info };
         let seed = options.seed.unwrap_or_else(entropy);
@@ -171,7 +183,9 @@ impl Plan {
         self,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(Scheduler, DeviceRunner), LoadError> {
-        let Self { checkpoint, config, options, ranks, comm, sampler, limits, info } = self;
+        let Self { checkpoint, config, options, ranks, comm, sampler, limits, buckets, info } =
+            self;
+        let devices: Vec<Device> = ranks.iter().map(|rank| rank.device.clone()).collect();
         let comm = comm.as_ref();
         let job = Job { checkpoint: &checkpoint, config: &config, options: &options, limits, comm };
         let models = job.load_all(ranks, progress)?;
@@ -186,8 +200,17 @@ impl Plan {
             list_elements: limits.rows * limits.list_width,
             max_logprobs: (info.max_logprobs as usize).max(1),
         };
-        let runner = DeviceRunner::new(models, sampler, bounds, options.step_timeout)
-            .map_err(LoadError::Thread)?;
+        let timeout = options.step_timeout;
+        let runner = DeviceRunner::new(models, sampler, bounds, buckets, timeout);
+        let mut runner = runner.map_err(LoadError::Thread)?;
+        if let DecodeGraphs::Captured { sizes, bytes } = &info.graphs {
+            let free = graphs::free_bytes(&devices);
+            let total_sizes = sizes.len();
+            let mut report = |sizes| progress(LoadProgress::Graphs { sizes, total_sizes });
+            let captured = runner.capture(timeout, &mut report);
+            captured.map_err(|error| LoadError::Capture(error.message))?;
+            graphs::compare(free, graphs::free_bytes(&devices), *bytes);
+        }
         let scheduler = Scheduler::new(
             SchedulerConfig {
                 max_num_batched_tokens: options.max_num_batched_tokens,
@@ -352,8 +375,8 @@ fn info(
     devices: &[Device],
     config: &ModelConfig,
     options: &Resolved,
-    pool: &Pool,
-    demands: &[Demand],
+    (pool, demands): (&Pool, &[Demand]),
+    graphs: DecodeGraphs,
 ) -> EngineInfo {
     let blocks = pool.num_blocks as u64;
     EngineInfo {
@@ -372,6 +395,23 @@ fn info(
         weight_bytes: demands.iter().map(|demand| demand.weights).sum(),
         kv_bytes: demands.iter().map(|demand| blocks * demand.block).sum(),
         dispatch: None,
+        graphs,
+    }
+}
+
+/// What comes of `captured` sizes, none if that is not `possible` or not wished for.
+fn decode_graphs(
+    possible: Result<(), String>,
+    captured: &Buckets,
+    demands: &[Demand],
+) -> DecodeGraphs {
+    match (possible, captured.sizes()) {
+        (Err(why), _) => DecodeGraphs::Off(why),
+        (Ok(()), []) => DecodeGraphs::Off("--enforce-eager".into()),
+        (Ok(()), sizes) => DecodeGraphs::Captured {
+            sizes: sizes.to_vec(),
+            bytes: demands.iter().map(|demand| demand.graphs).sum(),
+        },
     }
 }
 

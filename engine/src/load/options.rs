@@ -45,6 +45,8 @@ pub struct LoadOptions {
     pub max_num_queued_reqs: Option<usize>,
     /// How long a step may take before the engine counts as unhealthy, and how long ranks wait for each other.
     pub step_timeout: Duration,
+    /// Whether decode steps are launched kernel by kernel where they could be replayed from graphs. Results are the same.
+    pub enforce_eager: bool,
     /// Whether to find out what launching a step costs, for [`EngineInfo::dispatch`](crate::EngineInfo::dispatch).
     pub measure_dispatch: bool,
 }
@@ -68,6 +70,7 @@ impl Default for LoadOptions {
             max_logprobs: 20,
             max_num_queued_reqs: None,
             step_timeout: Duration::from_secs(60),
+            enforce_eager: false,
             measure_dispatch: false,
         }
     }
@@ -118,11 +121,21 @@ impl FromStr for Dtype {
 
 /// How far a load has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LoadProgress {
-    /// Bytes of weights on the device.
-    pub bytes: u64,
-    /// Bytes of weights altogether.
-    pub total_bytes: u64,
+pub enum LoadProgress {
+    /// Weights come to the devices.
+    Weights {
+        /// Bytes that are there.
+        bytes: u64,
+        /// Bytes altogether.
+        total_bytes: u64,
+    },
+    /// Decode steps are captured.
+    Graphs {
+        /// Sizes that are done.
+        sizes: usize,
+        /// Sizes altogether.
+        total_sizes: usize,
+    },
 }
 
 /// Options with every choice made, and checked against each other.
@@ -148,6 +161,7 @@ pub(super) struct Resolved {
     pub(super) max_logprobs: u32,
     pub(super) max_num_queued_reqs: usize,
     pub(super) step_timeout: Duration,
+    pub(super) enforce_eager: bool,
     pub(super) measure_dispatch: bool,
     /// The devices' memory is the host's.
     pub(super) on_host: bool,
@@ -206,6 +220,7 @@ impl Resolved {
             max_logprobs: options.max_logprobs.min(vocab),
             max_num_queued_reqs: options.max_num_queued_reqs.unwrap_or(usize::MAX),
             step_timeout: options.step_timeout,
+            enforce_eager: options.enforce_eager,
             measure_dispatch: options.measure_dispatch,
             on_host,
             ranks: devices.len(),

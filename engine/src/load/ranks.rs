@@ -10,10 +10,11 @@ use halyard_core::{CommId, CommSpec, Communicator, Device, Kernel, KvDesc};
 use halyard_weights::{Checkpoint, ModelConfig};
 
 use super::{
-    LoadProgress, RecordedRank, device_name, failed, memory::Demand, options::Resolved, prepare,
-    weights,
+    LoadProgress, RecordedRank, device_name, failed, graphs, memory::Demand, options::Resolved,
+    prepare, weights,
 };
 use crate::{
+    buckets::Buckets,
     error::LoadError,
     program::{Executable, Inputs, Parts, Program, Sizes, workspace_bytes},
     runner::Model,
@@ -25,7 +26,7 @@ pub(super) struct RankPlan {
     pub(super) device: Device,
     pub(super) program: Program,
     inputs: Inputs,
-    kernels: Vec<Kernel>,
+    pub(super) kernels: Vec<Kernel>,
     kv: KvDesc<'static>,
 }
 
@@ -51,13 +52,14 @@ impl RankPlan {
     }
 
     /// What it needs of its device's memory.
-    pub(super) fn demand(&self, limits: &Sizes) -> Result<Demand, LoadError> {
+    pub(super) fn demand(&self, limits: &Sizes, graphs: &Buckets) -> Result<Demand, LoadError> {
         let Self { device, program, kernels, kv, .. } = self;
         let layout = device.kv_layout(kv).map_err(failed("arranging the KV cache"))?;
         let block_bytes = layout.block_bytes[0] + layout.block_bytes[1];
         Ok(Demand {
             weights: weights::planned_bytes(device, program)?,
             activations: program.buffer_bytes(limits) + workspace_bytes(program, kernels, limits),
+            graphs: graphs::bytes(self, graphs),
             block: block_bytes * program.kv_layers as u64,
         })
     }
@@ -96,10 +98,10 @@ impl Job<'_> {
             let threads: Vec<_> = ranks.into_iter().enumerate().map(start).collect();
             drop(sender);
             let mut bytes = 0;
-            progress(LoadProgress { bytes, total_bytes });
+            progress(LoadProgress::Weights { bytes, total_bytes });
             for more in done {
                 bytes += more;
-                progress(LoadProgress { bytes, total_bytes });
+                progress(LoadProgress::Weights { bytes, total_bytes });
             }
             let models = threads.into_iter().map(|thread| {
                 let thread = thread.map_err(LoadError::Thread)?;
@@ -149,7 +151,7 @@ impl Job<'_> {
         for (buffer, values) in contents {
             exec.fill_buffer(buffer, &values).map_err(failed("copying a vector to the device"))?;
         }
-        Ok(Model::new(exec, inputs, limits.table_width))
+        Ok(Model::new(exec, inputs, limits.table_width, max_model_len))
     }
 
     fn join(

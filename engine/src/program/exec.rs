@@ -1,6 +1,6 @@
 //! A program bound to a device: memory, weights and argument blocks that stay, and the running of sections.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use halyard_core::{
     CommHandle, Communicator, Device, DeviceBuffer, DeviceError, Element, Kernel, KvCache, KvDesc,
@@ -12,7 +12,11 @@ use super::{Call, Exchange, Place, Program, Section, Size, Sizes, Step, Tensor};
 /// Everything of a program that lives on the device.
 #[derive(Debug)]
 pub(crate) struct Executable {
-    stream: Stream,
+    /// By section and number of sequences. They go before what they use.
+    graphs: HashMap<(Section, usize), halyard_core::Graph>,
+    /// How often one of them was launched.
+    replays: u64,
+    stream: Arc<Stream>,
     /// With the other ranks, if there are any.
     comm: Option<Communicator>,
     workspace: Workspace,
@@ -90,8 +94,19 @@ impl Executable {
         let caches = caches.collect::<Result<_, _>>()?;
         let workspace = Workspace::new(device, workspace_bytes(&program, &kernels, &limits))?;
         let sections = Vec::with_capacity(program.steps.len());
-        let mut this =
-            Self { stream, comm, workspace, buffers, caches, weights, kernels, sections, limits };
+        let mut this = Self {
+            graphs: HashMap::new(),
+            replays: 0,
+            stream: Arc::new(stream),
+            comm,
+            workspace,
+            buffers,
+            caches,
+            weights,
+            kernels,
+            sections,
+            limits,
+        };
         for steps in program.steps {
             let bound = steps.into_iter().map(|step| match step {
                 Step::Launch(call) => Ok(Bound::Launch(Box::new(this.bind(call)?))),
@@ -118,6 +133,32 @@ impl Executable {
         let result = self.run_steps(&mut steps, sizes, lengths);
         self.sections[section as usize] = steps;
         result
+    }
+
+    /// Captures what [`Self::run`] would enqueue, for [`Self::replay`] with a key.
+    pub(crate) fn capture(
+        &mut self,
+        (section, key): (Section, usize),
+        sizes: &Sizes,
+        lengths: Option<Lengths<'_>>,
+    ) -> Result<(), DeviceError> {
+        let stream = Arc::clone(&self.stream);
+        let graph = stream.capture(|| self.run(section, sizes, lengths))?;
+        self.graphs.insert((section, key), graph);
+        Ok(())
+    }
+
+    /// Enqueues what was captured of a section with a key; `false` if nothing was.
+    pub(crate) fn replay(&mut self, section: Section, key: usize) -> Result<bool, DeviceError> {
+        let Some(graph) = self.graphs.get(&(section, key)) else { return Ok(false) };
+        graph.launch(&self.stream)?;
+        self.replays += 1;
+        Ok(true)
+    }
+
+    /// How often captured work was launched.
+    pub(crate) fn replays(&self) -> u64 {
+        self.replays
     }
 
     /// Ends the exchanges of all ranks, from any thread; `None` if there is but one.

@@ -28,7 +28,7 @@ pub(crate) struct Program {
 }
 
 /// A part of the program that runs as a whole.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) enum Section {
     /// From token ids to the residual stream, for all tokens of the batch.
     #[default]
@@ -58,6 +58,11 @@ impl Section {
 }
 
 impl Program {
+    /// What a section does.
+    pub(crate) fn steps(&self, section: Section) -> &[Step] {
+        &self.steps[section as usize]
+    }
+
     /// Bytes of all buffers.
     pub(crate) fn buffer_bytes(&self, limits: &Sizes) -> u64 {
         self.buffers.iter().map(|spec| spec.bytes(limits)).sum()

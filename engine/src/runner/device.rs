@@ -11,6 +11,7 @@ use halyard_core::{Code, DeviceError};
 use super::{Model, ModelRunner, StepError, StepOutput, followers::Followers};
 use crate::{
     batch::{Batch, PromptRows},
+    buckets::Buckets,
     program::{Executable, Section, Sizes, Tensor},
     request::TokenLogprobs,
     sampling::{SampleRows, SamplerTensors},
@@ -26,6 +27,8 @@ pub(crate) struct DeviceRunner {
     model: Model,
     sampler: SamplerTensors,
     bounds: Bounds,
+    /// What decode steps are filled up to.
+    buckets: Buckets,
     rows: SampleRows,
     chosen: Vec<i32>,
     report: Report,
@@ -73,6 +76,7 @@ impl DeviceRunner {
         models: Vec<Model>,
         sampler: SamplerTensors,
         bounds: Bounds,
+        buckets: Buckets,
         timeout: Duration,
     ) -> io::Result<Self> {
         let mut models = models.into_iter();
@@ -83,10 +87,53 @@ impl DeviceRunner {
             model,
             sampler,
             bounds,
+            buckets,
             rows: SampleRows::default(),
             chosen: Vec::with_capacity(bounds.max_rows),
             report: Report::default(),
         })
+    }
+
+    /// Captures the graphs of decode steps, and launches one to see that they run. `progress` is told how many sizes are done.
+    ///
+    /// # Errors
+    /// As [`ModelRunner::run`].
+    pub(crate) fn capture(
+        &mut self,
+        timeout: Duration,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(), StepError> {
+        self.capture_all(timeout, progress).map_err(|error| self.ended_by(error))
+    }
+
+    fn capture_all(
+        &mut self,
+        timeout: Duration,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(), StepError> {
+        let sizes = self.buckets.sizes().to_vec();
+        if let (Some(_), [least, .., most] | [least @ most]) = (&self.followers, &sizes[..]) {
+            // Communicators connect when they first exchange so much, which a capture must not see.
+            self.idle_step(*least, timeout)?;
+            self.idle_step(*most, timeout)?;
+        }
+        for (done, &bucket) in (1..).zip(&sizes) {
+            let Self { model, followers, .. } = self;
+            match followers {
+                None => model.capture(bucket)?,
+                Some(followers) => followers.capture(bucket, || model.capture(bucket))?,
+            }
+            progress(done);
+        }
+        sizes.first().map_or(Ok(()), |&least| self.idle_step(least, timeout))
+    }
+
+    /// A decode step of padding alone, to its end.
+    fn idle_step(&mut self, bucket: usize, timeout: Duration) -> Result<(), StepError> {
+        let batch = Batch::padding(bucket);
+        self.forward(&batch)?;
+        self.head(&vec![0; bucket], &batch)?;
+        Ok(self.model.exec.wait(timeout)?)
     }
 
     /// How long all launches of a decode step take to be made, without any work in them: a step of no tokens. The median of some.
@@ -129,8 +176,9 @@ impl DeviceRunner {
         let Self { model, followers, .. } = self;
         let tokens = batch.num_tokens();
         match followers {
-            None => Ok(model.head(rows, tokens)?),
-            Some(followers) => followers.head((rows, tokens), || model.head(rows, tokens)),
+            None => Ok(model.head(rows, tokens, batch.bucket)?),
+            Some(followers) => followers
+                .head((rows, tokens, batch.bucket), || model.head(rows, tokens, batch.bucket)),
         }
     }
 
@@ -175,7 +223,10 @@ impl DeviceRunner {
         if count == 0 {
             return Ok(());
         }
-        let tokens = std::mem::take(&mut self.rows.tokens);
+        let mut tokens = std::mem::take(&mut self.rows.tokens);
+        if let Some(bucket) = batch.bucket {
+            tokens.resize(bucket, 0);
+        }
         self.head(&tokens, batch)?;
         self.rows.tokens = tokens;
 
@@ -312,11 +363,17 @@ impl DeviceRunner {
 impl ModelRunner for DeviceRunner {
     fn run(
         &mut self,
-        batch: &Batch,
+        batch: &mut Batch,
         seqs: &[Sequence],
         out: &mut StepOutput,
     ) -> Result<(), StepError> {
-        self.step(batch, seqs, out).map_err(|error| self.ended_by(error))
+        if let Some(bucket) = self.buckets.of(batch.num_seqs()).filter(|_| batch.is_decode()) {
+            batch.pad(bucket);
+        }
+        let before = self.model.exec.replays();
+        let result = self.step(batch, seqs, out);
+        out.graphs = usize::try_from(self.model.exec.replays() - before).unwrap_or(usize::MAX);
+        result.map_err(|error| self.ended_by(error))
     }
 }
 

@@ -56,7 +56,9 @@ enum Part {
     /// From the batch to the residual stream.
     Forward,
     /// Logits of some rows of the batch of the last `Forward`.
-    Head { num_tokens: usize },
+    Head { num_tokens: usize, bucket: Option<usize> },
+    /// The graphs of decode steps of so many sequences.
+    Capture { bucket: usize },
 }
 
 /// Where a follower finds its next part.
@@ -146,10 +148,22 @@ impl Followers {
     /// As [`Followers::forward`].
     pub(crate) fn head(
         &mut self,
-        (rows, num_tokens): (&[i32], usize),
+        (rows, num_tokens, bucket): (&[i32], usize, Option<usize>),
         own: impl FnOnce() -> Result<(), DeviceError>,
     ) -> Result<(), StepError> {
-        self.together(|work| work.head(rows, num_tokens), own)
+        self.together(|work| work.head(rows, num_tokens, bucket), own)
+    }
+
+    /// The same for [`Model::capture`].
+    ///
+    /// # Errors
+    /// As [`Followers::forward`].
+    pub(crate) fn capture(
+        &mut self,
+        bucket: usize,
+        own: impl FnOnce() -> Result<(), DeviceError>,
+    ) -> Result<(), StepError> {
+        self.together(|work| work.part = Part::Capture { bucket }, own)
     }
 
     fn together(
@@ -269,8 +283,8 @@ impl Work {
         self.batch.copy_inputs(batch);
     }
 
-    fn head(&mut self, rows: &[i32], num_tokens: usize) {
-        self.part = Part::Head { num_tokens };
+    fn head(&mut self, rows: &[i32], num_tokens: usize, bucket: Option<usize>) {
+        self.part = Part::Head { num_tokens, bucket };
         self.rows.clear();
         self.rows.extend_from_slice(rows);
     }
@@ -278,8 +292,9 @@ impl Work {
     fn run(&self, model: &mut Model, timeout: Duration) -> Result<(), DeviceError> {
         match self.part {
             Part::Forward => model.forward(&self.batch),
-            Part::Head { num_tokens } => {
-                model.head(&self.rows, num_tokens)?;
+            Part::Capture { bucket } => model.capture(bucket),
+            Part::Head { num_tokens, bucket } => {
+                model.head(&self.rows, num_tokens, bucket)?;
                 // What failed on the device must be known here: rank 0 sees its own device only.
                 model.exec.wait(timeout)
             }
@@ -348,8 +363,8 @@ mod tests {
         let info = allocation_counter::measure(|| {
             for _ in 0..3 {
                 assert!(matches!(put(&|work| work.forward(&batch)), (Part::Forward, 7, _)));
-                let head = put(&|work| work.head(&[0, 6], 7));
-                assert!(matches!(head, (Part::Head { num_tokens: 7 }, _, 2)));
+                let head = put(&|work| work.head(&[0, 6], 7, None));
+                assert!(matches!(head, (Part::Head { num_tokens: 7, bucket: None }, _, 2)));
             }
         });
         assert_eq!(info.count_total, 0, "of {} bytes", info.bytes_total);

@@ -11,13 +11,13 @@ use crate::{batch::Batch, request::TokenLogprobs, sequence::Sequence};
 
 /// Runs a model over batches and chooses tokens. Lives on the engine's thread.
 pub(crate) trait ModelRunner: Send {
-    /// Computes a batch; `seqs` is the list that the batch's indices mean.
+    /// Computes a batch, which it may fill up with padding; `seqs` is the list that the batch's indices mean.
     ///
     /// On `Ok`, `out` holds one token for each of `batch.samples` and one list for each of
     /// `batch.prompts`. On `Err` the keys and values of the batch's tokens may hold anything.
     fn run(
         &mut self,
-        batch: &Batch,
+        batch: &mut Batch,
         seqs: &[Sequence],
         out: &mut StepOutput,
     ) -> Result<(), StepError>;
@@ -32,6 +32,8 @@ pub(crate) struct StepOutput {
     pub(crate) logprobs: Vec<Option<TokenLogprobs>>,
     /// One list for each of `batch.prompts`, an entry a row.
     pub(crate) prompts: Vec<Vec<TokenLogprobs>>,
+    /// Graphs that were launched.
+    pub(crate) graphs: usize,
 }
 
 impl StepOutput {
@@ -39,6 +41,7 @@ impl StepOutput {
         self.tokens.clear();
         self.logprobs.clear();
         self.prompts.clear();
+        self.graphs = 0;
     }
 }
 

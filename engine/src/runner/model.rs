@@ -11,19 +11,55 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) exec: Executable,
-    inputs: Inputs,
+    pub(super) inputs: Inputs,
     /// Columns of the block table's memory.
     table_width: usize,
+    /// Longest sequence.
+    max_model_len: usize,
 }
 
 impl Model {
-    pub(crate) fn new(exec: Executable, inputs: Inputs, table_width: usize) -> Self {
-        Self { exec, inputs, table_width }
+    pub(crate) fn new(
+        exec: Executable,
+        inputs: Inputs,
+        table_width: usize,
+        max_model_len: usize,
+    ) -> Self {
+        Self { exec, inputs, table_width, max_model_len }
     }
 
     /// From token ids to the residual stream.
     pub(crate) fn forward(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        let Self { exec, inputs, table_width } = self;
+        self.write_inputs(batch)?;
+        self.body(batch)
+    }
+
+    /// Logits of some of the batch's `num_tokens` tokens. A batch that was filled up to a bucket has as many rows.
+    pub(crate) fn head(
+        &mut self,
+        rows: &[i32],
+        num_tokens: usize,
+        bucket: Option<usize>,
+    ) -> Result<(), DeviceError> {
+        self.exec.write(&self.inputs.rows, rows)?;
+        if let Some(bucket) = bucket
+            && self.exec.replay(Section::Head, bucket)?
+        {
+            return Ok(());
+        }
+        self.exec.run(Section::Head, &of_head(rows.len(), num_tokens), None)
+    }
+
+    /// Captures the graphs of decode steps of so many sequences. Nothing is computed.
+    pub(crate) fn capture(&mut self, bucket: usize) -> Result<(), DeviceError> {
+        let batch = Batch::padding(bucket);
+        let (sizes, lengths) = self.of_body(&batch);
+        self.exec.capture((Section::Body, bucket), &sizes, Some(lengths))?;
+        self.exec.capture((Section::Head, bucket), &of_head(bucket, bucket), None)
+    }
+
+    pub(super) fn write_inputs(&self, batch: &Batch) -> Result<(), DeviceError> {
+        let Self { exec, inputs, table_width, .. } = self;
         exec.write(&inputs.ids, &batch.ids)?;
         exec.write(&inputs.positions, &batch.positions)?;
         exec.write(&inputs.slots, &batch.slots)?;
@@ -32,26 +68,39 @@ impl Model {
         for (row, blocks) in batch.block_table.chunks_exact(batch.max_blocks.max(1)).enumerate() {
             exec.write_at(&inputs.block_table, row * *table_width, blocks)?;
         }
+        Ok(())
+    }
+
+    pub(super) fn body(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        if let Some(bucket) = batch.bucket
+            && self.exec.replay(Section::Body, bucket)?
+        {
+            return Ok(());
+        }
+        let (sizes, lengths) = self.of_body(batch);
+        self.exec.run(Section::Body, &sizes, Some(lengths))
+    }
+
+    /// What launches are told of a batch. Where it was filled up to a bucket, nothing of this changes from step to step.
+    fn of_body<'b>(&self, batch: &'b Batch) -> (Sizes, Lengths<'b>) {
+        let fixed = batch.bucket.is_some();
         let sizes = Sizes {
             tokens: batch.num_tokens(),
             seqs: batch.num_seqs(),
-            table_width: batch.max_blocks,
+            table_width: if fixed { self.table_width } else { batch.max_blocks },
             ..Sizes::default()
         };
         let lengths = Lengths {
             cu_q: &batch.cu_q,
             kv_len: &batch.kv_len,
             max_q: batch.max_q,
-            max_kv: batch.max_kv,
+            max_kv: if fixed { self.max_model_len } else { batch.max_kv },
             num_single: batch.num_single,
         };
-        exec.run(Section::Body, &sizes, Some(lengths))
+        (sizes, lengths)
     }
+}
 
-    /// Logits of some of the batch's `num_tokens` tokens.
-    pub(crate) fn head(&mut self, rows: &[i32], num_tokens: usize) -> Result<(), DeviceError> {
-        self.exec.write(&self.inputs.rows, rows)?;
-        let sizes = Sizes { tokens: num_tokens, rows: rows.len(), ..Sizes::default() };
-        self.exec.run(Section::Head, &sizes, None)
-    }
+fn of_head(rows: usize, num_tokens: usize) -> Sizes {
+    Sizes { tokens: num_tokens, rows, ..Sizes::default() }
 }

@@ -78,7 +78,7 @@ impl World {
         assert!(plan.tokens > 0 || self.scheduler.is_idle(), "a step without progress");
         self.batch.build(&self.scheduler.running, self.load.block_size);
         let mut out = StepOutput::default();
-        self.runner.run(&self.batch, &self.scheduler.running, &mut out).expect("never fails");
+        self.runner.run(&mut self.batch, &self.scheduler.running, &mut out).expect("never fails");
         self.scheduler.commit();
         for (sample, &token) in self.batch.samples.iter().zip(&out.tokens) {
             self.scheduler.running[sample.seq].push(token, &[]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use futures_util::stream;
 use halyard_engine::{
-    EngineEvent, EngineInfo, EngineRequest, FinishReason, PromptOutput, SubmitError,
+    DecodeGraphs, EngineEvent, EngineInfo, EngineRequest, FinishReason, PromptOutput, SubmitError,
     TokenLogprobs, TokenOutput,
 };
 use halyard_server::{
@@ -37,6 +37,7 @@ pub fn api() -> Router {
         weight_bytes: 0,
         kv_bytes: 0,
         dispatch: None,
+        graphs: DecodeGraphs::Off("nothing runs".into()),
     };
     let metrics = Arc::new(Metrics::new("m", &info));
     let options = AppOptions {

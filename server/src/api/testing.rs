@@ -15,8 +15,8 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use halyard_engine::{
-    EngineEvent, EngineInfo, EngineRequest, FinishReason, PromptOutput, RequestError, SubmitError,
-    TokenLogprobs, TokenOutput,
+    DecodeGraphs, EngineEvent, EngineInfo, EngineRequest, FinishReason, PromptOutput, RequestError,
+    SubmitError, TokenLogprobs, TokenOutput,
 };
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -82,6 +82,7 @@ impl ScriptedEngine {
             weight_bytes: 0,
             kv_bytes: 0,
             dispatch: None,
+            graphs: DecodeGraphs::Off("nothing runs".into()),
         };
         Arc::new(Self {
             info,

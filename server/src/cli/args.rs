@@ -183,8 +183,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub max_logprobs: u32,
 
-    /// Accepted and without effect: nothing is captured or compiled
-    #[arg(long, hide_short_help = true)]
+    /// Launch decode steps kernel by kernel, also where the device could replay them from captured graphs; answers are the same
+    #[arg(long)]
     pub enforce_eager: bool,
 }
 

@@ -4,7 +4,9 @@ use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
 use halyard_core::{Device, InfoKey, PropKey};
-use halyard_engine::{EngineHandle, EngineInfo, LoadOptions, LoadProgress, Observer, Plan};
+use halyard_engine::{
+    DecodeGraphs, EngineHandle, EngineInfo, LoadOptions, LoadProgress, Observer, Plan,
+};
 use halyard_weights::{Checkpoint, GenerationDefaults, ModelConfig};
 
 use super::{backends, gate};
@@ -61,14 +63,28 @@ pub(super) fn load(
     let observer = observer(plan.info());
     let weights_begun = Instant::now();
     let bar = ui::progress("loading weights", plan.info().weight_bytes, Unit::Bytes);
-    let mut on_progress = |progress: LoadProgress| {
-        bar.set_length(progress.total_bytes);
-        bar.set_position(progress.bytes);
+    let mut graphs_bar = None;
+    let mut on_progress = |progress: LoadProgress| match progress {
+        LoadProgress::Weights { bytes, total_bytes } => {
+            bar.set_length(total_bytes);
+            bar.set_position(bytes);
+        }
+        LoadProgress::Graphs { sizes, total_sizes } => {
+            bar.finish_and_clear();
+            let count = |sizes: usize| u64::try_from(sizes).unwrap_or(u64::MAX);
+            let bar = graphs_bar.get_or_insert_with(|| {
+                ui::progress("capturing graphs", count(total_sizes), Unit::Items)
+            });
+            bar.set_position(count(sizes));
+        }
     };
     let engine = plan
         .load(observer, &mut on_progress)
         .with_context(|| format!("cannot load the weights of {root}"))?;
     bar.finish_and_clear();
+    if let Some(bar) = graphs_bar {
+        bar.finish_and_clear();
+    }
     log_engine(engine.info(), weights_begun, begun);
     Ok(Loaded { engine, text: Arc::new(text), config, on_host, defaults, root })
 }
@@ -112,6 +128,7 @@ fn log_engine(info: &EngineInfo, weights_begun: Instant, begun: Instant) {
         ui::bytes(info.kv_bytes),
         info.max_model_len,
     );
+    log_graphs(&info.graphs);
     tracing::info!(
         "engine: {} sequences and {} tokens a step, prefix caching {}; ready after {:.2} s",
         info.max_num_seqs,
@@ -119,6 +136,18 @@ fn log_engine(info: &EngineInfo, weights_begun: Instant, begun: Instant) {
         if info.prefix_caching { "on" } else { "off" },
         begun.elapsed().as_secs_f64(),
     );
+}
+
+fn log_graphs(graphs: &DecodeGraphs) {
+    match graphs {
+        DecodeGraphs::Captured { sizes, bytes } => tracing::info!(
+            "graphs: decode steps of 1 to {} sequences in {} sizes, {} set aside",
+            sizes.last().copied().unwrap_or(0),
+            sizes.len(),
+            ui::bytes(*bytes),
+        ),
+        DecodeGraphs::Off(why) => tracing::info!("graphs: none ({why})"),
+    }
 }
 
 /// What the flags say about the engine.
@@ -153,6 +182,7 @@ pub(super) fn options(model: &ModelArgs, engine: &EngineArgs) -> LoadOptions {
         max_logprobs: engine.max_logprobs,
         max_num_queued_reqs: engine.max_num_queued_reqs,
         step_timeout: standard.step_timeout,
+        enforce_eager: engine.enforce_eager,
         measure_dispatch: standard.measure_dispatch,
     }
 }

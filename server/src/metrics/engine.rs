@@ -70,6 +70,7 @@ struct Totals {
     preemptions: Counter,
     prefix_queries: Counter,
     prefix_hits: Counter,
+    graphs: Counter,
 }
 
 /// How long things take.
@@ -147,6 +148,7 @@ impl Totals {
             preemptions: r.counter("num_preemptions", "Preemptions"),
             prefix_queries: r.counter("prefix_cache_queries", "Prompt tokens looked up"),
             prefix_hits: r.counter("prefix_cache_hits", "Of these, found"),
+            graphs: r.counter("graph_launches", "Captured graphs launched, two a decode step"),
         }
     }
 }
@@ -243,6 +245,7 @@ impl Observer for MetricsObserver {
         totals.preemptions.inc_by(to_u64(stats.preemptions));
         totals.prefix_queries.inc_by(to_u64(stats.prefix_queries));
         totals.prefix_hits.inc_by(to_u64(stats.prefix_hits));
+        totals.graphs.inc_by(to_u64(stats.graphs));
         let tokens = stats.prompt_tokens + stats.generated_tokens;
         if tokens > 0 {
             counts.step_tokens.observe(to_f64(tokens));

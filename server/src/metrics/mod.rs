@@ -6,7 +6,7 @@ mod process;
 
 use std::{sync::atomic::AtomicI64, time::Duration};
 
-use halyard_engine::EngineInfo;
+use halyard_engine::{DecodeGraphs, EngineInfo};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -107,6 +107,13 @@ impl Metrics {
         let ranks =
             r.gauge::<i64, AtomicI64>("tensor_parallel_size", "Devices that share the model");
         ranks.set(i64::try_from(info.tensor_parallel_size).unwrap_or(i64::MAX));
+        let sizes = match &info.graphs {
+            DecodeGraphs::Captured { sizes, .. } => sizes.len(),
+            DecodeGraphs::Off(_) => 0,
+        };
+        let help = "Sizes of decode steps that are replayed from graphs";
+        let graph_sizes = r.gauge::<i64, AtomicI64>("decode_graph_sizes", help);
+        graph_sizes.set(i64::try_from(sizes).unwrap_or(i64::MAX));
         let metrics = Self {
             registry,
             engine,

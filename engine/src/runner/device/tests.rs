@@ -9,6 +9,8 @@ use safetensors::SafeTensors;
 use super::*;
 use crate::{Dtype, LoadOptions, Plan, fake, request::SamplingParams};
 
+mod graphs;
+
 const TOLERANCE: f32 = 1e-3;
 
 fn folder(file: &str) -> PathBuf {

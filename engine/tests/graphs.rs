@@ -1,0 +1,155 @@
+//! Graphs of `halyard-core`, on the CUDA backend and the software GPU.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a measurement of bytes"
+)]
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use halyard_core::{
+    Code, Device, DeviceError, Kernel, Launch, MetricKey, OpBuf, Stream, Tensor, TensorSpec,
+    Workspace, attrs,
+};
+use support::cuda;
+
+struct Setup {
+    device: Device,
+    stream: Stream,
+    workspace: Workspace,
+    add: Kernel,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let device = cuda::open([0]).remove(0);
+        let workspace = Workspace::new(&device, 0).expect("of nothing");
+        let (stream, add) = (device.stream(0).expect("a stream"), add(&device));
+        Self { device, stream, workspace, add }
+    }
+
+    fn tensor(&self, values: &[f32]) -> Tensor {
+        self.device.tensor_from(&self.stream, &[1, values.len()], values).expect("fits")
+    }
+
+    /// `y = a + b`.
+    fn launch(&self, a: &Tensor, b: &Tensor, y: &Tensor) -> Result<(), DeviceError> {
+        let launch = Launch::new(&self.add, &[Some(a), Some(b), Some(y)], &[])?;
+        launch.run(&self.stream, &self.workspace, &[])
+    }
+
+    fn read(&self, tensor: &Tensor) -> Vec<f32> {
+        let mut values = vec![0.0; 2];
+        tensor.read(&self.stream, &mut values).expect("reads");
+        values
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let all = self.device.telemetry();
+        let used = all.iter().find(|m| m.key == MetricKey::MEM_USED_BY_US).expect("measured");
+        used.value as u64
+    }
+}
+
+fn add(device: &Device) -> Kernel {
+    let spec = TensorSpec::new(halyard_core::DType::F32, &[-1, 2]);
+    device.prepare(OpBuf::new(&attrs::Add::default(), [spec; 3], [])).expect("prepares")
+}
+
+#[test]
+fn a_launch_reads_memory_anew() {
+    let s = Setup::new();
+    let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
+    let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
+    assert_eq!(s.read(&y), [0.0, 0.0], "captured, not done");
+    graph.launch(&s.stream).expect("launches");
+    assert_eq!(s.read(&y), [11.0, 22.0]);
+    a.write(&s.stream, &[5.0, 6.0]).expect("writes");
+    let other = s.device.stream(0).expect("a stream");
+    graph.launch(&other).expect("launches");
+    other.sync().expect("runs");
+    assert_eq!(s.read(&y), [15.0, 26.0]);
+}
+
+#[test]
+fn a_graph_keeps_what_it_uses() {
+    let s = Setup::new();
+    let empty = s.used_bytes();
+    let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
+    let used = s.used_bytes();
+    let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
+    // Three tensors and a kernel.
+    assert_eq!(graph.num_uses(), 4);
+    drop((a, b, y));
+    s.stream.sync().expect("runs");
+    graph.launch(&s.stream).expect("launches");
+    s.stream.sync().expect("runs");
+    assert_eq!(s.used_bytes(), used);
+    drop(graph);
+    // Freed when the next buffer is made.
+    drop(s.tensor(&[0.0, 0.0]));
+    s.stream.sync().expect("runs");
+    drop(s.tensor(&[0.0, 0.0]));
+    assert!(s.used_bytes() < used && s.used_bytes() >= empty);
+}
+
+#[test]
+fn what_cannot_be_captured_is_refused_and_the_stream_goes_on() {
+    let s = Setup::new();
+    let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
+    let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
+    let event = s.device.event(false).expect("an event");
+    let mut into = [0.0_f32; 2];
+    type Act<'a> = &'a mut dyn FnMut() -> Result<(), DeviceError>;
+    let refused: [(&str, Act<'_>); 8] = [
+        ("copy", &mut || a.write(&s.stream, &[0.0_f32; 2])),
+        ("copy", &mut || a.read(&s.stream, &mut into)),
+        ("stream_sync", &mut || s.stream.sync()),
+        ("stream_query", &mut || s.stream.is_idle().map(drop)),
+        ("event_record", &mut || s.stream.record(&event)),
+        ("event_wait", &mut || s.stream.wait(&event)),
+        ("graph_launch", &mut || graph.launch(&s.stream)),
+        ("graph_begin", &mut || s.stream.capture(|| Ok(())).map(drop)),
+    ];
+    for (call, act) in refused {
+        let error = s.stream.capture(act).expect_err("refused");
+        assert_eq!((error.call, error.code), (call, Code::INVALID_ARGUMENT), "{error}");
+        assert!(error.message.contains("capturing"), "{error}");
+    }
+    let panicked = catch_unwind(AssertUnwindSafe(|| s.stream.capture(|| panic!("in between"))));
+    assert!(panicked.is_err());
+    graph.launch(&s.stream).expect("launches");
+    assert_eq!(s.read(&y), [11.0, 22.0]);
+}
+
+/// The marks that tell when a buffer is free to go must not become part of a graph.
+#[test]
+fn memory_that_is_freed_meanwhile_goes_after_the_capture() {
+    let s = Setup::new();
+    let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
+    let other = s.tensor(&[7.0, 7.0]);
+    let used = s.used_bytes();
+    let work = || {
+        drop(other);
+        assert_eq!(s.used_bytes(), used);
+        s.launch(&a, &b, &y)
+    };
+    let graph = s.stream.capture(work).expect("captures");
+    s.stream.sync().expect("runs");
+    drop(s.tensor(&[0.0, 0.0]));
+    graph.launch(&s.stream).expect("launches");
+    assert_eq!(s.read(&y), [11.0, 22.0]);
+}
+
+#[test]
+fn a_device_without_graphs_says_so() {
+    for device in support::devices() {
+        assert!(!device.has_graphs() && !device.captures_exchanges());
+        let stream = device.stream(0).expect("a stream");
+        let error = stream.capture(|| Ok(())).expect_err("none");
+        assert_eq!((error.call, error.code), ("graph_begin", Code::UNSUPPORTED));
+    }
+}
