@@ -51,7 +51,7 @@ pub use halyard_abi::{
 pub use kernel::{Kernel, Plan};
 pub use launch::{Launch, Workspace};
 pub use loader::{Door, LoadError};
-pub use memory::{DeviceBuffer, Element};
+pub use memory::{DeviceBuffer, Element, Upload};
 pub use stream::{Event, Stream};
 pub use tensor::{KvCache, Tensor};
 pub use weight::{Weight, WeightBuilder};

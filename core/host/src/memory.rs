@@ -28,6 +28,50 @@ impl Drop for Inner {
     }
 }
 
+/// Elements of the host's, and where in a buffer they go.
+#[derive(Clone, Copy, Debug)]
+pub struct Upload<'a> {
+    to: &'a DeviceBuffer,
+    offset: u64,
+    from: &'a [u8],
+    row_bytes: u64,
+    rows: u64,
+    /// Bytes from row to row of the buffer.
+    pitch: u64,
+}
+
+impl Upload<'_> {
+    fn enqueue(&self, stream: &Stream) -> Result<()> {
+        const CALL: &str = "copy";
+        let Self { to, offset, from, row_bytes, rows, pitch } = *self;
+        to.is_of(stream, CALL)?;
+        if rows == 0 || row_bytes == 0 {
+            return Ok(());
+        }
+        let span = (rows - 1).checked_mul(pitch).and_then(|start| start.checked_add(row_bytes));
+        let span = span.ok_or_else(|| DeviceError::invalid(CALL, "rows beyond any memory"))?;
+        to.check_range(offset, span, CALL)?;
+        let src = MemRef { base: from.as_ptr() as u64, offset: 0, kind: mem::HOST, device: 0 };
+        let (dst, dst_pitch, src_pitch) = (to.place(offset), pitch, row_bytes);
+        let req = CopyReq { dst, src, row_bytes, rows, dst_pitch, src_pitch };
+        stream.device.raw.copy(stream.raw, &req).named(CALL)
+    }
+}
+
+impl Stream {
+    /// Copies to the device, in stream order; returns when everything has left the host's memory.
+    ///
+    /// # Errors
+    /// If something does not fit, or a copy fails; others may have been made then.
+    pub fn upload(&self, copies: &[Upload<'_>]) -> Result<()> {
+        self.refuse_in_capture("copy")?;
+        let enqueued = copies.iter().try_for_each(|copy| copy.enqueue(self));
+        // Also after a failure: copies before it still read what is only borrowed.
+        let done = if self.device.inline { Ok(()) } else { self.sync() };
+        enqueued.and(done)
+    }
+}
+
 /// A Rust type that is a dtype's element.
 pub trait Element: Copy + Send + Sync + sealed::Sealed + 'static {
     /// Which dtype.
@@ -143,13 +187,29 @@ impl DeviceBuffer {
     /// # Errors
     /// If they do not fit, or the copy fails.
     pub fn write<T: Element>(&self, stream: &Stream, offset: u64, data: &[T]) -> Result<()> {
-        let bytes = as_bytes(data);
-        stream.refuse_in_capture("copy")?;
-        self.is_of(stream, "copy")?;
-        self.check_range(offset, bytes.len() as u64, "copy")?;
-        let src = MemRef { base: bytes.as_ptr() as u64, offset: 0, kind: mem::HOST, device: 0 };
-        self.flat_copy(stream, self.place(offset), src, bytes.len() as u64)?;
-        if self.inner.device.inline { Ok(()) } else { stream.sync() }
+        stream.upload(&[self.upload(offset, data)])
+    }
+
+    /// A copy of elements to `offset` bytes, for [`Stream::upload`].
+    #[must_use]
+    pub fn upload<'a, T: Element>(&'a self, offset: u64, data: &'a [T]) -> Upload<'a> {
+        let bytes = size_of_val(data) as u64;
+        let from = as_bytes(data);
+        Upload { to: self, offset, from, row_bytes: bytes, rows: 1, pitch: bytes }
+    }
+
+    /// The same with `columns` elements a row, of rows that begin `pitch` elements apart.
+    #[must_use]
+    pub fn upload_rows<'a, T: Element>(
+        &'a self,
+        offset: u64,
+        data: &'a [T],
+        (columns, pitch): (usize, usize),
+    ) -> Upload<'a> {
+        let bytes = |elements: usize| (elements * size_of::<T>()) as u64;
+        let rows = data.len().checked_div(columns).unwrap_or(0) as u64;
+        let from = as_bytes(data);
+        Upload { to: self, offset, from, row_bytes: bytes(columns), rows, pitch: bytes(pitch) }
     }
 
     /// Copies elements from the device, after all earlier work of the stream; returns when they are in `data`.
@@ -162,17 +222,13 @@ impl DeviceBuffer {
         self.is_of(stream, "copy")?;
         self.check_range(offset, bytes, "copy")?;
         let dst = MemRef { base: data.as_mut_ptr() as u64, offset: 0, kind: mem::HOST, device: 0 };
-        self.flat_copy(stream, dst, self.place(offset), bytes)?;
-        stream.sync()
-    }
-
-    fn flat_copy(&self, stream: &Stream, dst: MemRef, src: MemRef, bytes: u64) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
+        if bytes > 0 {
+            let src = self.place(offset);
+            let (row_bytes, rows, dst_pitch, src_pitch) = (bytes, 1, bytes, bytes);
+            let req = CopyReq { dst, src, row_bytes, rows, dst_pitch, src_pitch };
+            self.inner.device.raw.copy(stream.raw, &req).named("copy")?;
         }
-        let req =
-            CopyReq { dst, src, row_bytes: bytes, rows: 1, dst_pitch: bytes, src_pitch: bytes };
-        self.inner.device.raw.copy(stream.raw, &req).named("copy")
+        stream.sync()
     }
 
     /// Fills a range (both numbers multiples of 4) with a 32-bit pattern.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use halyard_core::{
     CommHandle, Communicator, Device, DeviceBuffer, DeviceError, Element, Kernel, KvCache, KvDesc,
-    Launch, Plan, ReduceOp, Stream, Sym, TensorSpec, Weight, Workspace, ops::OpSchema,
+    Launch, Plan, ReduceOp, Stream, Sym, TensorSpec, Upload, Weight, Workspace, ops::OpSchema,
 };
 
 use super::{Call, Exchange, Place, Program, Section, Size, Sizes, Step, Tensor};
@@ -178,18 +178,27 @@ impl Executable {
 
     /// Copies values to the start of a tensor.
     pub(crate) fn write<T: Element>(&self, to: &Tensor, data: &[T]) -> Result<(), DeviceError> {
-        self.write_at(to, 0, data)
+        self.write_all(&[self.input(to, data)])
     }
 
-    /// The same from element `first` on.
-    pub(crate) fn write_at<T: Element>(
-        &self,
+    /// Values for the start of a tensor, for [`Self::write_all`].
+    pub(crate) fn input<'a, T: Element>(&'a self, to: &Tensor, data: &'a [T]) -> Upload<'a> {
+        self.buffer(to).upload((to.offset * size_of::<T>()) as u64, data)
+    }
+
+    /// The same of rows of `columns` values for a tensor whose rows are `pitch` apart.
+    pub(crate) fn input_rows<'a, T: Element>(
+        &'a self,
         to: &Tensor,
-        first: usize,
-        data: &[T],
-    ) -> Result<(), DeviceError> {
-        let at = (to.offset + first) * size_of::<T>();
-        self.buffer(to).write(&self.stream, at as u64, data)
+        data: &'a [T],
+        (columns, pitch): (usize, usize),
+    ) -> Upload<'a> {
+        self.buffer(to).upload_rows((to.offset * size_of::<T>()) as u64, data, (columns, pitch))
+    }
+
+    /// Copies everything and waits once.
+    pub(crate) fn write_all(&self, inputs: &[Upload<'_>]) -> Result<(), DeviceError> {
+        self.stream.upload(inputs)
     }
 
     /// Copies values from element `first` of a tensor on; waits for them.

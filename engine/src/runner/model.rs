@@ -60,15 +60,15 @@ impl Model {
 
     pub(super) fn write_inputs(&self, batch: &Batch) -> Result<(), DeviceError> {
         let Self { exec, inputs, table_width, .. } = self;
-        exec.write(&inputs.ids, &batch.ids)?;
-        exec.write(&inputs.positions, &batch.positions)?;
-        exec.write(&inputs.slots, &batch.slots)?;
-        exec.write(&inputs.cu_q, &batch.cu_q)?;
-        exec.write(&inputs.kv_len, &batch.kv_len)?;
-        for (row, blocks) in batch.block_table.chunks_exact(batch.max_blocks.max(1)).enumerate() {
-            exec.write_at(&inputs.block_table, row * *table_width, blocks)?;
-        }
-        Ok(())
+        let table = (batch.max_blocks, *table_width);
+        exec.write_all(&[
+            exec.input(&inputs.ids, &batch.ids),
+            exec.input(&inputs.positions, &batch.positions),
+            exec.input(&inputs.slots, &batch.slots),
+            exec.input(&inputs.cu_q, &batch.cu_q),
+            exec.input(&inputs.kv_len, &batch.kv_len),
+            exec.input_rows(&inputs.block_table, &batch.block_table, table),
+        ])
     }
 
     pub(super) fn body(&mut self, batch: &Batch) -> Result<(), DeviceError> {

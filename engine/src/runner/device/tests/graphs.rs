@@ -187,7 +187,9 @@ fn a_stale_input_is_seen() {
         ("ids", &|exec, inputs| exec.write(&inputs.ids, &before.ids)),
         ("positions", &|exec, inputs| exec.write(&inputs.positions, &before.positions)),
         ("kv_len", &|exec, inputs| exec.write(&inputs.kv_len, &before.kv_len)),
-        ("block_table", &|exec, inputs| exec.write_at(&inputs.block_table, 1, &[0])),
+        ("block_table", &|exec, inputs| {
+            exec.write(&inputs.block_table, &[engine.batch.block_table[0], 0])
+        }),
         // Last, since it spoils what was written a step before.
         ("slots", &|exec, inputs| exec.write(&inputs.slots, &before.slots)),
     ];
