@@ -8,11 +8,16 @@
 
 mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Barrier,
+    thread,
+    time::Duration,
+};
 
 use halyard_core::{
-    Code, Device, DeviceError, Kernel, Launch, MetricKey, OpBuf, Stream, Tensor, TensorSpec,
-    Workspace, attrs,
+    Code, CommSpec, Communicator, DType, Decompose, Device, DeviceError, Graph, Kernel, Launch,
+    MetricKey, OpBuf, ReduceOp, Scheme, Stream, Tensor, TensorSpec, WeightDesc, Workspace, attrs,
 };
 use support::cuda;
 
@@ -55,7 +60,7 @@ impl Setup {
 }
 
 fn add(device: &Device) -> Kernel {
-    let spec = TensorSpec::new(halyard_core::DType::F32, &[-1, 2]);
+    let spec = TensorSpec::new(DType::F32, &[-1, 2]);
     device.prepare(OpBuf::new(&attrs::Add::default(), [spec; 3], [])).expect("prepares")
 }
 
@@ -142,6 +147,94 @@ fn memory_that_is_freed_meanwhile_goes_after_the_capture() {
     drop(s.tensor(&[0.0, 0.0]));
     graph.launch(&s.stream).expect("launches");
     assert_eq!(s.read(&y), [11.0, 22.0]);
+}
+
+/// A kernel that the host builds with a communicator in it.
+#[test]
+fn a_kernel_that_cannot_be_captured_is_refused() {
+    let s = Setup::new();
+    let id = s.device.comm_id().expect("an id");
+    let (timeout, name, number) = (Duration::from_secs(60), "test", Some(7));
+    let spec = CommSpec { id: &id, rank: 0, world: 1, timeout, name, number };
+    let _alone = s.device.join(&spec).expect("joins");
+    let desc = WeightDesc::linear(Scheme::DENSE, DType::F32, 2, 2);
+    let mut weight = s.device.weight(desc).expect("fits");
+    let rows: Vec<u8> = [1.0_f32, 0.0, 0.0, 1.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    weight.fill(&s.stream, 0, 0, 2, &[&rows]).expect("fills");
+    let weight = weight.seal(&s.stream).expect("whole");
+    let spec = TensorSpec::new(DType::F32, &[-1, 2]);
+    let attrs = attrs::LinearAllReduce { comm: 7, ..attrs::LinearAllReduce::default() };
+    let op = OpBuf::new(&attrs, [spec, TensorSpec::NONE, spec], [desc]);
+    let kernel = s.device.decomposing(Decompose::Missing).prepare(op).expect("is built");
+    let (x, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[0.0, 0.0]));
+    let launch = Launch::new(&kernel, &[Some(&x), None, Some(&y)], &[&weight]).expect("fits");
+    let workspace = Workspace::new(&s.device, launch.workspace_bytes()).expect("fits");
+    let error = s.stream.capture(|| launch.run(&s.stream, &workspace, &[])).expect_err("refused");
+    assert_eq!(error.code, Code::UNSUPPORTED);
+    assert_eq!(error.message, "linear_all_reduce: its kernel cannot be captured");
+}
+
+/// What each of two ranks gets from `f`.
+fn on_two<T: Send>(
+    timeout: Duration,
+    f: impl Fn(u32, &Device, Communicator) -> T + Sync,
+) -> Vec<T> {
+    let devices = cuda::open(0..2);
+    let id = devices[0].comm_id().expect("an id");
+    thread::scope(|scope| {
+        let (f, id) = (&f, &id);
+        let start = |(rank, device)| {
+            scope.spawn(move || {
+                let spec = CommSpec { id, rank, world: 2, timeout, name: "test", number: None };
+                f(rank, device, device.join(&spec).expect("joins"))
+            })
+        };
+        let threads: Vec<_> = (0..).zip(&devices).map(start).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+fn doubled(device: &Device, comm: &mut Communicator) -> (Stream, Tensor, Graph) {
+    let stream = device.stream(0).expect("a stream");
+    let x = device.tensor_from(&stream, &[2], &[1.0_f32, 2.0]).expect("fits");
+    let sum = || comm.all_reduce(&stream, &x, &x, ReduceOp::SUM);
+    let graph = stream.capture(sum).expect("captures");
+    (stream, x, graph)
+}
+
+/// The graph keeps the communicator, which goes on beside it.
+#[test]
+fn ranks_exchange_at_each_launch() {
+    let got = on_two(Duration::from_secs(60), |_, device, mut comm| {
+        let (stream, x, graph) = doubled(device, &mut comm);
+        graph.launch(&stream).expect("launches");
+        comm.all_reduce(&stream, &x, &x, ReduceOp::SUM).expect("enqueues");
+        drop(comm);
+        graph.launch(&stream).expect("launches");
+        let mut values = [0.0_f32; 2];
+        x.read(&stream, &mut values).expect("reads");
+        values
+    });
+    assert_eq!(got, [[8.0, 16.0]; 2]);
+}
+
+/// A launch whose other ranks do not come ends when the time is over, with a name, and further ones are refused.
+#[test]
+fn a_launch_is_watched() {
+    let left = Barrier::new(2);
+    on_two(Duration::from_millis(500), |rank, device, mut comm| {
+        let (stream, _, graph) = doubled(device, &mut comm);
+        if rank == 0 {
+            graph.launch(&stream).expect("launches");
+            stream.sync().expect("is let go");
+            let error = comm.handle().status().expect_err("it waited in vain");
+            assert_eq!(error.code, Code::COMM_ERROR);
+            assert!(error.message.contains("rank 0 waited") && error.message.contains("a graph"));
+        }
+        left.wait();
+        let error = graph.launch(&stream).expect_err("it has ended");
+        assert_eq!((error.call, error.code), ("graph_launch", Code::COMM_ERROR));
+    });
 }
 
 #[test]

@@ -207,6 +207,7 @@ impl Plan {
             let free = graphs::free_bytes(&devices);
             let total_sizes = sizes.len();
             let mut report = |sizes| progress(LoadProgress::Graphs { sizes, total_sizes });
+            report(0);
             let captured = runner.capture(timeout, &mut report);
             captured.map_err(|error| LoadError::Capture(error.message))?;
             graphs::compare(free, graphs::free_bytes(&devices), *bytes);

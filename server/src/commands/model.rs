@@ -1,6 +1,10 @@
 //! Loading a model: device, plan, check, weights, text; a log line each.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use halyard_core::{Device, InfoKey, PropKey};
@@ -63,7 +67,7 @@ pub(super) fn load(
     let observer = observer(plan.info());
     let weights_begun = Instant::now();
     let bar = ui::progress("loading weights", plan.info().weight_bytes, Unit::Bytes);
-    let mut graphs_bar = None;
+    let mut graphs = None;
     let mut on_progress = |progress: LoadProgress| match progress {
         LoadProgress::Weights { bytes, total_bytes } => {
             bar.set_length(total_bytes);
@@ -72,8 +76,8 @@ pub(super) fn load(
         LoadProgress::Graphs { sizes, total_sizes } => {
             bar.finish_and_clear();
             let count = |sizes: usize| u64::try_from(sizes).unwrap_or(u64::MAX);
-            let bar = graphs_bar.get_or_insert_with(|| {
-                ui::progress("capturing graphs", count(total_sizes), Unit::Items)
+            let (_, bar) = graphs.get_or_insert_with(|| {
+                (Instant::now(), ui::progress("capturing graphs", count(total_sizes), Unit::Items))
             });
             bar.set_position(count(sizes));
         }
@@ -82,10 +86,11 @@ pub(super) fn load(
         .load(observer, &mut on_progress)
         .with_context(|| format!("cannot load the weights of {root}"))?;
     bar.finish_and_clear();
-    if let Some(bar) = graphs_bar {
+    let graphs_begun = graphs.map(|(begun, bar)| {
         bar.finish_and_clear();
-    }
-    log_engine(engine.info(), weights_begun, begun);
+        begun
+    });
+    log_engine(engine.info(), begun, weights_begun, graphs_begun);
     Ok(Loaded { engine, text: Arc::new(text), config, on_host, defaults, root })
 }
 
@@ -111,11 +116,18 @@ fn log_device(device: &Device) {
     );
 }
 
-fn log_engine(info: &EngineInfo, weights_begun: Instant, begun: Instant) {
+fn log_engine(
+    info: &EngineInfo,
+    begun: Instant,
+    weights_begun: Instant,
+    graphs_begun: Option<Instant>,
+) {
+    let ready = Instant::now();
+    let weights_ended = graphs_begun.unwrap_or(ready);
     tracing::info!(
         "weights: {} in {:.2} s, computing in {}",
         ui::bytes(info.weight_bytes),
-        weights_begun.elapsed().as_secs_f64(),
+        (weights_ended - weights_begun).as_secs_f64(),
         info.dtype,
     );
     if info.tensor_parallel_size > 1 {
@@ -128,23 +140,24 @@ fn log_engine(info: &EngineInfo, weights_begun: Instant, begun: Instant) {
         ui::bytes(info.kv_bytes),
         info.max_model_len,
     );
-    log_graphs(&info.graphs);
+    log_graphs(&info.graphs, ready - weights_ended);
     tracing::info!(
         "engine: {} sequences and {} tokens a step, prefix caching {}; ready after {:.2} s",
         info.max_num_seqs,
         info.max_num_batched_tokens,
         if info.prefix_caching { "on" } else { "off" },
-        begun.elapsed().as_secs_f64(),
+        (ready - begun).as_secs_f64(),
     );
 }
 
-fn log_graphs(graphs: &DecodeGraphs) {
+fn log_graphs(graphs: &DecodeGraphs, took: Duration) {
     match graphs {
         DecodeGraphs::Captured { sizes, bytes } => tracing::info!(
-            "graphs: decode steps of 1 to {} sequences in {} sizes, {} set aside",
+            "graphs: decode steps of 1 to {} sequences in {} sizes, {} set aside, captured in {:.2} s",
             sizes.last().copied().unwrap_or(0),
             sizes.len(),
             ui::bytes(*bytes),
+            took.as_secs_f64(),
         ),
         DecodeGraphs::Off(why) => tracing::info!("graphs: none ({why})"),
     }
