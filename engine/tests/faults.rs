@@ -9,8 +9,8 @@ use std::{
 
 use halyard_core::Device;
 use halyard_engine::{
-    EngineEvent, FinishReason, LoadError, LoadOptions, LoadProgress, Plan, RequestError,
-    SubmitError,
+    DecodeGraphs, EngineEvent, FinishReason, LoadError, LoadOptions, LoadProgress, Plan,
+    RequestError, SubmitError,
 };
 use halyard_weights::Checkpoint;
 use support::{
@@ -179,6 +179,8 @@ fn the_progress_ends_at_its_total() {
     let mut seen = Vec::new();
     let plan = plan(&folder("qwen3_moe"), &options()).expect("fits");
     assert!(plan.kernel_sets()[0].1.len() > 10);
+    let graphs = DecodeGraphs::Off("the backend cpu-ref has no graphs".into());
+    assert_eq!(plan.info().graphs, graphs);
     let mut note = |progress| match progress {
         LoadProgress::Weights { bytes, total_bytes } => seen.push((bytes, total_bytes)),
         LoadProgress::Graphs { .. } => panic!("a processor has no graphs"),
