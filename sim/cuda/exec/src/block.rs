@@ -27,10 +27,12 @@ pub(crate) struct Block<'l> {
     id: [u32; 3],
     /// The last step of any clock so far.
     step: u32,
+    /// Instructions that the warps of a block may execute.
+    limit: u64,
 }
 
 impl<'l> Block<'l> {
-    pub(crate) fn new(launch: &'l Launch, memory: &'l Memory) -> Self {
+    pub(crate) fn new(launch: &'l Launch, memory: &'l Memory, limit: u64) -> Self {
         let program: &'l Program = launch.kernel.program();
         let threads = launch.block.iter().product::<u32>();
         let shared_bytes = program.shared_bytes + launch.shared_bytes as usize;
@@ -46,19 +48,24 @@ impl<'l> Block<'l> {
             active: 0,
         };
         let warps = (0..threads.div_ceil(32)).map(|index| Warp::new(index, program)).collect();
-        Self { launch, env, warps, threads, id: [0; 3], step: 0 }
+        Self { launch, env, warps, threads, id: [0; 3], step: 0, limit }
     }
 
     /// Runs one block.
     pub(crate) fn run(&mut self, id: [u32; 3], random: &mut Random) -> Result<(), Fault> {
         self.begin(id);
         let mut ready: Vec<usize> = (0..self.warps.len()).collect();
+        let end = self.executed().saturating_add(self.limit);
         loop {
             while !ready.is_empty() {
                 let at = random.below(ready.len());
                 let turn = 1 << random.below(TURNS);
                 let warp = ready[at];
-                match run(&mut self.warps[warp], &mut self.env, turn) {
+                let paused = run(&mut self.warps[warp], &mut self.env, turn);
+                if paused.is_ok() && self.executed() > end {
+                    return Err(self.endless(warp));
+                }
+                match paused {
                     Ok(Pause::Slice) => {}
                     Ok(Pause::Blocked | Pause::Done) => _ = ready.swap_remove(at),
                     Err(trouble) => return Err(self.fault(warp, &trouble)),
@@ -74,6 +81,24 @@ impl<'l> Block<'l> {
             return Ok(());
         }
         Err(self.deadlock())
+    }
+
+    /// Instructions that all warps have executed so far, of this worker's earlier blocks, too.
+    fn executed(&self) -> u64 {
+        self.env.counters.issued()
+    }
+
+    /// `warp` is at work in a block that has executed more than it may.
+    fn endless(&self, warp: usize) -> Fault {
+        let trouble = Trouble {
+            kind: FaultKind::Endless,
+            lane: None,
+            text: format!(
+                "it does not end: the block's warps have executed {} instructions",
+                self.limit
+            ),
+        };
+        self.fault(warp, &trouble)
     }
 
     /// Ends the launch's part of this worker.

@@ -25,6 +25,8 @@ pub enum FaultKind {
     WarpSync,
     /// `trap`.
     Trap,
+    /// A block that has executed more instructions than it may: a kernel that never ends, on a device that would wait for it.
+    Endless,
 }
 
 /// A mistake and the thread that made it.

@@ -144,6 +144,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 pub struct Executor {
     memory: Arc<Memory>,
     helpers: Vec<Sender<Arc<Job>>>,
+    limit: u64,
 }
 
 /// One launch under way.
@@ -151,6 +152,7 @@ pub struct Executor {
 struct Job {
     launch: Launch,
     memory: Arc<Memory>,
+    limit: u64,
     shuffle: Shuffle,
     next: AtomicU64,
     stop: AtomicBool,
@@ -166,6 +168,10 @@ struct Outcome {
 }
 
 impl Executor {
+    /// Instructions that the warps of a block may execute unless [`Executor::with_limit`] says otherwise: more than any kernel that ends
+    /// executes in a test, and a minute or so of one that does not.
+    pub const LIMIT: u64 = 1 << 31;
+
     /// Workers over `memory`: the thread that launches, and `helpers` others.
     #[must_use]
     pub fn new(memory: Arc<Memory>, helpers: usize) -> Self {
@@ -176,7 +182,13 @@ impl Executor {
             // Fewer threads make launches slower, not wrong.
             spawned.ok().map(|_| sender)
         });
-        Self { memory, helpers: helpers.collect() }
+        Self { memory, helpers: helpers.collect(), limit: Self::LIMIT }
+    }
+
+    /// The same, where a block whose warps have executed `instructions` instructions counts as one that never ends.
+    #[must_use]
+    pub fn with_limit(self, instructions: u64) -> Self {
+        Self { limit: instructions, ..self }
     }
 
     /// The memory that kernels use.
@@ -195,6 +207,7 @@ impl Executor {
             shuffle: Shuffle::new(launch.seed, blocks),
             launch,
             memory: self.memory.clone(),
+            limit: self.limit,
             next: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             state: Mutex::default(),
@@ -245,7 +258,7 @@ impl Job {
         if self.next.load(SeqCst) >= blocks {
             return (Counters::default(), None);
         }
-        let mut block = Block::new(&self.launch, &self.memory);
+        let mut block = Block::new(&self.launch, &self.memory, self.limit);
         let mut fault = None;
         while fault.is_none() && !self.stop.load(SeqCst) {
             let turn = self.next.fetch_add(1, SeqCst);

@@ -322,6 +322,40 @@ fn run(misuse: &Misuse, text: &str, seed: u64) -> Result<(), Box<Fault>> {
     machine.launch("misuse", shape, &args).map(|_| ())
 }
 
+/// The mistake's lines are marked; every loop is left by what another block would write, or not at all.
+const ENDLESS: [&str; 3] = [
+    "again: // HERE\nbra again; // HERE",
+    "again: // HERE\nbar.sync 0; // HERE\nbra again; // HERE",
+    "again: // HERE\nld.volatile.global.u32 %r5, [%rd1]; // HERE\nsetp.eq.u32 %p1, %r5, 1; // HERE\n@%p1 bra again; // HERE",
+];
+
+#[test]
+fn a_kernel_that_does_not_end_is_ended() {
+    for body in ENDLESS {
+        let text = module(&Misuse { body, ..BASE }, false);
+        let mut machine = Machine::new(&text);
+        machine.executor = machine.executor.with_limit(5000);
+        let args = [machine.u32s(&[1; 64]).into(), 0u64.into(), 0u64.into()];
+        let fault = machine.launch("misuse", ([3, 1, 1], [64, 1, 1], 0), &args).expect_err(body);
+        let told = fault.to_string();
+        assert_eq!(fault.kind, Endless, "{told}");
+        assert!(is_marked(&text, fault.line), "{told}\n{text}");
+        assert!(told.starts_with("kernel misuse, PTX line "), "{told}");
+        assert!(told.contains("does not end: the block's warps have executed 5000"), "{told}");
+    }
+}
+
+/// The limit is a block's, however many of them a launch has.
+#[test]
+fn many_short_blocks_are_not_endless() {
+    let text = module(&BASE, false);
+    let mut machine = Machine::with_helpers(&text, 0);
+    machine.executor = machine.executor.with_limit(100);
+    let args = [machine.u32s(&[1; 64]).into(), 0u64.into(), 0u64.into()];
+    let counters = machine.launch("misuse", ([64, 1, 1], [64, 1, 1], 0), &args).unwrap();
+    assert!(counters.issued() > 500, "{}", counters.issued());
+}
+
 /// Whether the fault's line is one that is marked, if any is.
 fn is_marked(text: &str, line: u32) -> bool {
     let marked = |line: &str| line.contains("// HERE");
