@@ -18,6 +18,16 @@ macro_rules! codes {
                 _ => None,
             }
         }
+
+        impl Code {
+            /// The result with this number.
+            pub(crate) fn numbered(code: u32) -> Option<Self> {
+                match code {
+                    $($number => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+        }
     };
 }
 
@@ -25,10 +35,13 @@ codes! {
     InvalidValue 1 c"CUDA_ERROR_INVALID_VALUE" c"invalid argument"
     OutOfMemory 2 c"CUDA_ERROR_OUT_OF_MEMORY" c"out of memory"
     NotInitialized 3 c"CUDA_ERROR_NOT_INITIALIZED" c"initialization error"
+    StubLibrary 34 c"CUDA_ERROR_STUB_LIBRARY" c"CUDA driver is a stub library"
+    DeviceUnavailable 46 c"CUDA_ERROR_DEVICE_UNAVAILABLE" c"CUDA-capable device(s) is/are busy or unavailable"
     NoDevice 100 c"CUDA_ERROR_NO_DEVICE" c"no CUDA-capable device is detected"
     InvalidDevice 101 c"CUDA_ERROR_INVALID_DEVICE" c"invalid device ordinal"
     InvalidContext 201 c"CUDA_ERROR_INVALID_CONTEXT" c"invalid device context"
     NoBinary 209 c"CUDA_ERROR_NO_BINARY_FOR_GPU" c"no kernel image is available for execution on the device"
+    EccUncorrectable 214 c"CUDA_ERROR_ECC_UNCORRECTABLE" c"uncorrectable ECC error encountered"
     InvalidPtx 218 c"CUDA_ERROR_INVALID_PTX" c"a PTX JIT compilation failed"
     FileNotFound 301 c"CUDA_ERROR_FILE_NOT_FOUND" c"file not found"
     InvalidHandle 400 c"CUDA_ERROR_INVALID_HANDLE" c"invalid resource handle"
@@ -36,6 +49,7 @@ codes! {
     NotReady 600 c"CUDA_ERROR_NOT_READY" c"device not ready"
     IllegalAddress 700 c"CUDA_ERROR_ILLEGAL_ADDRESS" c"an illegal memory access was encountered"
     OutOfResources 701 c"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES" c"too many resources requested for launch"
+    LaunchTimeout 702 c"CUDA_ERROR_LAUNCH_TIMEOUT" c"the launch timed out and was terminated"
     PeerAlreadyEnabled 704 c"CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED" c"peer access is already enabled"
     MisalignedAddress 716 c"CUDA_ERROR_MISALIGNED_ADDRESS" c"misaligned address"
     LaunchFailed 719 c"CUDA_ERROR_LAUNCH_FAILED" c"unspecified launch failure"
@@ -106,6 +120,7 @@ impl From<&Fault> for Failure {
         let code = match fault.kind {
             FaultKind::OutOfBounds | FaultKind::UseAfterFree => Code::IllegalAddress,
             FaultKind::Misaligned => Code::MisalignedAddress,
+            FaultKind::Endless => Code::LaunchTimeout,
             _ => Code::LaunchFailed,
         };
         Self::new(code, fault.to_string())

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-/// Names the devices, such as `h100,h100`; without it there is one A100.
+/// Names the devices, such as `h100,h100`; without it there is one A100. A name may say how much memory it has: `l20:64M`.
 const DEVICES: &str = "HALYARD_SIM_CUDA_DEVICES";
 /// Decides the order of blocks and warps.
 const SEED: &str = "HALYARD_SIM_CUDA_SEED";
 /// Threads that execute kernels, beside the streams' own.
 const THREADS: &str = "HALYARD_SIM_CUDA_THREADS";
+/// Instructions that the warps of a block may execute before its kernel counts as one that never ends.
+const INSTRUCTIONS: &str = "HALYARD_SIM_CUDA_INSTRUCTIONS";
 
 /// All of the driver's state.
 pub(crate) struct Driver {
@@ -43,6 +45,8 @@ pub(crate) struct Device {
     pub(crate) null_stream: OnceLock<Arc<Stream>>,
     /// The first fault: every later call fails with it.
     pub(crate) fault: Mutex<Option<Failure>>,
+    /// Launches under way.
+    pub(crate) running: AtomicU32,
 }
 
 /// What was enqueued so far, and what the host knows to be done.
@@ -147,15 +151,8 @@ impl Driver {
     fn new() -> Outcome<Self> {
         let chosen = CHOSEN.get().cloned().or_else(|| env::var(DEVICES).ok());
         let names = chosen.unwrap_or_else(|| "a100-80g".to_owned());
-        let profiles =
-            names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(|name| {
-                Profile::named(name).ok_or_else(|| {
-                    let known: Vec<_> = Profile::ALL.iter().map(|profile| profile.name).collect();
-                    let text = format!("{DEVICES} names '{name}'; known are {}", known.join(", "));
-                    Failure::new(Code::InvalidDevice, text)
-                })
-            });
-        let profiles = profiles.collect::<Outcome<Vec<_>>>()?;
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let profiles = names.map(profile).collect::<Outcome<Vec<_>>>()?;
         if profiles.is_empty() {
             return Err(Code::NoDevice.into());
         }
@@ -172,7 +169,8 @@ impl Driver {
                 .zip(0..)
                 .map(|(profile, index)| Device::new(index, profile))
                 .collect(),
-            executor: Executor::new(memory, threads - 1),
+            executor: Executor::new(memory, threads - 1)
+                .with_limit(number(INSTRUCTIONS).unwrap_or(Executor::LIMIT)),
             timeline: Mutex::default(),
             modules: Handles::new(),
             functions: Handles::new(),
@@ -223,7 +221,13 @@ impl Device {
             peers: AtomicU64::new(0),
             null_stream: OnceLock::new(),
             fault: Mutex::new(None),
+            running: AtomicU32::new(0),
         }
+    }
+
+    /// Its place on the bus.
+    pub(crate) fn bus_id(&self) -> String {
+        format!("0000:{:02x}:00.0", self.index)
     }
 
     /// The failure that ended this device's context, if one did.
@@ -245,6 +249,43 @@ impl Device {
     }
 }
 
+/// The profile of `h100`, or of `h100:64M` with so much memory.
+fn profile(name: &str) -> Outcome<&'static Profile> {
+    let (kind, memory) = name.split_once(':').map_or((name, None), |(k, bytes)| (k, Some(bytes)));
+    let known = Profile::named(kind).ok_or_else(|| {
+        let known: Vec<_> = Profile::ALL.iter().map(|profile| profile.name).collect();
+        let text = format!("{DEVICES} names '{kind}'; known are {}", known.join(", "));
+        Failure::new(Code::InvalidDevice, text)
+    })?;
+    let Some(memory) = memory else { return Ok(known) };
+    let mib = memory.strip_suffix('M').and_then(|count| count.parse::<u64>().ok());
+    let bytes = mib.and_then(|mib| mib.checked_mul(1 << 20)).filter(|bytes| *bytes > 0);
+    let memory_bytes = bytes.ok_or_else(|| {
+        let text = format!("{DEVICES} names '{name}'; memory is a number of MiB, such as 64M");
+        Failure::new(Code::InvalidDevice, text)
+    })?;
+    // One a device, for as long as the process runs.
+    Ok(Box::leak(Box::new(Profile { memory_bytes, ..*known })))
+}
+
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_and_may_have_less_memory() {
+        assert_eq!(profile("l20").unwrap().memory_bytes, 48 << 30);
+        let small = profile("l20:64M").unwrap();
+        assert_eq!((small.name, small.memory_bytes), ("l20", 64 << 20));
+        for (name, message) in
+            [("l21", "known are a100-80g"), ("l20:64", "such as 64M"), ("l20:0M", "such as 64M")]
+        {
+            let failure = profile(name).unwrap_err();
+            assert!(failure.text.contains(message), "{name}: {}", failure.text);
+        }
+    }
 }

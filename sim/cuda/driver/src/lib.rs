@@ -9,7 +9,7 @@
 //! `cuGetErrorString` says which kernel, PTX line, block and thread did what.
 //!
 //! - `api`: the C functions; `code`: their results; `driver`: devices and handles
-//! - `plant`: bugs that are put in on request, to show that tests find them
+//! - `plant`: bugs that are put in on request, to show that tests find them; `faults`: failures of hardware and driver, likewise
 //! - `stream`, `event`, `graph`: work that is done while the caller goes on, and its order
 #![allow(non_snake_case, reason = "the entries have the names of the driver API")]
 
@@ -17,6 +17,7 @@ mod api;
 mod code;
 mod driver;
 mod event;
+mod faults;
 mod graph;
 mod plant;
 mod stream;

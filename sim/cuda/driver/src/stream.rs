@@ -3,6 +3,7 @@
 use crate::code::{Code, Failure, Outcome};
 use crate::driver::{Device, Driver, Function};
 use crate::event::{Event, Recorded, Ticket};
+use crate::faults;
 use crate::graph::Capture;
 use halyard_sim_cuda_exec::{Launch, Order, Past};
 use std::sync::atomic::Ordering::SeqCst;
@@ -282,6 +283,7 @@ fn perform(driver: &Driver, device: &Device, work: Work, order: Order) -> Outcom
 fn launch(driver: &Driver, device: &Device, start: Start, order: Order) -> Outcome {
     let Start { function, grid, block, shared_bytes, params } = start;
     let name = function.kernel.name().to_owned();
+    faults::launch(&name, device.index)?;
     let launch = Launch {
         kernel: function.kernel.clone(),
         grid,
@@ -293,7 +295,10 @@ fn launch(driver: &Driver, device: &Device, start: Start, order: Order) -> Outco
         seed: driver.seed ^ u64::from(order.op),
         order,
     };
-    let counters = driver.executor.run(launch).map_err(|fault| Failure::from(&*fault))?;
+    device.running.fetch_add(1, SeqCst);
+    let run = driver.executor.run(launch);
+    device.running.fetch_sub(1, SeqCst);
+    let counters = run.map_err(|fault| Failure::from(&*fault))?;
     let mut totals = driver.totals.lock().unwrap_or_else(PoisonError::into_inner);
     let total = totals.entry(name).or_default();
     total.0 += 1;

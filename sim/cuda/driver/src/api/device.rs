@@ -3,6 +3,7 @@
 use super::Out;
 use crate::code::{Code, describe, meaning};
 use crate::driver::Driver;
+use crate::faults;
 use halyard_sim_cuda_exec::Profile;
 use std::ffi::{c_char, c_int, c_uint};
 
@@ -14,11 +15,12 @@ entries! {
         if flags != 0 {
             return Err(Code::InvalidValue.into());
         }
+        faults::check()?;
         Driver::start().map(|_| ())
     }
 
     fn cuDriverGetVersion(version: Out<c_int>) {
-        version.set(DRIVER_VERSION)
+        version.set(faults::version().unwrap_or(DRIVER_VERSION))
     }
 
     fn cuDeviceGetCount(count: Out<c_int>) {
@@ -39,7 +41,7 @@ entries! {
     }
 
     fn cuDeviceGetPCIBusId(text: Out<c_char>, len: c_int, device: c_int) {
-        let bus = format!("0000:{:02x}:00.0\0", Driver::get()?.device(device)?.index);
+        let bus = format!("{}\0", Driver::get()?.device(device)?.bus_id());
         if usize::try_from(len).unwrap_or(0) < bus.len() {
             return Err(Code::InvalidValue.into());
         }

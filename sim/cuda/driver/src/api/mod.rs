@@ -15,7 +15,24 @@ macro_rules! entries {
             if $crate::plant::skips(stringify!($name)) {
                 return 0;
             }
-            $crate::api::guard(move || $body)
+            $crate::api::guard(move || {
+                $crate::faults::call(stringify!($name))?;
+                $body
+            })
+        }
+    )* };
+}
+
+/// Defines entries of the management library, whose results have other numbers.
+macro_rules! management_entries {
+    ($(fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => { $(
+        #[doc = concat!("`", stringify!($name), "` of NVML.")]
+        ///
+        /// # Safety
+        /// Pointers are as NVML asks.
+        #[unsafe(no_mangle)]
+        pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> u32 {
+            $crate::api::nvml::result($crate::api::guard(move || $body))
         }
     )* };
 }
@@ -26,6 +43,7 @@ mod event;
 mod graph;
 mod memory;
 mod module;
+mod nvml;
 mod report;
 mod stream;
 
