@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::Duration,
@@ -55,6 +55,8 @@ pub(crate) struct Comm {
     /// Splits that are under way.
     splitting: AtomicU32,
     pub(crate) turns: Turns,
+    /// Exchanges that have begun, those of graphs' launches too.
+    pub(crate) exchanges: AtomicU64,
     pub(crate) streams: Mutex<Streams>,
 }
 
@@ -127,6 +129,7 @@ fn begin(
         announced: AtomicBool::new(false),
         splitting: AtomicU32::new(0),
         turns: Turns::default(),
+        exchanges: AtomicU64::new(0),
         streams: Mutex::default(),
     });
     let joining = Arc::clone(&comm);

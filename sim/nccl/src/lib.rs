@@ -10,6 +10,7 @@
 //! - `api`: the C functions; `result`: their results and texts
 //! - `comm`: communicators, and how ranks come together; `group`: what waits for `ncclGroupEnd`
 //! - `call`: calls and their checks; `staging`: work of a stream; `driver`: the driver functions in use
+//! - `fault`: a link that fails on request
 #![expect(
     clippy::cast_possible_truncation,
     reason = "counts and sizes: usize is u64 here, ranks are few"
@@ -20,6 +21,7 @@ mod api;
 mod call;
 mod comm;
 mod driver;
+mod fault;
 mod group;
 mod result;
 mod staging;

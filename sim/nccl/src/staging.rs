@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use crate::{
     call::Call,
     comm::{Comm, Member},
     driver::{Pinned, Stream},
+    fault,
     result::{Failure, Outcome},
 };
 
@@ -101,7 +102,7 @@ fn once(comm: &Arc<Comm>, member: &Member, placed: Vec<(Call, u64)>) -> Box<dyn 
     let (comm, member) = (Arc::clone(comm), member.clone());
     let turn = comm.turns.take();
     Box::new(move || {
-        if let Err(failure) = comm.turns.run(turn, &member, || run(&member, &placed)) {
+        if let Err(failure) = comm.turns.run(turn, &member, || run(&comm, &member, &placed)) {
             comm.fail(failure);
         }
     })
@@ -117,14 +118,15 @@ fn again(
     let (comm, member) = (Arc::downgrade(comm), member.clone());
     Box::new(move || {
         let Some(comm) = comm.upgrade() else { return };
-        if let Err(failure) = comm.turns.between(&member, || run(&member, &placed)) {
+        if let Err(failure) = comm.turns.between(&member, || run(&comm, &member, &placed)) {
             comm.fail(failure);
         }
     })
 }
 
-fn run(member: &Member, placed: &[(Call, u64)]) -> Outcome {
+fn run(comm: &Comm, member: &Member, placed: &[(Call, u64)]) -> Outcome {
     let Member { collective, rank, world } = member;
+    fault::check(*rank, comm.exchanges.fetch_add(1, Relaxed))?;
     let grouped = placed.len() > 1;
     if grouped {
         collective.group_begin()?;
