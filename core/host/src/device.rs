@@ -7,7 +7,12 @@ use halyard_abi::{
     Stream as RawStream, ops::check::check_desc,
 };
 
-use crate::{Backend, Decompose, Kernel, Result, comm::Numbered, decompose, error::Named};
+use crate::{
+    Backend, Decompose, Kernel, Result,
+    comm::Numbered,
+    decompose,
+    error::{Named, could_not},
+};
 
 /// An opened device. Cheap to clone; closes when the last clone, buffer, stream, weight and kernel of it is gone.
 #[derive(Clone, Debug)]
@@ -250,16 +255,16 @@ impl DeviceInner {
 
     fn release(&self, retired: Retired) {
         for event in retired.events {
-            if let Err(error) = self.raw.event_destroy(event).into_result() {
-                tracing::warn!(%error, "could not destroy an event");
+            if let Err(error) = self.raw.event_destroy(event).named("event_destroy") {
+                could_not("destroy an event", &error);
             }
         }
         self.free(retired.buffer);
     }
 
     fn free(&self, buffer: Buffer) {
-        if let Err(error) = self.raw.free(buffer).into_result() {
-            tracing::warn!(%error, bytes = buffer.bytes, "could not free device memory");
+        if let Err(error) = self.raw.free(buffer).named("free") {
+            could_not("free device memory", &error);
         }
     }
 }
@@ -269,8 +274,9 @@ impl Drop for DeviceInner {
         let retired = std::mem::take(&mut *lock(&self.retired));
         for r in retired {
             // Every stream object is gone by now; the default stream is the one that may still work.
-            if let Err(error) = self.raw.stream_sync(RawStream::NONE, u64::MAX).into_result() {
-                tracing::warn!(%error, "could not wait for the device");
+            let done = self.raw.stream_sync(RawStream::NONE, u64::MAX).named("stream_sync");
+            if let Err(error) = done {
+                could_not("wait for the device", &error);
             }
             self.release(r);
         }

@@ -54,6 +54,15 @@ impl DeviceError {
     }
 }
 
+/// Logs what could not be given back. A device that has failed takes nothing back any more, which was said when it failed.
+pub(crate) fn could_not(what: &'static str, error: &DeviceError) {
+    if error.is_sticky() {
+        tracing::debug!(%error, "could not {what}");
+    } else {
+        tracing::warn!(%error, "could not {what}");
+    }
+}
+
 /// Names the method of a failed call.
 pub(crate) trait Named<T> {
     fn named(self, call: Call) -> crate::Result<T>;

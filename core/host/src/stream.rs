@@ -10,7 +10,7 @@ use halyard_abi::{Code, Event as RawEvent, Stream as RawStream};
 use crate::{
     Device, Result,
     device::DeviceInner,
-    error::{DeviceError, Named},
+    error::{DeviceError, Named, could_not},
     graph::Uses,
 };
 
@@ -136,11 +136,11 @@ impl Event {
 impl Drop for Stream {
     fn drop(&mut self) {
         if let Err(error) = self.sync() {
-            tracing::warn!(%error, "a stream was dropped with failed work");
+            could_not("finish a stream's work", &error);
         }
         self.device.stream_closed(self.raw);
         if let Err(error) = self.device.raw.stream_destroy(self.raw).named("stream_destroy") {
-            tracing::warn!(%error, "could not destroy a stream");
+            could_not("destroy a stream", &error);
         }
     }
 }
@@ -148,7 +148,7 @@ impl Drop for Stream {
 impl Drop for Event {
     fn drop(&mut self) {
         if let Err(error) = self.device.raw.event_destroy(self.raw).named("event_destroy") {
-            tracing::warn!(%error, "could not destroy an event");
+            could_not("destroy an event", &error);
         }
     }
 }

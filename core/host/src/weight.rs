@@ -10,7 +10,7 @@ use halyard_abi::{
 use crate::{
     Device, DeviceBuffer, Result, Stream,
     device::DeviceInner,
-    error::{DeviceError, Named},
+    error::{DeviceError, Named, could_not},
 };
 
 /// A packed weight. Cheap to clone.
@@ -32,7 +32,7 @@ pub(crate) struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Err(error) = self.device.raw.weight_destroy(self.raw).named("weight_destroy") {
-            tracing::warn!(%error, "could not destroy a weight");
+            could_not("destroy a weight", &error);
         }
     }
 }
