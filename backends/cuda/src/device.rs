@@ -339,7 +339,11 @@ impl Device for CudaDevice {
     fn support(&self, op: &OpDesc<'_>) -> Support {
         match ops::prepare(op, &self.shared) {
             Ok(prepared) => prepared.support,
-            Err(error) => Support::No(error.message.into()),
+            Err(error) if [Code::UNSUPPORTED, Code::INVALID_ARGUMENT].contains(&error.code) => {
+                Support::No(error.message.into())
+            }
+            // It should work, and what the driver says of it is an error, which `prepare` gives.
+            Err(_) => Support::Native,
         }
     }
 
