@@ -30,6 +30,14 @@ pub(crate) fn start() -> Result<i32> {
             "no libcuda.so.1: the NVIDIA driver is not installed, or not on the library path",
         ));
     }
+    // SAFETY: the library is there.
+    let library = unsafe { sys::culib() };
+    // SAFETY: whether it has the entry is all that is asked.
+    if unsafe { library.get::<unsafe extern "C" fn()>(b"cuDriverGetVersion") }.is_err() {
+        return Err(Error::unsupported(
+            "libcuda.so.1 is no NVIDIA driver: it has no cuDriverGetVersion; look at the library path",
+        ));
+    }
     let mut version = 0;
     // SAFETY: the version goes to a variable of ours.
     unsafe { sys::cuDriverGetVersion(&raw mut version) }.named("cuDriverGetVersion")?;

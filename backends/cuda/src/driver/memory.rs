@@ -6,7 +6,7 @@ use cudarc::driver::{
     result,
     sys::{self, CUDA_MEMCPY2D, CUmemorytype},
 };
-use halyard_sdk::{Error, Result};
+use halyard_sdk::{Code, Error, Result};
 
 use super::{error::Named, stream::Stream};
 
@@ -24,7 +24,8 @@ impl Memory {
     /// At least 256-byte aligned.
     pub(crate) fn alloc(bytes: usize, from: &Arc<Stream>) -> Result<Self> {
         // SAFETY: the stream lives as long as `from`; the memory is freed only by `Drop`; nothing reads it before it is written.
-        let start = unsafe { result::malloc_async(from.raw(), bytes) }.named("cuMemAllocAsync")?;
+        let start = unsafe { result::malloc_async(from.raw(), bytes) };
+        let start = start.named("cuMemAllocAsync").map_err(|error| with_numbers(error, bytes))?;
         let memory = Self { start, from: Arc::clone(from) };
         from.synchronize()?;
         Ok(memory)
@@ -45,6 +46,23 @@ impl Drop for Memory {
             tracing::debug!(%error, "memory of a device that failed");
         }
     }
+}
+
+/// Says how much was wanted, and how much there is.
+fn with_numbers(error: Error, bytes: usize) -> Error {
+    if error.code != Code::OUT_OF_MEMORY {
+        return error;
+    }
+    let Ok((free, total)) = result::mem_get_info() else { return error };
+    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    let message = format!(
+        "{}; {} MiB are wanted, {} MiB of the device's {} MiB are free",
+        error.message,
+        mib(bytes),
+        free >> 20,
+        mib(total)
+    );
+    Error { message: message.into(), ..error }
 }
 
 /// Host memory that the device reaches directly.

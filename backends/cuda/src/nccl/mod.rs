@@ -27,6 +27,14 @@ pub(crate) fn start() -> Result<i32> {
              libnccl2 with a link libnccl.so to libnccl.so.2)",
         ));
     }
+    // SAFETY: the library is there.
+    let library = unsafe { sys::culib() };
+    // SAFETY: whether it has the entry is all that is asked.
+    if unsafe { library.get::<unsafe extern "C" fn()>(b"ncclGetVersion") }.is_err() {
+        return Err(Error::unsupported(
+            "libnccl.so is no NCCL: it has no ncclGetVersion; look at the library path",
+        ));
+    }
     let mut version = 0;
     // SAFETY: the version goes to a variable of ours.
     named("ncclGetVersion", unsafe { sys::ncclGetVersion(&raw mut version) })?;
