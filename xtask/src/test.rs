@@ -68,8 +68,10 @@ fn architecture() -> Result<()> {
     depends_only_on("halyard-weights", &[])?;
     // The oracle touches memory through the SDK alone; its one door is `glue.rs`.
     unsafe_only_in("backends/cpu-ref/src", &["/glue.rs"])?;
-    // The driver's API and NCCL's, the launches of kernels, and rows of weights in the host's memory.
-    let cuda = ["/driver/", "/nccl/", "/ops/args.rs", "/weights/", "/device.rs", "/collective/co"];
+    // The driver's API, NCCL's and NVML's, the launches of kernels, and rows of weights in the host's memory.
+    let libraries = ["/driver/", "/nccl/", "/nvml/"];
+    let cuda =
+        [&libraries[..], &["/ops/args.rs", "/weights/", "/device.rs", "/collective/co"]].concat();
     unsafe_only_in("backends/cuda/src", &cuda)?;
     let software_gpu = ["/warp/mod.rs"];
     unsafe_only_in("sim/memory/src", &["/arena.rs"])?;

@@ -1,7 +1,7 @@
 //! One GPU, as a host sees it.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use crate::{
     kernels::{Arch, Kernels},
     kv,
     memory::{ALIGN, Buffers},
+    nvml::Sensors,
     ops,
     weights::{SCHEMES, Weights},
 };
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     graphs: Handles<Graph>,
     /// What [`Stream::NONE`] names.
     default_stream: Option<Arc<driver::Stream>>,
+    /// Found when measurements are first wanted; none without NVML.
+    sensors: OnceLock<Option<Sensors>>,
 }
 
 impl Shared {
@@ -135,6 +138,7 @@ impl CudaDevice {
             captures: Captures::default(),
             graphs: Handles::new("graph"),
             default_stream,
+            sensors: OnceLock::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -211,18 +215,25 @@ impl Device for CudaDevice {
     }
 
     fn telemetry(&self, out: &mut [Metric]) -> u32 {
-        let Ok((free, total)) = self.shared.context.memory_now() else { return 0 };
-        let numbers = [
+        let context = &self.shared.context;
+        let Ok((free, total)) = context.memory_now() else { return 0 };
+        let memory = [
             (MetricKey::MEM_FREE, free),
             (MetricKey::MEM_USED, total - free),
             (MetricKey::MEM_USED_BY_US, self.shared.buffers.device_bytes()),
         ];
-        for (metric, (key, value)) in out.iter_mut().zip(numbers) {
+        let sensors = self.shared.sensors.get_or_init(|| Sensors::of(&context.bus_id()));
+        let measured = sensors.iter().flat_map(Sensors::read);
+        let mut count = 0;
+        for (key, value) in memory.into_iter().chain(measured) {
             #[expect(clippy::cast_precision_loss, reason = "a measurement for people")]
             let value = value as f64;
-            *metric = Metric { key, index: 0, value };
+            if let Some(metric) = out.get_mut(count) {
+                *metric = Metric { key, index: 0, value };
+            }
+            count += 1;
         }
-        numbers.len() as u32
+        count as u32
     }
 
     fn alloc(&self, req: &AllocReq) -> Result<Buffer> {

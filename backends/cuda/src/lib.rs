@@ -5,6 +5,7 @@
 //! - `kv`: the arrangement of paged caches
 //! - `driver`: the driver API as safe Rust; nothing is linked, the driver is looked for when the backend is probed
 //! - `collective`: devices that work together; `nccl`: NCCL as safe Rust, looked for when the first communicator is wanted
+//! - `nvml`: temperature, power and the like, where the driver's management library is there
 //! - `kernels`: the PTX of `kernels/*.cu`, which `cargo xtask ptx` compiles; `ops`: one op a file, which kernels it launches and how
 #![expect(
     clippy::cast_possible_truncation,
@@ -22,6 +23,7 @@ mod kernels;
 mod kv;
 mod memory;
 mod nccl;
+mod nvml;
 mod ops;
 mod weights;
 

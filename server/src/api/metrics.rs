@@ -16,6 +16,8 @@ pub(super) async fn get(State(app): State<Arc<App>>) -> Result<Response, ApiErro
     if app.engine.load() == 0 {
         app.metrics.idle();
     }
-    let text = app.metrics.encode().map_err(|_| ApiError::internal())?;
+    // Devices answer for themselves, which may take a while.
+    let encoded = tokio::task::spawn_blocking(move || app.metrics.encode()).await;
+    let text = encoded.ok().and_then(Result::ok).ok_or_else(ApiError::internal)?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }

@@ -326,7 +326,7 @@ impl Client {
             response_role: "assistant".into(),
             ..options
         };
-        let metrics = Arc::new(Metrics::new("tiny", engine.info()));
+        let metrics = Arc::new(Metrics::new("tiny", engine.info(), Vec::new()));
         let engine: Arc<dyn Engine> = Arc::clone(engine) as _;
         Self { router: router(Arc::new(App::new(engine, Arc::new(ByteText), metrics, options))) }
     }

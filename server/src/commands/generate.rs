@@ -46,7 +46,7 @@ pub(super) fn run(command: &GenerateCommand) -> anyhow::Result<()> {
         priority_allowed: command.engine.scheduling_policy == SchedulingPolicy::Priority,
         ..AppOptions::default()
     };
-    let metrics = Arc::new(Metrics::new("", loaded.engine.info()));
+    let metrics = Arc::new(Metrics::new("", loaded.engine.info(), Vec::new()));
     // Enough to keep every step full and the queue short.
     let at_once = loaded.engine.info().max_num_seqs * 2;
     let engine: Arc<dyn Engine> = Arc::new(loaded.engine);

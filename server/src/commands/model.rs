@@ -36,12 +36,12 @@ pub(super) struct Loaded {
     pub(super) root: String,
 }
 
-/// Loads what the flags say. `observer` is asked for once the engine's sizes are known.
+/// Loads what the flags say. `observer` is asked for once the engine's sizes and devices are known.
 pub(super) fn load(
     model: &ModelArgs,
     device: &DeviceArgs,
     options: &LoadOptions,
-    observer: impl FnOnce(&EngineInfo) -> Box<dyn Observer>,
+    observer: impl FnOnce(&Plan) -> Box<dyn Observer>,
 ) -> anyhow::Result<Loaded> {
     let begun = Instant::now();
     let root = model.path().context("name a model: a GGUF file or a folder")?.to_owned();
@@ -64,7 +64,7 @@ pub(super) fn load(
     drop(devices);
     gate::check(&plan, device.conformance)?;
 
-    let observer = observer(plan.info());
+    let observer = observer(&plan);
     let weights_begun = Instant::now();
     let bar = ui::progress("loading weights", plan.info().weight_bytes, Unit::Bytes);
     let mut graphs = None;

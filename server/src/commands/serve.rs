@@ -49,9 +49,9 @@ async fn serve(command: &ServeCommand) -> anyhow::Result<()> {
     let name = options.model_names.first().cloned().unwrap_or_default();
     let loading = tokio::task::spawn_blocking(move || {
         let engine = model::options(&command.model, &command.engine);
-        model::load(&command.model, &command.device, &engine, |info| {
-            let metrics = for_engine.get_or_init(|| Arc::new(Metrics::new(&name, info)));
-            Box::new(metrics.observer())
+        model::load(&command.model, &command.device, &engine, |plan| {
+            let metrics = || Metrics::new(&name, plan.info(), plan.devices());
+            Box::new(for_engine.get_or_init(|| Arc::new(metrics())).observer())
         })
     });
     let loaded = tokio::select! {

@@ -1,11 +1,13 @@
 //! Prometheus series. Names, labels and buckets are vLLM's under the prefix `halyard:`, so that its
 //! dashboards work after one replacement.
 
+mod devices;
 mod engine;
 mod process;
 
 use std::{sync::atomic::AtomicI64, time::Duration};
 
+use halyard_core::Device;
 use halyard_engine::{DecodeGraphs, EngineInfo};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -13,6 +15,7 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
+use devices::DeviceCollector;
 use engine::EngineSeries;
 pub use engine::MetricsObserver;
 
@@ -81,9 +84,9 @@ impl Registrar<'_> {
 }
 
 impl Metrics {
-    /// All series at zero.
+    /// All series at zero; those of the devices are what these measure, by rank.
     #[must_use]
-    pub fn new(model_name: &str, info: &EngineInfo) -> Self {
+    pub fn new(model_name: &str, info: &EngineInfo, devices: Vec<Device>) -> Self {
         let mut registry = Registry::default();
         let http_requests = Family::default();
         registry.register("http_requests", "Responses", http_requests.clone());
@@ -92,6 +95,7 @@ impl Metrics {
         let help = "Arrival of a request to the head of its response";
         registry.register("http_request_duration_seconds", help, http_seconds.clone());
         registry.register_collector(Box::new(process::ProcessCollector::new()));
+        registry.register_collector(Box::new(DeviceCollector::new(devices)));
 
         let labels = [("model_name", model_name.to_owned()), ("engine", "0".to_owned())];
         let labels = labels.into_iter().map(|(name, value)| (name.into(), value.into()));
