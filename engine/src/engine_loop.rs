@@ -93,8 +93,9 @@ impl<R: ModelRunner> EngineLoop<R> {
                 self.end_all(&Ok(FinishReason::Aborted));
             }
             Ok(End::DeviceLost(message)) => {
-                tracing::error!(error = message, "the device is lost; the engine stops");
-                shared.die(format!("the device is lost: {message}"));
+                let device = shared.info.device.as_str();
+                tracing::error!(device, error = message, "the device is lost; the engine stops");
+                shared.die(format!("the device is lost: {device}: {message}"));
                 self.end_all(&Err(RequestError::Device(message)));
             }
             Err(panic) => {

@@ -139,7 +139,9 @@ impl From<SubmitError> for ApiError {
         match error {
             SubmitError::Invalid { param, message } => Self::invalid(param, message),
             SubmitError::QueueFull { .. } => Self::unavailable(message, 1),
-            SubmitError::ShuttingDown => Self::unavailable(message, 10),
+            SubmitError::ShuttingDown | SubmitError::EngineDead(_) => {
+                Self::unavailable(message, 10)
+            }
             _ => Self::engine_failed(message),
         }
     }

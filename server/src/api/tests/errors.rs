@@ -259,8 +259,9 @@ async fn failures_of_the_engine() {
     let engine = ScriptedEngine::says("x");
     engine.dead.store(true, Ordering::SeqCst);
     let client = Client::new(&engine);
-    let (status, _) = client.post(PLAIN, &json!({"prompt": "a"})).await;
-    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    let (status, answer) = client.post(PLAIN, &json!({"prompt": "a"})).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer["error"]["message"], "the engine has stopped: scripted");
     assert_eq!(client.get("/health").await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 
