@@ -3,29 +3,17 @@
 mod common;
 
 use std::{
-    fs,
     thread::{scope, sleep},
     time::{Duration, Instant},
 };
 
-use common::{Client, MODELS, Server, body_of};
+use common::{
+    Client, Server, body_of,
+    golden::{PLAIN, answers_golden, greedy, prompts},
+};
 use serde_json::{Value, json};
 
-const PLAIN: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
-
-fn golden(model: &str) -> Vec<Value> {
-    let text = fs::read_to_string(format!("{MODELS}/{model}/golden.json")).expect("a golden file");
-    let golden: Value = serde_json::from_str(&text).expect("JSON");
-    golden["prompts"].as_array().expect("prompts").clone()
-}
-
-fn greedy(prompt: &Value, max_tokens: usize) -> Value {
-    json!({
-        "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": true,
-        "return_token_ids": true,
-    })
-}
 
 /// The ids of a streamed answer.
 fn streamed(client: Client<'_>, request: &Value) -> Vec<Value> {
@@ -58,18 +46,6 @@ fn golden_tokens_over_http() {
     }
 }
 
-fn answers_golden(client: Client<'_>, model: &str) {
-    for prompt in golden(model) {
-        let generated = prompt["generated"].as_array().expect("ids");
-        for given in [&prompt["text"], &prompt["input_ids"]] {
-            let answer = client.post(PLAIN, &greedy(given, generated.len()));
-            let choice = &answer["choices"][0];
-            assert_eq!(choice["prompt_token_ids"], prompt["input_ids"], "{model}");
-            assert_eq!(choice["token_ids"], prompt["generated"], "{model}");
-        }
-    }
-}
-
 /// With the gate as usual: the shares' kernels are proved, too.
 #[test]
 fn devices_that_share_a_model_answer_alike() {
@@ -90,17 +66,14 @@ fn devices_that_share_a_model_answer_alike() {
 
 /// Requests of many lengths, some of which begin alike.
 fn mixed_requests() -> Vec<Value> {
-    let prompts: Vec<Vec<Value>> = golden("llama")
-        .iter()
-        .map(|prompt| prompt["input_ids"].as_array().expect("ids").clone())
-        .collect();
+    let prompts: Vec<Vec<u32>> = prompts("llama").into_iter().map(|prompt| prompt.ids).collect();
     (0..64)
         .map(|i| {
-            let mut ids: Vec<Value> = Vec::new();
+            let mut ids: Vec<u32> = Vec::new();
             while ids.len() < 5 + 7 * (i % 13) {
                 ids.extend_from_slice(&prompts[(ids.len() + i % 4) % prompts.len()]);
             }
-            greedy(&ids.into(), 8 + i % 23)
+            greedy(&json!(ids), 8 + i % 23)
         })
         .collect()
 }

@@ -1,4 +1,8 @@
 //! The real binary as a server, and a client of plain sockets.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub(crate) mod golden;
+pub(crate) mod gpu;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -20,19 +24,35 @@ pub(crate) struct Server {
     log: BufReader<ChildStderr>,
 }
 
+/// `halyard` with a command, as users have it: nothing of this shell's settings.
+pub(crate) fn halyard(command: &str) -> Command {
+    let mut halyard = Command::new(env!("CARGO_BIN_EXE_halyard"));
+    halyard.arg(command).env_remove("RUST_LOG").env_remove("HALYARD_BACKEND_PATH");
+    halyard
+}
+
+/// The flags of every server here.
+pub(crate) const SERVE: [&str; 7] = [
+    "--host",
+    "127.0.0.1",
+    "--port",
+    "0",
+    "--served-model-name",
+    "tiny",
+    "--disable-uvicorn-access-log",
+];
+
 impl Server {
+    /// On the processor.
     pub(crate) fn start(model: &str, flags: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_halyard"))
-            .arg("serve")
-            .arg(format!("{MODELS}/{model}"))
-            .args(["--host", "127.0.0.1", "--port", "0", "--served-model-name", "tiny"])
-            .args(["--device", "cpu", "--dtype", "float32"])
-            .args(["--disable-uvicorn-access-log"])
-            .args(flags)
-            .env_remove("RUST_LOG")
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        let mut serve = halyard("serve");
+        serve.arg(format!("{MODELS}/{model}")).args(SERVE);
+        Self::run(serve.args(["--device", "cpu", "--dtype", "float32"]).args(flags))
+    }
+
+    /// Waits until it serves.
+    pub(crate) fn run(command: &mut Command) -> Self {
+        let mut process = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
         let log = BufReader::new(process.stderr.take().expect("piped"));
         let mut server = Self { process, address: String::new(), log };
         let mut all = String::new();
@@ -70,6 +90,15 @@ impl Server {
     }
 }
 
+impl Server {
+    /// What it logged since it served, once it has ended.
+    pub(crate) fn rest_of_log(&mut self) -> String {
+        let mut text = String::new();
+        self.log.read_to_string(&mut text).expect("UTF-8");
+        text
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -100,10 +129,22 @@ impl Client<'_> {
         socket
     }
 
-    pub(crate) fn get(self, path: &str) -> String {
+    /// Asks for a path and returns the socket its answer comes from.
+    pub(crate) fn ask(self, path: &str) -> TcpStream {
         let mut socket = self.connect();
         socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("sent");
-        body_of(socket, 200)
+        socket
+    }
+
+    pub(crate) fn get(self, path: &str) -> String {
+        body_of(self.ask(path), 200)
+    }
+
+    /// The status alone.
+    pub(crate) fn status(self, path: &str) -> u16 {
+        let mut head = String::new();
+        BufReader::new(self.ask(path)).read_line(&mut head).expect("UTF-8");
+        head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
     }
 
     pub(crate) fn post(self, path: &str, body: &Value) -> Value {
