@@ -69,6 +69,16 @@ fn devices_that_share_a_model() {
     }
 }
 
+#[test]
+fn devices_that_share_a_quantised_model() {
+    let machine = Machine::with("h100,h100");
+    for (model, like) in [("llama_awq", "llama"), ("llama_gptq", "llama")] {
+        let tokenizer = format!("{MODELS}/{like}");
+        let flags = ["--dtype", "float32", "-tp", "2", "--tokenizer", &tokenizer];
+        answers(&machine, model, &flags);
+    }
+}
+
 /// What the ranks exchange is verified, too.
 #[test]
 fn shared_models_of_sixteen_bits_are_verified_and_answer_alike() {
