@@ -71,7 +71,8 @@ fn architecture() -> Result<()> {
     // The driver's API and NCCL's, the launches of kernels, and rows of weights in the host's memory.
     let cuda = ["/driver/", "/nccl/", "/ops/args.rs", "/weights/", "/device.rs", "/collective/co"];
     unsafe_only_in("backends/cuda/src", &cuda)?;
-    let software_gpu = ["/memory/arena.rs", "/warp/mod.rs"];
+    let software_gpu = ["/warp/mod.rs"];
+    unsafe_only_in("sim/memory/src", &["/arena.rs"])?;
     unsafe_only_in("sim/cuda/exec/src", &software_gpu)?;
     unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])?;
     unsafe_only_in("sim/nccl/src", &["/api.rs", "/driver.rs"])

@@ -72,7 +72,7 @@ impl From<MemoryError> for Failure {
     fn from(error: MemoryError) -> Self {
         let code = match error {
             MemoryError::OutOfMemory { .. } => Code::OutOfMemory,
-            MemoryError::Invalid { .. } => Code::InvalidValue,
+            MemoryError::Invalid { .. } | MemoryError::Unwritten { .. } => Code::InvalidValue,
             MemoryError::Freed { .. } => Code::IllegalAddress,
             MemoryError::StreamRace { .. } => Code::LaunchFailed,
         };

@@ -159,7 +159,8 @@ impl Driver {
         if profiles.is_empty() {
             return Err(Code::NoDevice.into());
         }
-        let memory = Arc::new(Memory::new(&profiles));
+        let memory =
+            Arc::new(Memory::new(profiles.iter().map(|profile| profile.memory_bytes).collect()));
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let threads = number(THREADS)
             .and_then(|threads| usize::try_from(threads).ok())

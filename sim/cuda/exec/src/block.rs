@@ -3,12 +3,13 @@
 use crate::Counters;
 use crate::fault::{Fault, FaultKind, Trouble};
 use crate::launch::Launch;
-use crate::memory::{Memory, View};
+use crate::memory::View;
 use crate::program::{Program, Special};
 use crate::random::Random;
 use crate::shared::{Clock, LAST_STEP, Shared, with_lines};
 use crate::warp::registers::{FULL, LANES, Longs, Words};
 use crate::warp::{Env, Group, Pause, State, Warp, run};
+use halyard_sim_memory::Memory;
 
 /// What registers hold that nothing wrote: a NaN, and as an index far outside.
 const POISON: u32 = 0x7fba_dbad;

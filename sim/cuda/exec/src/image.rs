@@ -1,9 +1,9 @@
 //! A loaded module: its kernels decoded, its variables in device memory.
 
 use crate::decode::{DecodeError, Globals, decode};
-use crate::memory::{Home, Memory, MemoryError, Order};
 use crate::program::Program;
 use halyard_sim_cuda_ptx::{Initial, Linkage, ParseError, Space, Variable, parse};
+use halyard_sim_memory::{Home, Memory, MemoryError, Order};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

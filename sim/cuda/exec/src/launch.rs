@@ -3,9 +3,9 @@
 use crate::block::Block;
 use crate::fault::Fault;
 use crate::image::Kernel;
-use crate::memory::{Memory, Order};
 use crate::random::Random;
 use crate::{Counters, Profile};
+use halyard_sim_memory::{Memory, Order};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

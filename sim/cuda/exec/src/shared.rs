@@ -123,7 +123,7 @@ impl Shared {
 
     /// Forgets a block's contents and uses. `first` is the first step of the next block's clocks.
     pub(crate) fn clear(&mut self, first: u32) {
-        self.data.fill(crate::memory::POISON);
+        self.data.fill(halyard_sim_memory::POISON);
         if first < self.first_step {
             for uses in &mut self.uses {
                 uses.fill(Kept::default());

@@ -436,7 +436,7 @@ fn launches_beyond_the_limits_are_refused() {
 
 #[test]
 fn memory_runs_out_where_the_device_says() {
-    let memory = Arc::new(Memory::new(&[Profile::named("rtx4090").unwrap()]));
+    let memory = Arc::new(Memory::new(vec![Profile::named("rtx4090").unwrap().memory_bytes]));
     let first = memory.allocate(1 << 30, Home::Device(0)).unwrap();
     let error = memory.allocate(24 << 30, Home::Device(0)).unwrap_err();
     assert_eq!(error.to_string(), "25769803776 bytes wanted, 24696061952 of device 0 free");

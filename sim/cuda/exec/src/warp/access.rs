@@ -4,9 +4,10 @@ use super::registers::{FULL, LANES, Longs, O, Registers, Words, each, lanes};
 use super::{Env, Warp};
 use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::fault::{FaultKind, Step, Trouble};
-use crate::memory::{POISON, Reach};
+use crate::memory::Reach;
 use crate::program::{Access, Ins, Room, Slot};
 use crate::shared::{How, Who};
+use halyard_sim_memory::POISON;
 
 /// What lanes bring or fetch: up to 16 bytes each, lane after lane.
 type Buffer = [u8; 512];

@@ -122,7 +122,7 @@ impl Warp {
         self.clock[self.index as usize & 31] = step;
         self.copies.clear();
         self.groups_begun = [0; LANES];
-        self.local.fill(crate::memory::POISON);
+        self.local.fill(halyard_sim_memory::POISON);
     }
 
     pub(crate) fn own_step(&mut self) -> &mut u32 {

@@ -35,7 +35,7 @@ impl Machine {
 
     pub(crate) fn load(ptx: &str, profile: &str, helpers: usize) -> Result<Self, LoadError> {
         let profile = Profile::named(profile).unwrap();
-        let memory = Arc::new(Memory::new(&[profile]));
+        let memory = Arc::new(Memory::new(vec![profile.memory_bytes]));
         let order = Order { op: 1, ..Order::default() };
         let image = Image::load(ptx, &memory, (0, profile.capability), &order)?;
         let (op, seed) = (Cell::new(1), Cell::new(1));

@@ -1,4 +1,4 @@
-//! Device memory: a table of allocations, and checked copies.
+//! Memory of simulated devices: a table of allocations, and checked copies.
 //!
 //! Addresses of device memory are ones that no process can have, so that a host that follows one crashes at once.
 //! An address is never given out twice, and a gap lies behind each allocation.
@@ -6,14 +6,11 @@
 mod allocation;
 mod arena;
 mod past;
-mod view;
 
-pub use allocation::Home;
-pub(crate) use allocation::{Allocation, Conflict, Fresh, SECTOR};
+pub use allocation::{Allocation, Conflict, Fresh, Home, SECTOR};
+pub use arena::Arena;
 pub use past::{Order, Past};
-pub(crate) use view::{Reach, View};
 
-use crate::Profile;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -24,7 +21,7 @@ const GAP: u64 = 1 << 20;
 /// How many freed allocations are remembered, to say so when one is used.
 const REMEMBERED: usize = 65_536;
 /// What bytes that nobody wrote read as.
-pub(crate) const POISON: u8 = 0xcd;
+pub const POISON: u8 = 0xcd;
 
 /// The memory of all devices, and the host memory that devices reach.
 #[derive(Debug)]
@@ -72,15 +69,22 @@ pub enum MemoryError {
     StreamRace {
         /// Which operations and bytes.
         what: String,
+        /// The other operation's number.
+        op: u32,
+    },
+    /// Bytes that nothing wrote.
+    #[error("{what}")]
+    Unwritten {
+        /// Which bytes.
+        what: String,
     },
 }
 
 impl Memory {
-    /// The memory of these devices.
+    /// The memory of devices that have so many bytes each.
     #[must_use]
-    pub fn new(devices: &[&Profile]) -> Self {
+    pub fn new(capacity: Vec<u64>) -> Self {
         let table = Table { live: BTreeMap::new(), freed: BTreeMap::new(), next: FIRST_ADDRESS };
-        let capacity: Vec<_> = devices.iter().map(|profile| profile.memory_bytes).collect();
         Self { table: RwLock::new(table), used: Mutex::new(vec![0; capacity.len()]), capacity }
     }
 
@@ -180,6 +184,30 @@ impl Memory {
         Ok(())
     }
 
+    /// Copies bytes at `from` to the host, all of which must have been written.
+    ///
+    /// # Errors
+    /// As [`Self::write_bytes`], or [`MemoryError::Unwritten`].
+    pub fn read_written(
+        &self,
+        from: u64,
+        into: &mut [u8],
+        order: &Order,
+    ) -> Result<(), MemoryError> {
+        let (allocation, at) = self.find(from, into.len(), "read of")?;
+        used(&allocation, (at, into.len()), false, order)?;
+        if let Some(unwritten) = allocation.unwritten(at, into.len()) {
+            let (base, size) = (allocation.base, allocation.bytes);
+            let what = format!(
+                "read of {} bytes at {from:#x}: nothing wrote byte {unwritten} of the {size} bytes allocated at {base:#x}",
+                into.len()
+            );
+            return Err(MemoryError::Unwritten { what });
+        }
+        allocation.data.load_slice(at, into);
+        Ok(())
+    }
+
     /// Copies `bytes` bytes between allocations, of one device or two; what was never written stays so.
     ///
     /// # Errors
@@ -236,7 +264,9 @@ impl Memory {
         Some((found.base, found.bytes, found.home))
     }
 
-    pub(crate) fn containing(&self, address: u64) -> Option<Arc<Allocation>> {
+    /// The allocation that has the byte at `address`.
+    #[must_use]
+    pub fn containing(&self, address: u64) -> Option<Arc<Allocation>> {
         let table = self.read();
         let (_, found) = table.live.range(..=address).next_back()?;
         (address - found.base < found.bytes.max(1) as u64).then(|| found.clone())
@@ -258,7 +288,8 @@ impl Memory {
     }
 
     /// Whether `address` was freed, and a description of what lies there or near.
-    pub(crate) fn describe(&self, address: u64, bytes: usize, what: &str) -> (bool, String) {
+    #[must_use]
+    pub fn describe(&self, address: u64, bytes: usize, what: &str) -> (bool, String) {
         match self.read().missing(address, bytes, what) {
             MemoryError::Freed { what } => (true, what),
             other => (false, other.to_string()),
@@ -316,7 +347,8 @@ fn used(
 }
 
 /// Says which use of `found` is not ordered with the operation that does `what`.
-pub(crate) fn stream_race(found: &Allocation, what: &str, conflict: Conflict) -> MemoryError {
+#[must_use]
+pub fn stream_race(found: &Allocation, what: &str, conflict: Conflict) -> MemoryError {
     let Conflict { op, wrote, offset } = conflict;
     let verb = if wrote { "writes" } else { "reads" };
     let (base, bytes) = (found.base, found.bytes);
@@ -324,5 +356,5 @@ pub(crate) fn stream_race(found: &Allocation, what: &str, conflict: Conflict) ->
         "{what} at byte {offset} of the {bytes} bytes allocated at {base:#x}, which operation {op}, on another stream, \
          {verb}: no event or synchronisation orders the two"
     );
-    MemoryError::StreamRace { what }
+    MemoryError::StreamRace { what, op }
 }

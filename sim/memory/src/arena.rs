@@ -1,6 +1,6 @@
 //! Bytes that many threads use at once, as a device's memory is used.
 //!
-//! The one place of this crate with raw pointers. Simulated threads may race, as real ones may: a race gives the
+//! The one place of this crate with raw pointers. A place outside an arena panics. Simulated threads may race, as real ones may: a race gives the
 //! simulated program undefined *values*, which plain bytes can take, and is reported where the checks see it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Zeroed bytes at a fixed place, aligned to [`Arena::ALIGN`].
 #[derive(Debug)]
-pub(crate) struct Arena {
+pub struct Arena {
     start: NonNull<u8>,
     layout: Layout,
 }
@@ -22,10 +22,11 @@ unsafe impl Sync for Arena {}
 
 impl Arena {
     /// What its first byte is aligned to.
-    pub(crate) const ALIGN: usize = 256;
+    pub const ALIGN: usize = 256;
 
     /// `bytes` zeros, which take real memory only once they are used.
-    pub(crate) fn new(bytes: usize) -> Option<Self> {
+    #[must_use]
+    pub fn new(bytes: usize) -> Option<Self> {
         let layout = Layout::from_size_align(bytes.max(1), Self::ALIGN).ok()?;
         // SAFETY: the size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
@@ -33,7 +34,9 @@ impl Arena {
         Some(Self { start, layout })
     }
 
-    pub(crate) fn address(&self) -> u64 {
+    /// The first byte's address in this process.
+    #[must_use]
+    pub fn address(&self) -> u64 {
         self.start.as_ptr().addr() as u64
     }
 
@@ -45,44 +48,52 @@ impl Arena {
         unsafe { self.start.as_ptr().add(at) }
     }
 
+    /// The `N` bytes from `at`.
+    #[must_use]
     #[inline(always)]
-    pub(crate) fn load<const N: usize>(&self, at: usize) -> [u8; N] {
+    pub fn load<const N: usize>(&self, at: usize) -> [u8; N] {
         let from = self.pointer(at, N).cast::<[u8; N]>();
         // SAFETY: `N` bytes are there (checked by `pointer`), bytes have no alignment and any value.
         unsafe { from.read() }
     }
 
+    /// Sets the `N` bytes from `at`.
     #[inline(always)]
-    pub(crate) fn store<const N: usize>(&self, at: usize, bytes: [u8; N]) {
+    pub fn store<const N: usize>(&self, at: usize, bytes: [u8; N]) {
         let to = self.pointer(at, N).cast::<[u8; N]>();
         // SAFETY: `N` bytes are there (checked by `pointer`), and bytes have no alignment.
         unsafe { to.write(bytes) }
     }
 
+    /// Copies bytes from `at` out.
     #[inline(always)]
-    pub(crate) fn load_slice(&self, at: usize, into: &mut [u8]) {
+    pub fn load_slice(&self, at: usize, into: &mut [u8]) {
         let from = self.pointer(at, into.len());
         // SAFETY: the source was checked by `pointer`; nobody holds a slice of an arena, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
     }
 
+    /// Copies bytes to `at`.
     #[inline(always)]
-    pub(crate) fn store_slice(&self, at: usize, from: &[u8]) {
+    pub fn store_slice(&self, at: usize, from: &[u8]) {
         let to = self.pointer(at, from.len());
         // SAFETY: the destination was checked by `pointer`; nobody holds a slice of an arena, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
     }
 
     /// Sets `len` bytes from `at`.
-    pub(crate) fn fill(&self, at: usize, len: usize, byte: u8) {
+    pub fn fill(&self, at: usize, len: usize, byte: u8) {
         let to = self.pointer(at, len);
         // SAFETY: the bytes are there, checked by `pointer`.
         unsafe { ptr::write_bytes(to, byte, len) }
     }
 
     /// The 32-bit word at `at`, a multiple of 4.
+    ///
+    /// # Panics
+    /// `at` is none, or outside.
     #[inline(always)]
-    pub(crate) fn atomic32(&self, at: usize) -> &AtomicU32 {
+    pub fn atomic32(&self, at: usize) -> &AtomicU32 {
         assert!(at.is_multiple_of(4), "aligned");
         #[expect(
             clippy::cast_ptr_alignment,
@@ -94,8 +105,11 @@ impl Arena {
     }
 
     /// The 64-bit word at `at`, a multiple of 8.
+    ///
+    /// # Panics
+    /// `at` is none, or outside.
     #[inline(always)]
-    pub(crate) fn atomic64(&self, at: usize) -> &AtomicU64 {
+    pub fn atomic64(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8), "aligned");
         #[expect(
             clippy::cast_ptr_alignment,

@@ -1,9 +1,9 @@
 //! Global memory as one worker of a launch sees it: the allocations it has met, and the checks of every access.
 
-use super::{Allocation, Fresh, Home, Memory, Order, SECTOR, stream_race};
 use crate::counters::Counters;
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::warp::registers::{FULL, LANES, lanes};
+use halyard_sim_memory::{Allocation, Fresh, Home, Memory, Order, SECTOR, stream_race};
 use std::sync::Arc;
 
 /// An access by the lanes of a warp: `bytes` bytes, 1 to 16, at each lane's address.

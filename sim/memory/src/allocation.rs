@@ -5,7 +5,7 @@ use super::past::Order;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 /// Bytes that device memory moves at once, and what uses are tracked by.
-pub(crate) const SECTOR: usize = 32;
+pub const SECTOR: usize = 32;
 
 /// Where an allocation lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +18,15 @@ pub enum Home {
 
 /// A piece of memory.
 #[derive(Debug)]
-pub(crate) struct Allocation {
-    pub(crate) base: u64,
-    pub(crate) bytes: usize,
-    pub(crate) home: Home,
-    pub(crate) data: Arena,
+pub struct Allocation {
+    /// Its first address.
+    pub base: u64,
+    /// Its size.
+    pub bytes: usize,
+    /// Where it lives.
+    pub home: Home,
+    /// Its bytes.
+    pub data: Arena,
     /// A bit a byte.
     written: Arena,
     /// All bits of `written` are set.
@@ -36,17 +40,22 @@ pub(crate) struct Allocation {
 
 /// Sectors that an operation was first to touch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Fresh {
-    pub(crate) read: u64,
-    pub(crate) written: u64,
+pub struct Fresh {
+    /// Sectors read.
+    pub read: u64,
+    /// Sectors written.
+    pub written: u64,
 }
 
 /// A use by an operation that is not ordered with this one.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Conflict {
-    pub(crate) op: u32,
-    pub(crate) wrote: bool,
-    pub(crate) offset: usize,
+pub struct Conflict {
+    /// The other operation's number.
+    pub op: u32,
+    /// Whether it wrote.
+    pub wrote: bool,
+    /// The first byte that both use.
+    pub offset: usize,
 }
 
 impl Allocation {
@@ -66,7 +75,9 @@ impl Allocation {
         })
     }
 
-    pub(crate) fn is_freed(&self) -> bool {
+    /// Whether it was freed meanwhile.
+    #[must_use]
+    pub fn is_freed(&self) -> bool {
         self.freed.load(Relaxed)
     }
 
@@ -74,12 +85,14 @@ impl Allocation {
         self.freed.store(true, Relaxed);
     }
 
-    pub(crate) fn is_complete(&self) -> bool {
+    /// Whether every byte was written.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
         self.complete.load(Relaxed)
     }
 
     /// Says that `len` bytes from `at` were written.
-    pub(crate) fn mark_written(&self, at: usize, len: usize) {
+    pub fn mark_written(&self, at: usize, len: usize) {
         if self.is_complete() {
             return;
         }
@@ -92,7 +105,8 @@ impl Allocation {
     }
 
     /// The first of `len` bytes from `at` that was never written.
-    pub(crate) fn unwritten(&self, at: usize, len: usize) -> Option<usize> {
+    #[must_use]
+    pub fn unwritten(&self, at: usize, len: usize) -> Option<usize> {
         if self.is_complete() {
             return None;
         }
@@ -103,7 +117,7 @@ impl Allocation {
     }
 
     /// Looks whether everything is written by now, so that later reads need not ask.
-    pub(crate) fn settle(&self) {
+    pub fn settle(&self) {
         if self.is_complete() {
             return;
         }
@@ -121,8 +135,11 @@ impl Allocation {
     }
 
     /// Notes that the operation `order` uses `len` bytes from `at`.
+    ///
+    /// # Errors
+    /// Another operation uses some of them, one of the two writes, and nothing orders them.
     #[inline]
-    pub(crate) fn touch(
+    pub fn touch(
         &self,
         (at, len): (usize, usize),
         write: bool,
