@@ -1,0 +1,14 @@
+//! The operators on a memory of the tests' own: numbers worked out apart from the crate, and refusals.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::float_cmp,
+    clippy::cast_precision_loss,
+    reason = "tests: small sizes, exact numbers"
+)]
+
+mod device;
+mod elementwise;
+mod matmul;
