@@ -22,15 +22,23 @@
 )]
 #![expect(dead_code, reason = "the families that use it come next")]
 
+mod activation;
 mod arg;
+mod cache;
+mod copy;
 mod dtype;
 mod elementwise;
+mod fill;
 mod gemm;
+mod index;
 mod launch;
 mod matmul;
+mod norm;
 mod nz;
 mod op;
+mod reduce;
 mod refusal;
+mod rope;
 mod view;
 
 pub use arg::{Arg, Scalar, Tensor};
@@ -39,7 +47,18 @@ pub use op::{Kind, Op, Param, Plan, Since, Slot, Soc};
 pub use refusal::{Refusal, code};
 
 /// The operators, a family a slice.
-pub static FAMILIES: &[&[Op]] = &[elementwise::OPS, matmul::OPS];
+pub static FAMILIES: &[&[Op]] = &[
+    matmul::OPS,
+    norm::OPS,
+    rope::OPS,
+    activation::OPS,
+    index::OPS,
+    cache::OPS,
+    elementwise::OPS,
+    copy::OPS,
+    fill::OPS,
+    reduce::OPS,
+];
 
 /// All operators.
 pub fn ops() -> impl Iterator<Item = &'static Op> {

@@ -1,6 +1,6 @@
 //! A device's memory of some MiB, and calls on it.
 
-#![expect(dead_code, reason = "the families that use it come next")]
+#![allow(dead_code, reason = "the families that use it come next")]
 
 use half::{bf16, f16};
 use halyard_sim_ascend_ops::{Arg, Fault, Memory, Plan, Refusal, Scalar, Soc, Tensor, find};

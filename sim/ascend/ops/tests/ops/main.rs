@@ -9,6 +9,14 @@
     reason = "tests: small sizes, exact numbers"
 )]
 
+mod activation;
+mod cache;
+mod copy;
 mod device;
 mod elementwise;
+mod fill;
+mod index;
 mod matmul;
+mod norm;
+mod reduce;
+mod rope;
