@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 /// Zeroed bytes at a fixed place, aligned to [`Arena::ALIGN`].
 #[derive(Debug)]
 pub struct Arena {
-    start: NonNull<u8>,
+    /// What the allocator gave, at most [`Arena::ALIGN`] before the first byte.
+    given: NonNull<u8>,
     layout: Layout,
+    start: NonNull<u8>,
+    bytes: usize,
 }
 
 // SAFETY: an arena owns its bytes, and bytes may go to another thread.
@@ -27,11 +30,15 @@ impl Arena {
     /// `bytes` zeros, which take real memory only once they are used.
     #[must_use]
     pub fn new(bytes: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(bytes.max(1), Self::ALIGN).ok()?;
+        // Aligned here: the allocator would write zeros to align more than it does by itself.
+        let layout = Layout::from_size_align(bytes.checked_add(Self::ALIGN)?, 1).ok()?;
         // SAFETY: the size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-        Some(Self { start, layout })
+        let given = unsafe { alloc_zeroed(layout) };
+        let given = NonNull::new(given).unwrap_or_else(|| handle_alloc_error(layout));
+        let skip = given.as_ptr().addr().wrapping_neg() % Self::ALIGN;
+        // SAFETY: there are `ALIGN` bytes more than `bytes`.
+        let start = unsafe { given.add(skip) };
+        Some(Self { given, layout, start, bytes })
     }
 
     /// The first byte's address in this process.
@@ -43,7 +50,7 @@ impl Arena {
     /// A pointer to `len` bytes from `at`.
     #[inline(always)]
     fn pointer(&self, at: usize, len: usize) -> *mut u8 {
-        assert!(at <= self.layout.size() && len <= self.layout.size() - at, "inside the arena");
+        assert!(at <= self.bytes && len <= self.bytes - at, "inside the arena");
         // SAFETY: `at` is inside the allocation, or its end.
         unsafe { self.start.as_ptr().add(at) }
     }
@@ -124,6 +131,6 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: `new` got it with this layout, and nothing else frees it.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        unsafe { dealloc(self.given.as_ptr(), self.layout) }
     }
 }
