@@ -4,7 +4,7 @@
 //! there: `dlsym` fails as it would with the vendor's library.
 
 use crate::api::operators::{MATH, NN, TRANSFORMER};
-use crate::api::{self, object, process};
+use crate::api::{dcmi, hccl, object, process};
 use halyard_sim_ascend_ops::{Kind, Since, find};
 use std::fs;
 use std::io::{Error, Result, Write};
@@ -75,7 +75,7 @@ fn same(sets: &[&[&str]]) -> Vec<(String, String)> {
 
 /// AscendCL's symbols.
 fn runtime(profile: Profile) -> Vec<(String, String)> {
-    use api::{callback, context, convert, device, event, graph, memory, stream};
+    use crate::api::{callback, context, convert, device, event, graph, memory, stream};
     let mut all = same(&[
         process::ENTRIES,
         process::VALUES,
@@ -111,10 +111,16 @@ fn operators(profile: Profile, set: &[(&str, &[Kind])]) -> Vec<(String, String)>
     names.map(|name| (name.clone(), name)).collect()
 }
 
+fn communicators(profile: Profile) -> Vec<(String, String)> {
+    let groups: &[&str] = if profile >= Profile::Cann91 { hccl::GROUPS } else { &[] };
+    same(&[hccl::COMMUNICATORS, hccl::VALUES, groups])
+}
+
 fn libraries(profile: Profile) -> Vec<Library> {
     let library = |name, needs, symbols| Library { name, needs, symbols };
     let mut all = vec![
         library("libascendcl.so", &[], runtime(profile)),
+        library("libdcmi.so", &[], same(&[dcmi::ENTRIES])),
         library("libnnopbase.so", &[], same(&[process::NNOP, object::CREATE, object::ENTRIES])),
     ];
     let homes = [
@@ -124,10 +130,15 @@ fn libraries(profile: Profile) -> Vec<Library> {
     ];
     if profile >= Profile::Cann85 {
         all.push(library("libacl_rt.so", &[], runtime(profile)));
+        all.push(library("libhcomm.so", &[], communicators(profile)));
+        let calls = same(&[hccl::COLLECTIVES]);
+        all.push(library("libhccl.so", &["libhcomm.so"], calls));
         all.extend(homes.map(|(name, set)| library(name, &[], operators(profile, set))));
     } else {
         let whole = homes.iter().flat_map(|(_, set)| operators(profile, set)).collect();
         all.push(library("libopapi.so", &[], whole));
+        let sets = same(&[hccl::COMMUNICATORS, hccl::VALUES, hccl::COLLECTIVES]);
+        all.push(library("libhccl.so", &[], sets));
     }
     all
 }

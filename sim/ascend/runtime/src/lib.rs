@@ -7,16 +7,16 @@
 //! - `api`: the C functions; `code`: their results; `layout`: the libraries of a release
 //! - `runtime`: devices and handles; `soc`: chips; `fault`: failures on request
 //! - `object`, `executor`: what operators are called with, and their two phases
+//! - `hccl`: collectives
 //! - `stream`, `event`, `capture`: work that is done while the caller goes on, its order, and graphs of it
 #![allow(non_snake_case, reason = "the entries have the names of the vendor's functions")]
-#![expect(dead_code, reason = "collectives come next")]
-
 mod api;
 mod capture;
 mod code;
 mod event;
 mod executor;
 mod fault;
+mod hccl;
 pub mod layout;
 mod object;
 mod random;

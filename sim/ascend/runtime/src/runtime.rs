@@ -200,6 +200,11 @@ pub(crate) fn runtime() -> Outcome<&'static Runtime> {
     start()
 }
 
+/// The state, for those who look from outside.
+pub(crate) fn initialised_or_not() -> Outcome<&'static Runtime> {
+    start()
+}
+
 /// The state, for objects that need no device: they may be made before `aclInit`.
 pub(crate) fn objects() -> Outcome<&'static Handles> {
     Ok(&start()?.handles)

@@ -17,7 +17,6 @@ use std::time::Duration;
 /// Where an operation runs.
 pub(crate) struct Site<'a> {
     pub(crate) runtime: &'static Runtime,
-    pub(crate) device: &'static Device,
     pub(crate) order: &'a Order,
 }
 
@@ -361,7 +360,7 @@ impl Worker {
     }
 
     fn perform(&self, name: &'static str, source: &Source, order: &Order) {
-        let site = Site { runtime: self.runtime, device: self.device, order };
+        let site = Site { runtime: self.runtime, order };
         let outcome = fault::on_stream(self.device, name).and_then(|()| {
             let run = AssertUnwindSafe(|| source.run(&site));
             catch_unwind(run).unwrap_or_else(|_| {

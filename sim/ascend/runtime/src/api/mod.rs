@@ -51,9 +51,11 @@ macro_rules! values {
 pub(crate) mod callback;
 pub(crate) mod context;
 pub(crate) mod convert;
+pub(crate) mod dcmi;
 pub(crate) mod device;
 pub(crate) mod event;
 pub(crate) mod graph;
+pub(crate) mod hccl;
 pub(crate) mod memory;
 pub(crate) mod object;
 pub(crate) mod operators;

@@ -71,7 +71,7 @@ entries! { VERSIONS of Acl:
 }
 
 // Of no vendor: for tests.
-entries! { TOOLS of Acl:
+entries! { _TOOLS of Acl:
     /* Plants failures: see `fault`. */
     fn fault(faults: In<c_char>) {
         fault::plant(&faults.text("faults")?.unwrap_or_default())
