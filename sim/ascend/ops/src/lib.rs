@@ -24,6 +24,7 @@
 
 mod activation;
 mod arg;
+mod attention;
 mod cache;
 mod copy;
 mod dtype;
@@ -54,6 +55,7 @@ pub static FAMILIES: &[&[Op]] = &[
     activation::OPS,
     index::OPS,
     cache::OPS,
+    attention::OPS,
     elementwise::OPS,
     copy::OPS,
     fill::OPS,

@@ -296,6 +296,11 @@ impl<'a> Args<'a> {
             .ok_or_else(|| Refusal::new(code::INNER, format!("no parameter {name}")))
     }
 
+    /// Whether this version of an operator has a parameter.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.params.iter().any(|p| p.name == name)
+    }
+
     fn other_kind<T>(name: &str) -> Result<T, Refusal> {
         Err(Refusal::new(code::INNER, format!("{name} is of another kind")))
     }

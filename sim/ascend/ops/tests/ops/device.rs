@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "the families that use it come next")]
 
 use half::{bf16, f16};
-use halyard_sim_ascend_ops::{Arg, Fault, Memory, Plan, Refusal, Scalar, Soc, Tensor, find};
+use halyard_sim_ascend_ops::{
+    Arg, Fault, Kind, Memory, Param, Plan, Refusal, Scalar, Soc, Tensor, find,
+};
 use std::sync::Mutex;
 
 pub(crate) const F32: i32 = 0;
@@ -136,6 +138,28 @@ impl Device {
 
 pub(crate) fn plan(name: &str, args: &[Arg]) -> Result<Plan, Refusal> {
     find(name).unwrap().plan(args, &Soc::ascend_910b1())
+}
+
+/// The arguments of an operator by name; null, zero and false for those that are not given.
+#[track_caller]
+pub(crate) fn args(name: &str, given: &[(&str, Arg)]) -> Vec<Arg> {
+    let params = find(name).unwrap().params;
+    for (param, _) in given {
+        assert!(params.iter().any(|p| p.name == *param), "{name} has no {param}");
+    }
+    let default = |kind| match kind {
+        Kind::Tensor => Arg::Tensor(None),
+        Kind::TensorList => Arg::TensorList(None),
+        Kind::IntArray => Arg::IntArray(None),
+        Kind::Scalar => Arg::Scalar(None),
+        Kind::I8 | Kind::I32 | Kind::I64 => Arg::Int(0),
+        Kind::F64 => Arg::Float(0.0),
+        Kind::Bool => Arg::Bool(false),
+        Kind::Text => Arg::Text(None),
+        Kind::DataType => Arg::DataType(0),
+    };
+    let of = |param: &Param| given.iter().rev().find(|g| g.0 == param.name).map(|g| g.1.clone());
+    params.iter().map(|param| of(param).unwrap_or_else(|| default(param.kind))).collect()
 }
 
 /// The arguments are refused, with a code and words of the message.

@@ -10,6 +10,7 @@
 )]
 
 mod activation;
+mod attention;
 mod cache;
 mod copy;
 mod device;
