@@ -40,6 +40,7 @@ mod op;
 mod reduce;
 mod refusal;
 mod rope;
+mod sample;
 mod view;
 
 pub use arg::{Arg, Scalar, Tensor};
@@ -56,6 +57,7 @@ pub static FAMILIES: &[&[Op]] = &[
     index::OPS,
     cache::OPS,
     attention::OPS,
+    sample::OPS,
     elementwise::OPS,
     copy::OPS,
     fill::OPS,

@@ -21,3 +21,4 @@ mod matmul;
 mod norm;
 mod reduce;
 mod rope;
+mod sample;
