@@ -8,7 +8,7 @@ use crate::runtime::Kind;
 use crate::stream::{Site, Step, Work};
 use halyard_sim_memory::Past;
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 /// `ACL_MODEL_RI_CAPTURE_MODE_*`
@@ -114,7 +114,11 @@ pub(crate) struct Member {
 }
 
 /// Captures that have not ended.
-static ACTIVE: Mutex<Vec<Weak<Capture>>> = Mutex::new(Vec::new());
+static ACTIVE: Mutex<Vec<Arc<Capture>>> = Mutex::new(Vec::new());
+
+fn active() -> MutexGuard<'static, Vec<Arc<Capture>>> {
+    ACTIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 thread_local! {
     static THREAD_MODE: Cell<Mode> = const { Cell::new(Mode::Global) };
@@ -135,15 +139,13 @@ impl Capture {
             streams: Mutex::new(vec![stream]),
             invalid: Mutex::default(),
         });
-        let mut active = ACTIVE.lock().unwrap_or_else(PoisonError::into_inner);
-        active.retain(|one| one.strong_count() > 0);
-        active.push(Arc::downgrade(&capture));
+        active().push(Arc::clone(&capture));
         Member { capture, origin: true, past: Past::default(), group: None }
     }
 
-    fn active() -> Vec<Arc<Self>> {
-        let active = ACTIVE.lock().unwrap_or_else(PoisonError::into_inner);
-        active.iter().filter_map(Weak::upgrade).collect()
+    /// Whether it is under way.
+    pub(crate) fn is_active(&self) -> bool {
+        active().iter().any(|one| std::ptr::eq(&raw const **one, self))
     }
 
     /// Whether this thread must not wait for or ask after work while this capture is under way.
@@ -169,12 +171,12 @@ impl Capture {
     }
 
     fn refuse(code: Code, text: &str) -> Outcome {
-        let bound: Vec<_> =
-            Self::active().into_iter().filter(|one| one.binds_this_thread()).collect();
-        for capture in &bound {
+        let mut refused = false;
+        for capture in active().iter().filter(|one| one.binds_this_thread()) {
             capture.invalidate(text);
+            refused = true;
         }
-        if bound.is_empty() { Ok(()) } else { Err(Failure::new(code, text)) }
+        if refused { Err(Failure::new(code, text)) } else { Ok(()) }
     }
 
     /// It will not give a graph.
@@ -226,6 +228,7 @@ impl Member {
     /// The graph, if all that was captured happens before the end of this stream, which began the capture.
     pub(crate) fn finish(self) -> Outcome<Model> {
         let Self { capture, past, group, .. } = self;
+        active().retain(|one| !Arc::ptr_eq(one, &capture));
         if let Some(why) = capture.invalid() {
             return Err(Failure::new(Code::CAPTURE_INVALIDATED, why));
         }

@@ -270,6 +270,10 @@ impl Stream {
         let mut state = self.state();
         match (recorded, &mut state.capture) {
             (Recorded::Never, _) => Ok(()),
+            (Recorded::In(capture, _), _) if !capture.is_active() => {
+                let text = "argument `event`: it was recorded in a capture that ended";
+                Err(Failure::new(Code::EVENT_CAPTURED, text))
+            }
             (Recorded::In(capture, past), None) => {
                 if self.is_default {
                     let text = "argument `stream`: the default stream cannot join a capture";
