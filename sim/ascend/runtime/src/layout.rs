@@ -89,7 +89,12 @@ fn runtime(profile: Profile) -> Vec<(String, String)> {
         convert::VALUES,
     ]);
     if profile >= Profile::Cann91 {
-        all.extend(same(&[device::ENTRIES_9, callback::ENTRIES_9, graph::ENTRIES_9]));
+        all.extend(same(&[
+            process::ENTRIES_9,
+            device::ENTRIES_9,
+            callback::ENTRIES_9,
+            graph::ENTRIES_9,
+        ]));
     }
     let own = process::VERSIONS.iter().filter_map(|name| {
         Some((name.strip_suffix(profile.suffix())?.to_owned(), (*name).to_owned()))

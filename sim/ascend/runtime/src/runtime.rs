@@ -146,13 +146,13 @@ fn typed<T: Kind>(argument: &str, handle: usize, found: Option<Named>) -> Outcom
     let what = match found {
         Some((name, thing)) => match thing.downcast::<T>() {
             Ok(thing) => return Ok(thing),
-            Err(_) => format!("is a {name}"),
+            Err(_) => format!("is of kind {name}"),
         },
         None if given => T::GONE.to_owned(),
         None => "was never made here".to_owned(),
     };
     let wanted = T::NAME;
-    let text = format!("argument `{argument}`: {handle:#x} {what}; a {wanted} was expected");
+    let text = format!("argument `{argument}`: {handle:#x} {what}; kind {wanted} was expected");
     Err(Failure::new(T::BAD, text))
 }
 

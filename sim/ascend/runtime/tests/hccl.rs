@@ -269,6 +269,37 @@ fn a_link_that_is_down() {
     ok("halyard_sim_ascend_fault", (c"".as_ptr(),));
 }
 
+/// In a process of its own, where collectives may be captured.
+#[test]
+#[ignore = "run by `collectives_in_graphs`"]
+fn captured_collectives() {
+    const THREAD_LOCAL: u32 = 1;
+    let all = ranks(2, |rank, comm, s| {
+        let buf = upload(&numbers(rank, 4));
+        ok("aclmdlRICaptureBegin", (s, THREAD_LOCAL));
+        ok("HcclAllReduce", (buf, buf, 4u64, FP32, SUM, comm, s));
+        ok("HcclAllReduce", (buf, buf, 4u64, FP32, SUM, comm, s));
+        let mut model = 0usize;
+        ok("aclmdlRICaptureEnd", (s, &raw mut model));
+        for _ in 0..3 {
+            ok("aclmdlRIExecuteAsync", (model, s));
+        }
+        sync(s);
+        download::<f32>(buf, 4)
+    });
+    // The sum of both, doubled five times.
+    let wanted: Vec<f32> = [100.0, 102.0, 104.0, 106.0].iter().map(|v| 32.0 * v).collect();
+    assert_eq!(all, [wanted.clone(), wanted]);
+}
+
+#[test]
+fn collectives_in_graphs() {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["captured_collectives", "--exact", "--ignored", "--nocapture"]);
+    let done = command.env("HCCL_OP_EXPANSION_MODE", "AIV").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// What a rank that is a process does: the root's info comes on its command line.
 #[test]
 fn rank_of_another_process() {

@@ -56,8 +56,10 @@ fn devices_are_as_their_chips() {
         ok("aclGetDeviceCapability", (device, 0u32, &raw mut cores));
         assert_eq!(cores, cubes);
         ok("aclrtGetMemInfo", (1u32, &raw mut free, &raw mut total));
-        assert_eq!((free, total), (gib << 30, gib << 30));
+        assert_eq!(total, gib << 30);
     }
+    // No other test of this process uses the last one.
+    assert_eq!(free, total);
     // Sizes are rounded up to 32, and 32 bytes are added.
     let a = malloc(100);
     ok("aclrtGetMemInfo", (1u32, &raw mut free, &raw mut total));

@@ -289,6 +289,13 @@ fn check_fill(address: u64, max: usize, value: i32, count: usize) -> Outcome {
     Ok(())
 }
 
+fn no_virtual_memory() -> Failure {
+    Failure::new(
+        Code::NOT_SUPPORTED,
+        "the simulator has no virtual addresses; aclrtMalloc gives memory",
+    )
+}
+
 fn byte(value: i32) -> [u8; 1] {
     [value.to_le_bytes()[0]]
 }
@@ -329,6 +336,34 @@ entries! { ENTRIES of Acl:
 
     fn aclrtHostUnregister(_ptr: u64) {
         Err(Failure::new(Code::NOT_SUPPORTED, "the simulator has no registered memory of the host"))
+    }
+
+    fn aclrtReserveMemAddress(_virtual: Out<u64>, _size: usize, _alignment: usize, _expected: u64, _flags: u64) {
+        Err(no_virtual_memory())
+    }
+
+    fn aclrtReleaseMemAddress(_virtual: u64) {
+        Err(no_virtual_memory())
+    }
+
+    fn aclrtMallocPhysical(_handle: Out<usize>, _size: usize, _property: In<u8>, _flags: u64) {
+        Err(no_virtual_memory())
+    }
+
+    fn aclrtFreePhysical(_handle: usize) {
+        Err(no_virtual_memory())
+    }
+
+    fn aclrtMapMem(_virtual: u64, _size: usize, _offset: usize, _handle: usize, _flags: u64) {
+        Err(no_virtual_memory())
+    }
+
+    fn aclrtUnmapMem(_virtual: u64) {
+        Err(no_virtual_memory())
+    }
+
+    fn aclrtMemGetAllocationGranularity(_property: In<u8>, _option: u32, _granularity: Out<usize>) {
+        Err(no_virtual_memory())
     }
 
     fn aclrtGetMemInfo(attribute: u32, free: Out<usize>, total: Out<usize>) {

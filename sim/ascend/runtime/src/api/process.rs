@@ -55,6 +55,25 @@ entries! { NNOP of Aclnn:
     }
 }
 
+fn version_text(package: &In<c_char>) -> Outcome {
+    match package.text("pkgName")? {
+        Some(_) => Ok(()),
+        None => Err(Failure::null("pkgName")),
+    }
+}
+
+entries! { ENTRIES_9 of Acl:
+    fn aclsysGetVersionStr(package: In<c_char>, version: Out<u8>) {
+        version_text(&package)?;
+        version.set_all("versionStr", 0, b"9.1.0\0")
+    }
+
+    fn aclsysGetVersionNum(package: In<c_char>, version: Out<i32>) {
+        version_text(&package)?;
+        version.set("versionNum", 90_100_000)
+    }
+}
+
 // One for each profile: the libraries of a profile take theirs.
 entries! { VERSIONS of Acl:
     fn aclsysGetCANNVersion_8_1(name: i32, version: Out<PackageVersion>) {

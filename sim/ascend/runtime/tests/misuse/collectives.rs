@@ -136,6 +136,16 @@ const COLLECTIVES: &[Misuse] = &[
         &["HcclCommDestroy: argument `comm`: calls on it have not run"],
     ),
     (
+        "a rank that does not come",
+        || {
+            let (mut info, mut comm) = (vec![0u8; 4108], 0usize);
+            ok("HcclGetRootInfo", (info.as_mut_ptr(),));
+            call("HcclCommInitRootInfo", (2u32, info.as_ptr(), 0u32, &raw mut comm))
+        },
+        9,
+        &["HcclCommInitRootInfo", "rank 1"],
+    ),
+    (
         "the end of no group",
         || call("HcclGroupEnd", ()),
         1,
@@ -152,6 +162,7 @@ fn collectives_alone() {
 #[test]
 fn collectives() {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.env("HALYARD_SIM_ASCEND_HCCL_TIMEOUT_MS", "300");
     let done = command
         .args(["collectives::collectives_alone", "--exact", "--ignored", "--nocapture"])
         .output()

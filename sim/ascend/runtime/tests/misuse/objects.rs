@@ -85,7 +85,10 @@ const OBJECTS: &[Misuse] = &[
             run("aclnnNeg", 0, |size, e| call("aclnnNegGetWorkspaceSize", (a, out, size, e)))
         },
         161_002,
-        &["aclnnNegGetWorkspaceSize: argument `self`", "is a int array; a tensor was expected"],
+        &[
+            "aclnnNegGetWorkspaceSize: argument `self`",
+            "is of kind int array; kind tensor was expected",
+        ],
     ),
     (
         "an argument that is NULL",

@@ -48,7 +48,7 @@ const ORDER: &[Misuse] = &[
         "an event as a stream",
         || call("aclrtSynchronizeStream", (event(0),)),
         107_017,
-        &["argument `stream`", "is a event; a stream was expected"],
+        &["argument `stream`", "is of kind event; kind stream was expected"],
     ),
     (
         "a stream of another device",
