@@ -20,8 +20,6 @@
     clippy::cast_sign_loss,
     reason = "an operator narrows numbers to the types of its documentation; sizes are checked when it is planned"
 )]
-#![expect(dead_code, reason = "the families that use it come next")]
-
 mod activation;
 mod arg;
 mod attention;
@@ -30,20 +28,27 @@ mod copy;
 mod dtype;
 mod elementwise;
 mod fill;
+mod format;
+mod gating;
 mod gemm;
+mod grouped;
 mod index;
 mod launch;
 mod matmul;
 mod norm;
 mod nz;
 mod op;
+mod quant;
+mod quant_matmul;
 mod reduce;
 mod refusal;
 mod rope;
+mod routing;
 mod sample;
 mod view;
 
 pub use arg::{Arg, Scalar, Tensor};
+pub use format::{cast_storage_dims, matmul_weight_elements};
 pub use launch::{Fault, Memory};
 pub use op::{Kind, Op, Param, Plan, Since, Slot, Soc};
 pub use refusal::{Refusal, code};
@@ -57,6 +62,12 @@ pub static FAMILIES: &[&[Op]] = &[
     index::OPS,
     cache::OPS,
     attention::OPS,
+    gating::OPS,
+    routing::OPS,
+    grouped::OPS,
+    quant::OPS,
+    quant_matmul::OPS,
+    format::OPS,
     sample::OPS,
     elementwise::OPS,
     copy::OPS,

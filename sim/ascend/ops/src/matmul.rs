@@ -1,10 +1,10 @@
 //! Products of dense matrices.
 
-use crate::dtype::{DType, FLOATS};
+use crate::dtype::{DType, FLOATS, HALVES};
 use crate::gemm::{Extent, rows_by_rows};
 use crate::launch::{Fault, Launch};
 use crate::nz::Weight;
-use crate::op::{Args, Op, Param, Since, Work, int8, tensor};
+use crate::op::{Args, Op, Param, Since, Work, int8, int32, ints, tensor};
 use crate::refusal::{Refusal, code, ensure};
 use crate::view::{View, broadcast_dims};
 use std::ops::RangeInclusive;
@@ -17,6 +17,23 @@ pub(crate) const OPS: &[Op] = &[
     Op { name: "Mm", since: Since::V8_1, params: PARAMS, plan: |a| plan(a, 2..=2, false) },
     Op { name: "Matmul", since: Since::V8_1, params: PARAMS, plan: |a| plan(a, 1..=6, false) },
     Op { name: "BatchMatMul", since: Since::V8_1, params: PARAMS, plan: |a| plan(a, 3..=3, false) },
+    Op {
+        name: "TransposeBatchMatMul",
+        since: Since::V9_1,
+        params: &[
+            tensor("x1"),
+            tensor("x2"),
+            tensor("bias").or_null(),
+            tensor("scale").or_null(),
+            ints("permX1"),
+            ints("permX2"),
+            ints("permY"),
+            int8("cubeMathType"),
+            int32("batchSplitFactor"),
+            tensor("out").out(),
+        ],
+        plan: transposed,
+    },
     Op {
         name: "MatmulWeightNz",
         since: Since::V8_5,
@@ -124,6 +141,32 @@ fn plan(a: &Args<'_>, ranks: RangeInclusive<usize>, nz: bool) -> Result<Work, Re
         w = w.expanded(&[&batch[..], &[size.k, n]].concat())?;
     }
     let product = Product { x, w: Weight::of(w)?, out, batch, size, precision };
+    let workspace = u64::from(a.soc.cube_cores) * 2048;
+    Ok(Work::new(move |launch| product.run(launch)).with_workspace(workspace))
+}
+
+/// `[M, B, N] = [M or B, B or M, K] · [B, K, N]`, for latent attention's products of each head.
+fn transposed(a: &Args<'_>) -> Result<Work, Refusal> {
+    let (x, w, out) = (a.tensor("x1")?, a.tensor("x2")?, a.tensor("out")?);
+    check_dtypes(&x, &w, &out)?;
+    x.expect_dtype(HALVES)?.expect_rank(3, 3)?;
+    w.expect_rank(3, 3)?;
+    a.expect_null(&["bias", "scale"], "here")?;
+    let perm = |name: &str| a.ints(name).map(Option::unwrap_or_default);
+    let (first, second, result) = (perm("permX1")?, perm("permX2")?, perm("permY")?);
+    let turned = first == [1, 0, 2];
+    ensure!(turned || first == [0, 1, 2], "permX1: {first:?}, expected [1, 0, 2] or [0, 1, 2]");
+    ensure!(second == [0, 1, 2], "permX2: {second:?}, expected [0, 1, 2]");
+    ensure!(result == [1, 0, 2], "permY: {result:?}, expected [1, 0, 2]");
+    let split = a.int("batchSplitFactor")?;
+    ensure!(split == 1, "batchSplitFactor: {split}, expected 1 here");
+    let x = if turned { x.permuted(&[1, 0, 2]) } else { x };
+    let (batch, m, k, n) = (x.dims[0], x.dims[1], x.dims[2], w.dims[2]);
+    w.expect_dims(&[batch, k, n])?;
+    out.expect_dims(&[m, batch, n])?;
+    let precision = precision(a, &[x.dtype])?;
+    let (out, size) = (out.permuted(&[1, 0, 2]), Extent { m, n, k });
+    let product = Product { x, w: Weight::of(w)?, out, batch: vec![batch], size, precision };
     let workspace = u64::from(a.soc.cube_cores) * 2048;
     Ok(Work::new(move |launch| product.run(launch)).with_workspace(workspace))
 }

@@ -85,6 +85,29 @@ impl Weight {
     }
 }
 
+/// INT32 elements that hold eight INT4 each, as INT4 elements.
+pub(crate) fn unpacked(view: View) -> View {
+    const EACH: usize = 8;
+    if view.dtype != DType::I32 {
+        return view;
+    }
+    let mut wide = view;
+    wide.dtype = DType::I4;
+    wide.offset *= EACH;
+    let packed = (0..wide.rank()).rev().find(|&axis| wide.strides[axis] == 1);
+    for axis in 0..wide.rank() {
+        if Some(axis) == packed {
+            wide.dims[axis] *= EACH;
+        } else {
+            wide.strides[axis] *= EACH;
+        }
+    }
+    if let Some(last) = wide.storage.last_mut() {
+        *last *= EACH;
+    }
+    wide
+}
+
 fn transpose<T: Copy>(matrix: &[T], columns: usize) -> Vec<T> {
     let rows = matrix.len().checked_div(columns).unwrap_or(0);
     (0..columns).flat_map(|c| (0..rows).map(move |r| matrix[r * columns + c])).collect()

@@ -301,6 +301,11 @@ impl<'a> Args<'a> {
         self.params.iter().any(|p| p.name == name)
     }
 
+    /// The type of a parameter in this version of an operator.
+    pub(crate) fn kind(&self, name: &str) -> Option<Kind> {
+        self.params.iter().find(|p| p.name == name).map(|p| p.kind)
+    }
+
     fn other_kind<T>(name: &str) -> Result<T, Refusal> {
         Err(Refusal::new(code::INNER, format!("{name} is of another kind")))
     }

@@ -1,7 +1,5 @@
 //! A device's memory of some MiB, and calls on it.
 
-#![allow(dead_code, reason = "the families that use it come next")]
-
 use half::{bf16, f16};
 use halyard_sim_ascend_ops::{
     Arg, Fault, Kind, Memory, Param, Plan, Refusal, Scalar, Soc, Tensor, find,

@@ -1,4 +1,6 @@
-use crate::device::{BF16, Device, F16, F32, int, near, numbers, refused, t, transposed};
+use crate::device::{
+    BF16, Device, F16, F32, args, int, ints, near, numbers, refused, t, transposed,
+};
 use halyard_sim_ascend_ops::Tensor;
 
 fn product(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f32> {
@@ -108,4 +110,32 @@ fn bad_matrices_are_refused() {
     );
     let nz = Tensor { format: 29, ..w.clone() };
     refused("Mm", &[t(x), t(&nz), t(out), int(0)], 161_002, "expected [1, 1, 16, 16]");
+}
+
+#[test]
+fn heads_are_multiplied_between_tokens() {
+    let d = Device::default();
+    // Two tokens, three heads.
+    let (x, w) = (numbers(2 * 3 * 4, 1), numbers(3 * 4 * 2, 2));
+    let mut expected = Vec::new();
+    for (token, head, column) in (0..12).map(|i| (i / 6, i / 2 % 3, i % 2)) {
+        expected.push(
+            (0..4).map(|i| x[(token * 3 + head) * 4 + i] * w[(head * 4 + i) * 2 + column]).sum(),
+        );
+    }
+    let out = d.empty(F16, &[2, 3, 2]);
+    let name = "TransposeBatchMatMul";
+    let given = vec![
+        ("x1", t(&d.floats(F16, &[2, 3, 4], &x))),
+        ("x2", t(&d.floats(F16, &[3, 4, 2], &w))),
+        ("permX1", ints(&[1, 0, 2])),
+        ("permX2", ints(&[0, 1, 2])),
+        ("permY", ints(&[1, 0, 2])),
+        ("batchSplitFactor", int(1)),
+        ("out", t(&out)),
+    ];
+    d.call(name, &args(name, &given));
+    near(&d.read_floats(&out), &expected, 1e-3);
+    let other = [&given[..], &[("permY", ints(&[0, 1, 2]))]].concat();
+    refused(name, &args(name, &other), 161_002, "permY: [0, 1, 2]");
 }
