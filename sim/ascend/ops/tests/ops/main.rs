@@ -12,6 +12,7 @@
 mod activation;
 mod attention;
 mod cache;
+mod catalogue;
 mod copy;
 mod device;
 mod elementwise;
