@@ -4,7 +4,7 @@
 //! there: `dlsym` fails as it would with the vendor's library.
 
 use crate::api::operators::{MATH, NN, TRANSFORMER};
-use crate::api::{dcmi, hccl, object, process};
+use crate::api::{dcmi, format, hccl, object, process};
 use halyard_sim_ascend_ops::{Kind, Since, find};
 use std::fs;
 use std::io::{Error, Result, Write};
@@ -68,6 +68,12 @@ struct Library {
     symbols: Vec<(String, String)>,
 }
 
+impl Library {
+    fn new(name: &'static str, symbols: Vec<(String, String)>) -> Self {
+        Self { name, needs: &[], symbols }
+    }
+}
+
 fn same(sets: &[&[&str]]) -> Vec<(String, String)> {
     let names = sets.iter().flat_map(|set| set.iter());
     names.map(|name| ((*name).to_owned(), (*name).to_owned())).collect()
@@ -121,30 +127,46 @@ fn communicators(profile: Profile) -> Vec<(String, String)> {
     same(&[hccl::COMMUNICATORS, hccl::VALUES, groups])
 }
 
+/// What the operators' library has, or those of each repository from 8.5 on.
+fn operator_libraries(profile: Profile) -> Vec<Library> {
+    let mut math = operators(profile, MATH);
+    math.extend(same(&[format::ENTRIES]));
+    if profile >= Profile::Cann91 {
+        math.extend(same(&[format::ENTRIES_9]));
+    }
+    let (nn, transformer) = (operators(profile, NN), operators(profile, TRANSFORMER));
+    if profile < Profile::Cann85 {
+        return vec![Library::new("libopapi.so", [math, nn, transformer].concat())];
+    }
+    vec![
+        Library::new("libopapi_math.so", math),
+        Library::new("libopapi_nn.so", nn),
+        Library::new("libopapi_transformer.so", transformer),
+    ]
+}
+
+/// What HCCL's library has; from 8.5 on communicators are another's.
+fn collective_libraries(profile: Profile) -> Vec<Library> {
+    let calls = same(&[hccl::COLLECTIVES]);
+    if profile < Profile::Cann85 {
+        return vec![Library::new("libhccl.so", [communicators(profile), calls].concat())];
+    }
+    let own = Library::new("libhcomm.so", communicators(profile));
+    vec![own, Library { needs: &["libhcomm.so"], ..Library::new("libhccl.so", calls) }]
+}
+
 fn libraries(profile: Profile) -> Vec<Library> {
-    let library = |name, needs, symbols| Library { name, needs, symbols };
+    let objects = same(&[process::NNOP, object::CREATE, object::ENTRIES]);
     let mut all = vec![
-        library("libascendcl.so", &[], runtime(profile)),
-        library("libdcmi.so", &[], same(&[dcmi::ENTRIES])),
-        library("libnnopbase.so", &[], same(&[process::NNOP, object::CREATE, object::ENTRIES])),
-    ];
-    let homes = [
-        ("libopapi_math.so", MATH),
-        ("libopapi_nn.so", NN),
-        ("libopapi_transformer.so", TRANSFORMER),
+        Library::new("libascendcl.so", runtime(profile)),
+        Library::new("libnnopbase.so", objects),
+        Library::new("libdcmi.so", same(&[dcmi::ENTRIES])),
     ];
     if profile >= Profile::Cann85 {
-        all.push(library("libacl_rt.so", &[], runtime(profile)));
-        all.push(library("libhcomm.so", &[], communicators(profile)));
-        let calls = same(&[hccl::COLLECTIVES]);
-        all.push(library("libhccl.so", &["libhcomm.so"], calls));
-        all.extend(homes.map(|(name, set)| library(name, &[], operators(profile, set))));
-    } else {
-        let whole = homes.iter().flat_map(|(_, set)| operators(profile, set)).collect();
-        all.push(library("libopapi.so", &[], whole));
-        let sets = same(&[hccl::COMMUNICATORS, hccl::VALUES, hccl::COLLECTIVES]);
-        all.push(library("libhccl.so", &[], sets));
+        all.push(Library::new("libacl_rt.so", runtime(profile)));
     }
+    all.extend(operator_libraries(profile));
+    all.extend(collective_libraries(profile));
     all
 }
 

@@ -189,6 +189,25 @@ fn tensors_tell_what_they_were_made_of() {
 }
 
 #[test]
+fn weights_as_fractals() {
+    use_device(0);
+    let (shape, mut size) = (int_array(&[40, 33]), 0u64);
+    ok("aclnnCalculateMatmulWeightSizeV2", (shape, F16, &raw mut size));
+    assert_eq!(size, 48 * 48);
+    let x = tensor(F16, &[40, 33], malloc(2640));
+    let (mut dims, mut rank, mut format) = (std::ptr::null_mut::<i64>(), 0u64, 0i32);
+    ok(
+        "aclnnNpuFormatCastCalculateSizeAndFormat",
+        (x, 29i32, -1i32, &raw mut dims, &raw mut rank, &raw mut format),
+    );
+    // SAFETY: the function gave `rank` numbers.
+    assert_eq!(unsafe { std::slice::from_raw_parts(dims, rank as usize) }, [3, 3, 16, 16]);
+    // SAFETY: the caller frees what it was given.
+    unsafe { libc::free(dims.cast()) };
+    assert_eq!(format, 29);
+}
+
+#[test]
 fn failures_are_planted() {
     use_device(3);
     let (s, t) = (stream(), stream());

@@ -54,6 +54,7 @@ pub(crate) mod convert;
 pub(crate) mod dcmi;
 pub(crate) mod device;
 pub(crate) mod event;
+pub(crate) mod format;
 pub(crate) mod graph;
 pub(crate) mod hccl;
 pub(crate) mod memory;

@@ -29,7 +29,11 @@ fn count(argument: &str, number: u64) -> Outcome<usize> {
 }
 
 /// A copy of `values` that the caller frees.
-fn give(values: &[i64], out: (&str, &Out<*mut i64>), length: (&str, &Out<u64>)) -> Outcome {
+pub(super) fn give(
+    values: &[i64],
+    out: (&str, &Out<*mut i64>),
+    length: (&str, &Out<u64>),
+) -> Outcome {
     // SAFETY: any size may be asked for.
     let place = unsafe { libc::malloc(size_of_val(values).max(1)) }.cast::<i64>();
     if place.is_null() {
