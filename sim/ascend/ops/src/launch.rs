@@ -44,6 +44,9 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// Bytes that are decoded at a time, so that they stay in the cache.
+const CHUNK: usize = 1 << 15;
+
 /// One run of a plan.
 pub(crate) struct Launch<'a> {
     pub(crate) memory: &'a dyn Memory,
@@ -286,14 +289,27 @@ impl Launch<'_> {
             return Ok(Vec::new());
         }
         let order = MemoryOrder::of(view);
-        let (run, mut bytes) = (order.run(), Vec::new());
+        let run = Self::bytes_of(order.run(), view);
+        let (mut values, mut bytes) = (Vec::with_capacity(view.len()), Vec::new());
         order.runs(|offset| {
-            let start = bytes.len();
-            bytes.resize(start + Self::bytes_of(run, view), 0);
             let address = self.at(view, offset)?;
-            self.memory.read(address, &mut bytes[start..]).map_err(|fault| named(view, &fault))
+            if bytes.len() + run > CHUNK {
+                values.extend(T::decode(view.dtype, &bytes));
+                bytes.clear();
+            }
+            for start in (0..run).step_by(CHUNK) {
+                let (at, part) = (bytes.len(), CHUNK.min(run - start));
+                bytes.resize(at + part, 0);
+                let read = self.memory.read(address + start as u64, &mut bytes[at..]);
+                read.map_err(|fault| named(view, &fault))?;
+                if bytes.len() >= CHUNK {
+                    values.extend(T::decode(view.dtype, &bytes));
+                    bytes.clear();
+                }
+            }
+            Ok(())
         })?;
-        let values = T::decode(view.dtype, &bytes);
+        values.extend(T::decode(view.dtype, &bytes));
         if order.is_row_major(view) {
             return Ok(values);
         }

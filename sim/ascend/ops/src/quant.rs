@@ -134,11 +134,6 @@ fn dynamic(a: &Args<'_>) -> Result<Work, Refusal> {
     if let Some(smooth) = &smooth {
         smooth.expect_dtype(&[x.dtype])?.expect_dims(&[x.last()])?;
     }
-    ensure!(
-        y.dtype != DType::I4 || x.last().is_multiple_of(2),
-        "yOut: {} INT4 along the last axis, expected an even number",
-        x.last()
-    );
     let workspace = u64::from(a.soc.vector_cores) * 64;
     Ok(Work::new(move |launch| {
         let rows = smoothed(launch, &x, smooth.as_ref())?;

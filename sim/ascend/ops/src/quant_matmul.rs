@@ -206,12 +206,6 @@ fn weight_only(a: &Args<'_>) -> Result<Work, Refusal> {
         (1..=WIDEST).contains(&k) && (1..=WIDEST).contains(&n),
         "weight: {k} by {n}, expected 1 to {WIDEST} each"
     );
-    let inner = if weight.is_transposed() { k } else { n };
-    let int4 = weight.view().dtype == DType::I4;
-    ensure!(
-        !int4 || inner.is_multiple_of(2),
-        "weight: {inner} INT4 side by side, expected an even number"
-    );
     let group = a.int("antiquantGroupSize")?;
     ensure!(
         group == 0 || (group % 32 == 0 && (32..k as i64).contains(&group)),
@@ -376,9 +370,6 @@ fn both(a: &Args<'_>, scales: Scales) -> Result<Work, Refusal> {
     let weight = Weight::of(w)?;
     let (rows, n) = weight.shape();
     ensure!(rows == k, "x2: {rows} rows, expected {k} as x1 has columns");
-    let inner = if weight.is_transposed() { k } else { n };
-    let fits = x.dtype != DType::I4 || (inner.is_multiple_of(2) && k.is_multiple_of(2));
-    ensure!(fits, "x2: {k} by {n} of INT4, expected even numbers");
     let out = a.tensor("out")?;
     out.expect_dims(&[m, n])?;
     scales.check(&out, [m, n])?;

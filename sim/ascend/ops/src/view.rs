@@ -75,6 +75,7 @@ impl View {
         );
         let view = Self { name, dtype, dims, strides, offset, nz, storage, slot };
         view.fits_storage()?;
+        view.fits_bytes()?;
         Ok(view)
     }
 
@@ -96,6 +97,27 @@ impl View {
         ensure!(
             last.is_some_and(|last| last < stored),
             "{}: shape {:?} with strides {:?} and offset {} ends behind its storage of {stored} elements",
+            self.name,
+            self.dims,
+            self.strides,
+            self.offset
+        );
+        Ok(())
+    }
+
+    /// INT4 elements come in pairs.
+    fn fits_bytes(&self) -> Result<(), Refusal> {
+        if self.dtype != DType::I4 || self.len() == 0 {
+            return Ok(());
+        }
+        let moving = || (0..self.rank()).filter(|&axis| self.dims[axis] > 1);
+        let paired =
+            moving().any(|axis| self.strides[axis] == 1 && self.dims[axis].is_multiple_of(2));
+        let whole =
+            moving().all(|axis| self.strides[axis] == 1 || self.strides[axis].is_multiple_of(2));
+        ensure!(
+            paired && whole && self.offset.is_multiple_of(2),
+            "{}: shape {:?} with strides {:?} and offset {} of INT4, expected even numbers side by side",
             self.name,
             self.dims,
             self.strides,

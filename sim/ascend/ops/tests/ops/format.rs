@@ -77,4 +77,11 @@ fn codes_of_four_bits_are_packed() {
         161_002,
         "weight: 2 along the last axis, expected a multiple of 8",
     );
+    let odd = Tensor::contiguous(I4, &[2, 3], two.address);
+    refused(
+        "ConvertWeightToINT4Pack",
+        &[t(&large), t(&odd)],
+        161_002,
+        "expected even numbers side by side",
+    );
 }
