@@ -247,6 +247,79 @@ fn layouts_of_a_batch_agree() {
 }
 
 #[test]
+fn one_query_a_batch_reads_pages() {
+    let d = Device::default();
+    let (q, k, v) = (small(2 * 64, 1), small(23 * 32, 2), small(23 * 32, 3));
+    let lens = [18usize, 5];
+    let pages = paged(&d, F16, 32, &lens, [&k, &v]);
+    let mut expected = Vec::new();
+    for (batch, (from, keys)) in [(0usize, 18usize), (18, 5)].into_iter().enumerate() {
+        let naive = Naive {
+            q: &q[batch * 64..][..64],
+            k: &k[from * 32..][..keys * 32],
+            v: &v[from * 32..][..keys * 32],
+            heads: [4, 2],
+            widths: [16, 16],
+            scale: 0.25,
+        };
+        expected.extend(naive.run(|_, _| true).0);
+    }
+    for (layout, dims) in [("BSND", [2, 1, 4, 16]), ("BNSD", [2, 4, 1, 16])] {
+        let (query, out) = (d.floats(F16, &dims, &q), d.empty(F16, &dims));
+        let given =
+            with(paged_call(&pages, &query, &out, &[], &[18, 5]), &[("inputLayout", text(layout))]);
+        d.call(V3, &args(V3, &given));
+        near(&d.read_floats(&out), &expected, 1e-3);
+        let longer = if layout == "BNSD" { [2, 4, 2, 16] } else { [2, 2, 4, 16] };
+        let more = [("query", t(&d.empty(F16, &longer)))];
+        refused(
+            V3,
+            &args(V3, &with(given, &more)),
+            161_002,
+            "blockSize: 16, expected a multiple of 128 up to 512",
+        );
+    }
+    // Blocks with the heads outside, which this layout takes too.
+    let turned = |cache: &Tensor| {
+        let heads = Tensor {
+            view_dims: vec![8, 2, 16, 16],
+            strides: vec![512, 16, 32, 1],
+            ..cache.clone()
+        };
+        let copy = d.floats(F16, &[8, 2, 16, 16], &[0.0; 4096]);
+        for block in [7, 6, 5] {
+            let of = |tensor: &Tensor| Tensor {
+                view_dims: vec![2, 16, 16],
+                strides: tensor.strides[1..].to_vec(),
+                offset: block * 512,
+                ..tensor.clone()
+            };
+            let rows = if block == 7 {
+                16
+            } else if block == 6 {
+                2
+            } else {
+                5
+            };
+            let cut = |tensor: &Tensor| Tensor { view_dims: vec![2, rows, 16], ..of(tensor) };
+            d.call("InplaceCopy", &[t(&cut(&copy)), t(&cut(&heads))]);
+        }
+        copy
+    };
+    let (query, out) = (d.floats(F16, &[2, 4, 1, 16], &q), d.empty(F16, &[2, 4, 1, 16]));
+    let given = with(
+        paged_call(&pages, &query, &out, &[], &[18, 5]),
+        &[
+            ("inputLayout", text("BNSD")),
+            ("key", list(&[&turned(&pages.k)])),
+            ("value", list(&[&turned(&pages.v)])),
+        ],
+    );
+    d.call(V3, &args(V3, &given));
+    near(&d.read_floats(&out), &expected, 1e-3);
+}
+
+#[test]
 fn masks_and_shifts_of_ones_own() {
     let d = Device::default();
     let (q, k, v) = (small(2 * 16, 7), small(3 * 16, 8), small(3 * 16, 9));

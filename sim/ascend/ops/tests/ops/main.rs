@@ -29,3 +29,4 @@ mod reduce;
 mod rope;
 mod routing;
 mod sample;
+mod strided;
