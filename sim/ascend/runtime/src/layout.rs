@@ -204,7 +204,9 @@ pub fn built_core() -> Result<PathBuf> {
 fn make(library: &Library, folder: &Path) -> Result<()> {
     let mut linker = Command::new("cc");
     linker.args(["-shared", "-nostdlib", "-x", "assembler", "-", "-x", "none"]);
-    linker.arg(format!("-Wl,-soname,{}", library.name)).arg("-Wl,-rpath,$ORIGIN");
+    linker.arg(format!("-Wl,-soname,{}", library.name));
+    // Of the old kind, which comes before `LD_LIBRARY_PATH`: another core that lies there has another state.
+    linker.args(["-Wl,--disable-new-dtags", "-Wl,-rpath,$ORIGIN"]);
     linker.arg("-Wl,--no-as-needed").arg(format!("-L{}", folder.display()));
     linker.arg(format!("-l:{CORE}")).args(library.needs.iter().map(|name| format!("-l:{name}")));
     linker.arg("-o").arg(folder.join(library.name));

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Names the devices, such as `910B1,910B4`; without it there is one 910B1.
 const DEVICES: &str = "HALYARD_SIM_ASCEND_DEVICES";
+/// The devices that the process has, by their place in that list; without it all.
+const VISIBLE: &str = "ASCEND_RT_VISIBLE_DEVICES";
 /// Decides how late streams are.
 const SEED: &str = "HALYARD_SIM_ASCEND_SEED";
 /// The longest that a stream waits before an operation, in microseconds.
@@ -21,6 +23,8 @@ const DELAY: &str = "HALYARD_SIM_ASCEND_DELAY_US";
 /// All of the libraries' state.
 pub(crate) struct Runtime {
     pub(crate) devices: Vec<Device>,
+    /// What is in the machine: the chip, and the device that it is for this process.
+    pub(crate) cards: Vec<(&'static Chip, Option<u32>)>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) handles: Handles,
     pub(crate) seed: u64,
@@ -239,6 +243,12 @@ impl Runtime {
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
         let chips = names.map(Chip::named).collect::<Outcome<Vec<_>>>();
         let chips = chips.map_err(|failure| failure.within(DEVICES))?;
+        let places = visible(chips.len())?;
+        let device_of = |card: usize| (0..).zip(&places).find(|(_, place)| **place == card);
+        let cards = chips.iter().enumerate();
+        let cards = cards.map(|(card, chip)| (*chip, device_of(card).map(|(device, _)| device)));
+        let cards = cards.collect();
+        let chips: Vec<_> = places.iter().map(|place| chips[*place]).collect();
         let memory = Memory::new(chips.iter().map(|chip| chip.hbm_bytes).collect());
         let devices = chips.into_iter().zip(0..).map(|(chip, index)| Device {
             index,
@@ -249,6 +259,7 @@ impl Runtime {
         });
         Ok(Self {
             devices: devices.collect(),
+            cards,
             memory: Arc::new(memory),
             handles: Handles::default(),
             seed: number(SEED).unwrap_or(1),
@@ -384,6 +395,17 @@ impl Device {
             stream.forgive();
         }
     }
+}
+
+/// Places, ascending, of the devices that the process has.
+fn visible(count: usize) -> Outcome<Vec<usize>> {
+    let Ok(text) = env::var(VISIBLE) else { return Ok((0..count).collect()) };
+    let places = text.split(',').map(|place| place.trim().parse().ok().filter(|p| *p < count));
+    let places: Option<Vec<usize>> = places.collect();
+    places.filter(|places| places.is_sorted_by(|a, b| a < b)).ok_or_else(|| {
+        let what = format!("'{text}'; places from 0 to {}, ascending, were expected", count - 1);
+        Failure::argument(VISIBLE, what).coded(Code::NO_DEVICE)
+    })
 }
 
 fn number(name: &str) -> Option<u64> {

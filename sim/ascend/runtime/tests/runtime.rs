@@ -259,3 +259,42 @@ fn a_wait_that_is_too_long() {
     sync(t);
     sync(s);
 }
+
+#[test]
+fn cards_are_those_of_the_machine() {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Hbm(u64, u32, u64, i32, u32);
+    use_device(0);
+    let (mut count, mut list, mut health, mut hbm) = (0i32, [-1i32; 3], 9u32, Hbm::default());
+    ok("dcmi_init", ());
+    ok("dcmi_get_card_list", (&raw mut count, list.as_mut_ptr(), 3i32));
+    assert_eq!((count, list), (6, [0, 1, 2]));
+    ok("dcmi_get_device_hbm_info", (4i32, 0i32, &raw mut hbm));
+    assert_eq!(hbm.0, 32 << 10);
+    ok("dcmi_get_device_health", (4i32, 0i32, &raw mut health));
+    assert_eq!(health, 0);
+    assert_ne!(call("dcmi_get_device_health", (6i32, 0i32, &raw mut health)), 0);
+    assert!(message().contains("argument `card_id`: 6 of 6 cards"));
+}
+
+#[test]
+#[ignore = "run by `a_process_has_the_devices_that_it_is_given`"]
+fn with_two_devices() {
+    use_device(1);
+    let (mut count, mut cards) = (0u32, 0i32);
+    ok("aclrtGetDeviceCount", (&raw mut count,));
+    ok("dcmi_get_card_list", (&raw mut cards, [0i32; 1].as_mut_ptr(), 0i32));
+    assert_eq!((count, cards), (2, 6));
+    let name: *const c_char = value("aclrtGetSocName", ());
+    // SAFETY: it is a text that ends with a zero.
+    assert_eq!(unsafe { CStr::from_ptr(name) }, c"Ascend910B4");
+}
+
+#[test]
+fn a_process_has_the_devices_that_it_is_given() {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["with_two_devices", "--exact", "--ignored", "--nocapture"]);
+    let done = command.env("ASCEND_RT_VISIBLE_DEVICES", "2,4").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}

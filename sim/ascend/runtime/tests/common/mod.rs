@@ -93,7 +93,7 @@ arities! {
     A0 A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11
     A12 A13 A14 A15 A16 A17 A18 A19 A20 A21 A22 A23
     A24 A25 A26 A27 A28 A29 A30 A31 A32 A33 A34 A35
-    A36 A37 A38 A39 A40 A41 A42 A43 A44 A45
+    A36 A37 A38 A39 A40 A41 A42 A43 A44 A45 A46 A47
 }
 
 impl Args for () {
@@ -170,6 +170,7 @@ pub fn sync(stream: usize) {
 pub trait Plain: Copy + Default {}
 impl Plain for f32 {}
 impl Plain for i8 {}
+impl Plain for u16 {}
 impl Plain for u8 {}
 impl Plain for i32 {}
 impl Plain for i64 {}
