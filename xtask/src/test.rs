@@ -62,6 +62,10 @@ fn architecture() -> Result<()> {
     depends_only_on("halyard-cpu-ref", &sdk)?;
     depends_only_on("halyard-backend-cuda", &sdk)?;
     depends_only_on("halyard-sim-nccl", &sdk)?;
+    depends_only_on("halyard-sim-ascend-ops", &[])?;
+    let software_npu =
+        ["halyard-abi", "halyard-sdk", "halyard-sim-ascend-ops", "halyard-sim-memory"];
+    depends_only_on("halyard-sim-ascend", &software_npu)?;
     depends_only_on("halyard-core", &["halyard-abi"])?;
     depends_only_on("halyard-engine", &host)?;
     depends_only_on("halyard-text", &["halyard-weights"])?;
@@ -77,6 +81,8 @@ fn architecture() -> Result<()> {
     unsafe_only_in("sim/memory/src", &["/arena.rs"])?;
     unsafe_only_in("sim/cuda/exec/src", &software_gpu)?;
     unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])?;
+    unsafe_only_in("sim/ascend/ops/src", &[])?;
+    unsafe_only_in("sim/ascend/runtime/src", &["/api/"])?;
     unsafe_only_in("sim/nccl/src", &["/api.rs", "/driver.rs"])
 }
 

@@ -26,6 +26,12 @@ impl Past {
         self.union(&Self { runs: vec![(op, op)] });
     }
 
+    /// The same set, every number higher by `by`.
+    #[must_use]
+    pub fn shifted(&self, by: u32) -> Self {
+        Self { runs: self.runs.iter().map(|run| (run.0 + by, run.1 + by)).collect() }
+    }
+
     /// Adds all of `other`.
     pub fn union(&mut self, other: &Self) {
         if other.runs.is_empty() || self.runs == other.runs {
