@@ -154,7 +154,9 @@ fn slice(a: &Args<'_>) -> Result<Work, Refusal> {
     let (start, end) = (clamped(a.int("start")?), clamped(a.int("end")?));
     let count = (end - start).max(0).div_euclid(step) + i64::from((end - start).max(0) % step > 0);
     let mut from = x.narrow(axis, start as usize, count as usize);
-    from.strides[axis] *= step as usize;
+    if count > 1 {
+        from.strides[axis] *= step as usize;
+    }
     out.expect_dtype(&[x.dtype])?.expect_dims(&from.dims)?;
     copying(from, out)
 }

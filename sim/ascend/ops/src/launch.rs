@@ -47,6 +47,9 @@ impl std::error::Error for Fault {}
 /// Bytes that are decoded at a time, so that they stay in the cache.
 const CHUNK: usize = 1 << 15;
 
+/// Elements that room is made for before any was read: a tensor may claim more than there is.
+const MOST_AHEAD: usize = 1 << 22;
+
 /// One run of a plan.
 pub(crate) struct Launch<'a> {
     pub(crate) memory: &'a dyn Memory,
@@ -231,11 +234,30 @@ impl MemoryOrder {
 }
 
 /// Elements of strided dims, row-major.
-fn gather<T: Copy>(from: &[T], dims: &[usize], strides: &[usize]) -> Vec<T> {
+fn gather<T: Copy + Default>(from: &[T], dims: &[usize], strides: &[usize]) -> Vec<T> {
+    if let ([rows, columns], [1, stride]) = (dims, strides) {
+        return transposed(from, *rows, *columns, *stride);
+    }
     let mut out = Vec::with_capacity(dims.iter().product());
     each_row(dims, strides, |at, len, stride| {
         out.extend((0..len).map(|i| from[at + i * stride]));
     });
+    out
+}
+
+/// The rows of a matrix that is stored by columns, in tiles that stay in the cache.
+fn transposed<T: Copy + Default>(from: &[T], rows: usize, columns: usize, stride: usize) -> Vec<T> {
+    const TILE: usize = 16;
+    let mut out = vec![T::default(); rows * columns];
+    for (top, left) in
+        (0..rows).step_by(TILE).flat_map(|r| (0..columns).step_by(TILE).map(move |c| (r, c)))
+    {
+        for column in left..(left + TILE).min(columns) {
+            for row in top..(top + TILE).min(rows) {
+                out[row * columns + column] = from[column * stride + row];
+            }
+        }
+    }
     out
 }
 
@@ -290,7 +312,7 @@ impl Launch<'_> {
         }
         let order = MemoryOrder::of(view);
         let run = Self::bytes_of(order.run(), view);
-        let (mut values, mut bytes) = (Vec::with_capacity(view.len()), Vec::new());
+        let (mut values, mut bytes) = (Vec::with_capacity(view.len().min(MOST_AHEAD)), Vec::new());
         order.runs(|offset| {
             let address = self.at(view, offset)?;
             if bytes.len() + run > CHUNK {

@@ -198,9 +198,10 @@ impl Plan {
             code: fault.code,
             message: format!("aclnn{}: {}", self.op, fault.message),
         };
-        let scratch = vec![0xA5; self.workspace as usize];
-        if !scratch.is_empty() {
-            memory.write(workspace, &scratch).map_err(|fault| {
+        let scratch = [0xA5; 1 << 12];
+        for start in (0..self.workspace).step_by(scratch.len()) {
+            let part = scratch.len().min((self.workspace - start) as usize);
+            memory.write(workspace.saturating_add(start), &scratch[..part]).map_err(|fault| {
                 of_op(Fault { code: fault.code, message: format!("workspace: {}", fault.message) })
             })?;
         }

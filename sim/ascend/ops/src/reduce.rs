@@ -52,7 +52,8 @@ fn reduce(a: &Args<'_>, [dims, keep]: [&str; 2], mean: bool) -> Result<Work, Ref
         out.dtype,
         x.dtype
     );
-    let mut reduced = vec![false; x.rank()];
+    // A number has an axis to name.
+    let mut reduced = vec![false; x.rank().max(1)];
     let given = a.ints(dims)?.unwrap_or_default();
     for &dim in given {
         let axis = axis_of(dims, dim, x.rank())?;

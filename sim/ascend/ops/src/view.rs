@@ -8,6 +8,8 @@ use crate::refusal::{Refusal, code, ensure};
 pub(crate) const FRACTAL_NZ: i32 = 29;
 /// Formats of row-major tensors: ND, and the names that frameworks give to ranks 3 to 5.
 const ROW_MAJOR: &[i32] = &[2, 0, 1, 30, 27, 35, 47];
+/// The memory of the largest 910B.
+const MOST_BYTES: usize = 64 << 30;
 const MAX_RANK: usize = 8;
 /// What the documentation of `aclCreateTensor` asks of addresses.
 pub(crate) const ADDRESS_BYTES: u64 = 32;
@@ -81,10 +83,13 @@ impl View {
 
     fn fits_storage(&self) -> Result<(), Refusal> {
         let product = |dims: &[usize]| dims.iter().try_fold(1usize, |all, &d| all.checked_mul(d));
-        let (Some(stored), Some(len)) = (product(&self.storage), product(&self.dims)) else {
+        let fits =
+            |elements: Option<usize>| elements.filter(|&e| e <= MOST_BYTES * 8 / self.dtype.bits());
+        let (Some(stored), Some(len)) = (fits(product(&self.storage)), fits(product(&self.dims)))
+        else {
             let text = format!(
-                "{}: shape {:?} has more elements than an address space",
-                self.name, self.dims
+                "{}: shape {:?} in storage of shape {:?}, expected less than a device's memory",
+                self.name, self.dims, self.storage
             );
             return Err(Refusal::new(code::INVALID, text));
         };

@@ -109,7 +109,7 @@ fn source(r: &Request, view: &View) -> Result<Source, Refusal> {
     let pages = match view.rank() {
         3 => split_last(view, r.kv_heads)?,
         4 if latent || r.layout.input == Axes::Bnsd => view.permuted(&[0, 2, 1, 3]),
-        5 if latent => view.permuted(&[0, 3, 1, 2, 4]),
+        5 if latent && view.last() == 16 => view.permuted(&[0, 3, 1, 2, 4]),
         rank => {
             let text = format!(
                 "{}: {rank} dims of a paged cache, expected [blocks, blockSize, heads·width] with this layout",

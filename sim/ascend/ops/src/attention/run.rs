@@ -171,7 +171,9 @@ impl Attention {
                     (launch.read(&part)?, *before, *after);
                 Box::new(move |query, key| {
                     let distance = key as i64 - query as i64;
-                    bits[query * keys + key] != 0 || distance > after || distance < -before
+                    bits[query * keys + key] != 0
+                        || distance > after
+                        || distance < before.saturating_neg()
                 })
             }
             Mask::Band { corner, before, after, .. } => {
@@ -179,7 +181,7 @@ impl Attention {
                 let (before, after) = (*before, *after);
                 Box::new(move |query, key| {
                     let distance = key as i64 - query as i64 - shift;
-                    distance > after || distance < -before
+                    distance > after || distance < before.saturating_neg()
                 })
             }
         })

@@ -79,7 +79,7 @@ fn paged(d: &Device, dtype: i32, row: usize, lens: &[usize], [k, v]: [&[f32]; 2]
                 (place.view_dims, place.strides) = (vec![row as i64], vec![1]);
                 place.offset = slot * row as i64;
                 let values = d.floats(F32, &[row as i64], &rows[token * row..][..row]);
-                d.call("InplaceCopy", &[t(&place), t(&values)]);
+                d.once("InplaceCopy", &[t(&place), t(&values)]);
             }
             token += 1;
         }
@@ -302,7 +302,7 @@ fn one_query_a_batch_reads_pages() {
                 5
             };
             let cut = |tensor: &Tensor| Tensor { view_dims: vec![2, rows, 16], ..of(tensor) };
-            d.call("InplaceCopy", &[t(&cut(&copy)), t(&cut(&heads))]);
+            d.once("InplaceCopy", &[t(&cut(&copy)), t(&cut(&heads))]);
         }
         copy
     };

@@ -22,6 +22,7 @@ mod gating;
 mod grouped;
 mod index;
 mod matmul;
+mod mutate;
 mod norm;
 mod quant;
 mod quant_matmul;

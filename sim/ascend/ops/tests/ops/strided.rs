@@ -32,14 +32,14 @@ impl Spread {
 
     fn of(&self, d: &Device, dtype: i32, dims: &[i64], values: &[f32]) -> Tensor {
         let tensor = self.tensor(d, dtype, dims);
-        d.call("InplaceCopy", &[t(&tensor), t(&d.floats(dtype, dims, values))]);
+        d.once("InplaceCopy", &[t(&tensor), t(&d.floats(dtype, dims, values))]);
         tensor
     }
 }
 
 fn contiguous(d: &Device, view: &Tensor) -> Vec<f32> {
     let out = d.empty(view.dtype, &view.view_dims);
-    d.call("InplaceCopy", &[t(&out), t(view)]);
+    d.once("InplaceCopy", &[t(&out), t(view)]);
     d.read_floats(&out)
 }
 
@@ -98,9 +98,9 @@ proptest! {
         let view = from.of(&d, F32, &[2, 3, 4], &values);
         for (name, dims, call) in CASES {
             let plain = d.empty(F32, dims);
-            d.call(name, &call(&d, &flat, &plain));
+            d.once(name, &call(&d, &flat, &plain));
             let spread = to.tensor(&d, F32, dims);
-            d.call(name, &call(&d, &view, &spread));
+            d.once(name, &call(&d, &view, &spread));
             prop_assert_eq!(contiguous(&d, &spread), d.read_floats(&plain), "{}", name);
             let stored = d.read_floats(&spread);
             let written = dims.iter().product::<i64>() as usize;
@@ -137,7 +137,7 @@ proptest! {
                 ("attentionOut", t(&out)),
             ];
             let name = "FusedInferAttentionScoreV3";
-            d.call(name, &args(name, &given));
+            d.once(name, &args(name, &given));
             d.read_floats(&out)
         };
         let [q, k, v] = [0, 1, 2].map(part);
