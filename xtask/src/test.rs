@@ -61,6 +61,8 @@ fn architecture() -> Result<()> {
     depends_only_on("halyard-cpu", &sdk)?;
     depends_only_on("halyard-cpu-ref", &sdk)?;
     depends_only_on("halyard-backend-cuda", &sdk)?;
+    depends_only_on("halyard-ascend-sys", &[])?;
+    depends_only_on("halyard-backend-ascend", &[&sdk[..], &["halyard-ascend-sys"]].concat())?;
     depends_only_on("halyard-sim-nccl", &sdk)?;
     depends_only_on("halyard-core", &["halyard-abi"])?;
     depends_only_on("halyard-engine", &host)?;
@@ -71,6 +73,9 @@ fn architecture() -> Result<()> {
     // The driver's API and NCCL's, the launches of kernels, and rows of weights in the host's memory.
     let cuda = ["/driver/", "/nccl/", "/ops/args.rs", "/weights/", "/device.rs", "/collective/co"];
     unsafe_only_in("backends/cuda/src", &cuda)?;
+    // Calls of CANN, and rows of weights in the host's memory.
+    let ascend = ["/driver/", "/ops/mod.rs", "/weights.rs", "/device.rs"];
+    unsafe_only_in("backends/ascend/src", &ascend)?;
     let software_gpu = ["/memory/arena.rs", "/warp/mod.rs"];
     unsafe_only_in("sim/cuda/exec/src", &software_gpu)?;
     unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])?;
