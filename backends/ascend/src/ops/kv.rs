@@ -1,4 +1,4 @@
-//! KV_WRITE.
+//! KV_WRITE, KV_COPY_BLOCKS: rows scattered to a cache, of which some go nowhere.
 
 use halyard_sdk::{
     Result, TensorSpec,
@@ -8,9 +8,9 @@ use halyard_sdk::{
 use super::{
     Launch, Op,
     args::{Args, Kind, Place, scratch_bytes},
-    index::{choose, negative, put_index, select},
+    index::{choose, index_bytes, indices, negative, put_index, select},
 };
-use crate::kv::Plane;
+use crate::{driver::Scalar, kv::Plane};
 
 struct Write {
     k: Plane,
@@ -57,28 +57,50 @@ fn stand(args: &Args<'_>, slots: &Place) -> Result<Stand> {
     Ok(Stand { slot, token, nobody })
 }
 
-/// Writes rows to a plane.
-fn scatter(
-    args: &Args<'_>,
-    plane: &Plane,
-    (x, cache): (&Place, &Place),
-    (slots, none, stand): (&Place, &Place, &Stand),
-) -> Result<()> {
-    let (tokens, width) = (x.dims[0], plane.heads * plane.dim);
-    let cells = cache.reshaped(&[cache.dims[0] * plane.block, width]);
-    let rows = args.scratch(x.kind, &[tokens, width])?;
-    args.copy(&rows.reshaped(&x.dims), x)?;
-    // What the stand-in's slot gets: its token's row, or, where no token has a slot, what is there.
-    let (there, own) = (args.scratch(x.kind, &[1, width])?, args.scratch(x.kind, &[1, width])?);
-    select(args, &cells, &stand.slot, &there)?;
-    select(args, &rows, &stand.token, &own)?;
-    let instead = args.scratch(x.kind, &[1, width])?;
-    choose(args, &stand.nobody.column(), [&there, &own], &instead)?;
-    let written = args.scratch(x.kind, &[tokens, width])?;
-    choose(args, &none.column(), [&instead, &rows], &written)?;
-    let (cells, slots) = (args.tensor(&cells)?, args.tensor(&slots.column())?);
+/// Where rows go.
+struct Targets {
+    /// i64, a row each.
+    at: Place,
+    /// True where the row goes nowhere.
+    none: Place,
+    stand: Stand,
+}
+
+impl Targets {
+    /// From rows' numbers, negative for nowhere.
+    fn of(args: &Args<'_>, at: &Place) -> Result<Self> {
+        let none = negative(args, at)?;
+        let stand = stand(args, at)?;
+        let safe = args.scratch(Kind::I64, &at.dims)?;
+        choose(args, &none, [&stand.slot, at], &safe)?;
+        Ok(Self { at: safe, none, stand })
+    }
+
+    /// Scratch bytes of [`Self::of`].
+    fn bytes(rows: i64) -> u64 {
+        3 * scratch_bytes(Kind::I64, &[rows]) + 3 * scratch_bytes(Kind::I64, &[1])
+    }
+}
+
+/// Scratch bytes of [`scatter`].
+fn scatter_bytes(rows: i64, width: i64) -> u64 {
+    scratch_bytes(Kind::F32, &[rows, width]) + 3 * scratch_bytes(Kind::F32, &[width])
+}
+
+/// Writes rows to a matrix of cells.
+fn scatter(args: &Args<'_>, rows: &Place, cells: &Place, to: &Targets) -> Result<()> {
+    let one = [1, rows.dims[1]];
+    // What the stand-in's slot gets: its token's row, or, where no row goes anywhere, what is there.
+    let (there, own) = (args.scratch(rows.kind, &one)?, args.scratch(rows.kind, &one)?);
+    select(args, cells, &to.stand.slot, &there)?;
+    select(args, rows, &to.stand.token, &own)?;
+    let instead = args.scratch(rows.kind, &one)?;
+    choose(args, &to.stand.nobody.column(), [&there, &own], &instead)?;
+    let written = args.scratch(rows.kind, &rows.dims)?;
+    choose(args, &to.none.column(), [&instead, rows], &written)?;
+    let (cells, at) = (args.tensor(cells)?, args.tensor(&to.at.column())?);
     let written = args.tensor(&written)?;
-    enqueue!(args.on, ScatterNdUpdate(cells.raw(), slots.raw(), written.raw()))
+    enqueue!(args.on, ScatterNdUpdate(cells.raw(), at.raw(), written.raw()))
 }
 
 impl Launch for Write {
@@ -86,25 +108,74 @@ impl Launch for Write {
         let tokens = shapes.first().map_or(0, |s| s.dims[0]);
         let plane = |p: &Plane| {
             let width = p.heads * p.dim;
-            let rows = scratch_bytes(Kind::F32, &[tokens, width]);
-            2 * rows + 3 * scratch_bytes(Kind::F32, &[width])
+            scratch_bytes(Kind::F32, &[tokens, width]) + scatter_bytes(tokens, width)
         };
-        let lists = 3 * scratch_bytes(Kind::I64, &[tokens]) + 3 * scratch_bytes(Kind::I64, &[1]);
-        plane(&self.k) + plane(&self.v) + lists
+        plane(&self.k) + plane(&self.v) + Targets::bytes(tokens)
     }
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let (k, v, slots) = (args.place(0)?, args.place(1)?, args.place(2)?);
-        let (k_cache, v_cache) = (args.place(3)?, args.place(4)?);
-        if slots.is_empty() || k_cache.is_empty() {
+        let (slots, caches) = (args.place(2)?, [args.place(3)?, args.place(4)?]);
+        if slots.is_empty() || caches[0].is_empty() {
             return Ok(());
         }
-        let none = negative(args, &slots)?;
-        let stand = stand(args, &slots)?;
-        let safe = args.scratch(Kind::I64, &slots.dims)?;
-        choose(args, &none, [&stand.slot, &slots], &safe)?;
-        let to = (&safe, &none, &stand);
-        scatter(args, &self.k, (&k, &k_cache), to)?;
-        scatter(args, &self.v, (&v, &v_cache), to)
+        let to = Targets::of(args, &slots)?;
+        for (slot, (plane, cache)) in [&self.k, &self.v].into_iter().zip(&caches).enumerate() {
+            let (x, width) = (args.place(slot)?, plane.heads * plane.dim);
+            let rows = args.scratch(x.kind, &[x.dims[0], width])?;
+            args.copy(&rows.reshaped(&x.dims), &x)?;
+            let cells = cache.reshaped(&[cache.dims[0] * plane.block, width]);
+            scatter(args, &rows, &cells, &to)?;
+        }
+        Ok(())
+    }
+}
+
+struct CopyBlocks {
+    planes: [Plane; 2],
+}
+
+pub(super) fn copy_blocks(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::KvCopyBlocks { latent } = op.attrs()?;
+    if latent || !op.present(1) {
+        return Err(op.refuse("a cache of latents; supported: two caches of f16 or bf16"));
+    }
+    let plane = |slot: usize| Plane::of(&op.desc.tensors[slot]);
+    Ok(Box::new(CopyBlocks { planes: [plane(0)?, plane(1)?] }))
+}
+
+impl Launch for CopyBlocks {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        let pairs = shapes.get(2).map_or(0, |s| s.dims[0]);
+        let plane = |p: &Plane| {
+            let width = p.block * p.heads * p.dim;
+            scratch_bytes(Kind::F32, &[pairs, width]) + scatter_bytes(pairs, width)
+        };
+        let lists = 2 * index_bytes(pairs) + Targets::bytes(pairs);
+        plane(&self.planes[0]) + plane(&self.planes[1]) + lists
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (caches, pairs) = ([args.place(0)?, args.place(1)?], args.place(2)?);
+        if pairs.is_empty() || caches[0].is_empty() {
+            return Ok(());
+        }
+        let member = |i| pairs.slice(1, i, 1).seen(&[pairs.dims[0]], &[pairs.strides[0]]);
+        let from = indices(args, &member(0))?;
+        let to = args.cast(&member(1), Kind::I64)?;
+        {
+            // A pair without a source goes nowhere.
+            let (to, none) = (args.tensor(&to)?, args.tensor(&from.none)?);
+            let nowhere = Scalar::int(args.on.driver(), -1)?;
+            enqueue!(args.on, InplaceMaskedFillScalar(to.raw(), none.raw(), nowhere.raw()))?;
+        }
+        let to = Targets::of(args, &to)?;
+        for (plane, cache) in self.planes.iter().zip(&caches) {
+            let width = plane.block * plane.heads * plane.dim;
+            let blocks = cache.reshaped(&[cache.dims[0], width]);
+            let rows = args.scratch(blocks.kind, &[pairs.dims[0], width])?;
+            select(args, &blocks, &from.at, &rows)?;
+            scatter(args, &rows, &blocks, &to)?;
+        }
+        Ok(())
     }
 }

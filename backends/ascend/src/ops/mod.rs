@@ -129,6 +129,7 @@ pub(crate) fn prepare(desc: &OpDesc<'_>) -> Result<Box<dyn Launch>> {
         OpKind::ROPE => rope::prepare(&op),
         OpKind::LINEAR => linear::prepare(&op),
         OpKind::KV_WRITE => kv::write(&op),
+        OpKind::KV_COPY_BLOCKS => kv::copy_blocks(&op),
         OpKind::PAGED_ATTENTION => attention::paged(&op),
         OpKind::ARGMAX => logits::argmax(&op),
         other => Err(Error::unsupported(format!("the Ascend backend has no op {other}"))),
