@@ -7,7 +7,6 @@ pub type aclnnStatus = i32;
 pub type aclrtStream = *mut c_void;
 pub type aclrtEvent = *mut c_void;
 pub type aclrtContext = *mut c_void;
-pub type aclmdlRI = *mut c_void;
 pub type aclrtCallback = unsafe extern "C" fn(*mut c_void);
 
 macro_rules! opaque {
@@ -33,7 +32,6 @@ pub const ACL_BF16: i32 = 27;
 
 pub const ACL_FORMAT_ND: i32 = 2;
 
-pub const ACL_MEMCPY_HOST_TO_HOST: i32 = 0;
 pub const ACL_MEMCPY_HOST_TO_DEVICE: i32 = 1;
 pub const ACL_MEMCPY_DEVICE_TO_HOST: i32 = 2;
 pub const ACL_MEMCPY_DEVICE_TO_DEVICE: i32 = 3;
@@ -45,9 +43,5 @@ pub const ACL_EVENT_SYNC: u32 = 0x1;
 pub const ACL_EVENT_TIME_LINE: u32 = 0x8;
 pub const ACL_EVENT_RECORDED_STATUS_COMPLETE: i32 = 1;
 pub const ACL_STREAM_STATUS_COMPLETE: i32 = 0;
-
-pub const ACL_CALLBACK_NO_BLOCK: i32 = 0;
-
-pub const ACL_MODEL_RI_CAPTURE_MODE_THREAD_LOCAL: i32 = 1;
 
 pub const ACL_DEVICE_INFO_AI_CORE_NUM: i32 = 0;
