@@ -13,7 +13,7 @@ use super::{
     args::{Args, Kind, Place, scratch_bytes},
 };
 use crate::{
-    driver::{IntArray, Scalar, Tensor, TensorList},
+    driver::{self, IntArray, Scalar, Tensor, TensorList},
     kv::Plane,
 };
 
@@ -41,6 +41,10 @@ pub(super) fn paged(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::PagedAttention { scale, causal, window, softcap } = op.attrs()?;
     if !op.present(2) {
         return Err(op.refuse("values fused into the key cache; this backend has two caches"));
+    }
+    let found = &driver::start()?.operators;
+    if found.FusedInferAttentionScoreV4.is_none() && found.FusedInferAttentionScoreV3.is_none() {
+        return Err(op.refuse("the installed CANN has no aclnnFusedInferAttentionScoreV3"));
     }
     let (plane, v) = (Plane::of(&op.desc.tensors[1])?, Plane::of(&op.desc.tensors[2])?);
     if plane != v || op.dtype(0) != plane.dtype {

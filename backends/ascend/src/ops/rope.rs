@@ -10,6 +10,7 @@ use super::{
     args::{Args, Kind, Place, scratch_bytes},
     index::{choose, index_bytes, indices, select},
 };
+use crate::driver;
 
 /// `mode` of `RotaryPositionEmbedding`: pairs half a width apart.
 const HALVES: i64 = 0;
@@ -28,6 +29,9 @@ struct Rope {
 pub(super) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::Rope { interleaved, offset } = op.attrs()?;
     op.floats(&[0, 1])?;
+    if driver::start()?.operators.RotaryPositionEmbedding.is_none() {
+        return Err(op.refuse("the installed CANN has no aclnnRotaryPositionEmbedding"));
+    }
     let width = op.dim(Sym::R);
     if !(2..=MAX_WIDTH).contains(&width) {
         return Err(op.refuse(format!("{width} rotated dims; supported: 2 to {MAX_WIDTH}")));
