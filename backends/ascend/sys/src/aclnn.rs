@@ -84,6 +84,18 @@ operators! {
     InplaceFillScalar(selfRef: T, value: Sc);
     SWhere(condition: T, this: T, other: T, out: T);
     InplaceMaskedFillScalar(selfRef: T, mask: T, value: Sc);
+    GroupedMatmulV4(
+        x: TL, weight: TL, bias: TL, scale: TL, offset: TL, antiquantScale: TL, antiquantOffset: TL, perTokenScale: TL,
+        groupList: T, activationInput: TL, activationQuantScale: TL, activationQuantOffset: TL,
+        splitItem: i64, groupType: i64, groupListType: i64, actType: i64,
+        out: TL, activationFeatureOut: TL, dynQuantScaleOut: TL,
+    );
+    GroupedMatmulV5(
+        x: TL, weight: TL, bias: TL, scale: TL, offset: TL, antiquantScale: TL, antiquantOffset: TL, perTokenScale: TL,
+        groupList: T, activationInput: TL, activationQuantScale: TL, activationQuantOffset: TL,
+        splitItem: i64, groupType: i64, groupListType: i64, actType: i64, tuningConfig: IA,
+        out: TL, activationFeatureOut: TL, dynQuantScaleOut: TL,
+    );
     FusedInferAttentionScoreV3(
         query: T, key: TL, value: TL, pseShift: T, attenMask: T,
         actualSeqLengths: IA, actualSeqLengthsKv: IA,
