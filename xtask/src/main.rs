@@ -1,6 +1,7 @@
 //! `cargo xtask`: every command a person or CI needs.
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
+mod ascend_headers;
 mod bench;
 mod cuda;
 mod demo;
@@ -35,6 +36,8 @@ enum Task {
     Ptx(ptx::Args),
     /// Run `halyard verify cuda` on the software GPU, as each of its devices
     VerifyCuda(cuda::Args),
+    /// Compare the declarations of CANN with the vendor's headers: those of the torch-npu wheel, or an installed toolkit's
+    AscendHeaders(ascend_headers::Args),
     /// Write docs/ops.md from the op catalogue
     Docs,
     /// Plant bugs in the reference backend and count those that the conformance suite catches
@@ -55,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(args) => test::test(&args),
         Task::Ptx(args) => ptx::ptx(&args),
         Task::VerifyCuda(args) => cuda::verify(&args),
+        Task::AscendHeaders(args) => ascend_headers::check(&args),
         Task::Docs => docs::docs(),
         Task::Mutants(args) => mutants::mutants(&args),
         Task::MutantsCuda(args) => mutants_cuda::mutants(&args),

@@ -61,6 +61,8 @@ fn architecture() -> Result<()> {
     depends_only_on("halyard-cpu", &sdk)?;
     depends_only_on("halyard-cpu-ref", &sdk)?;
     depends_only_on("halyard-backend-cuda", &sdk)?;
+    depends_only_on("halyard-ascend-sys", &[])?;
+    depends_only_on("halyard-backend-ascend", &[&sdk[..], &["halyard-ascend-sys"]].concat())?;
     depends_only_on("halyard-sim-nccl", &sdk)?;
     depends_only_on("halyard-sim-ascend-ops", &[])?;
     let software_npu =
@@ -79,6 +81,9 @@ fn architecture() -> Result<()> {
     unsafe_only_in("backends/cuda/src", &cuda)?;
     let software_gpu = ["/warp/mod.rs"];
     unsafe_only_in("sim/memory/src", &["/arena.rs"])?;
+    // Calls of CANN, and rows of weights in the host's memory.
+    let ascend = ["/driver/", "/ops/mod.rs", "/weights.rs", "/device.rs"];
+    unsafe_only_in("backends/ascend/src", &ascend)?;
     unsafe_only_in("sim/cuda/exec/src", &software_gpu)?;
     unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])?;
     unsafe_only_in("sim/ascend/ops/src", &[])?;

@@ -1,0 +1,371 @@
+//! One NPU, as a host sees it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use halyard_sdk::{
+    AllocReq, Buffer, Code, CopyReq, DType, Device, Error, Event, InfoKey, Kernel, KvDesc,
+    KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream, Support, Weight,
+    WeightDesc, WeightFill, WeightPlan,
+};
+
+use crate::{
+    driver::{self, Bound, Context, Driver, Plane},
+    handles::Handles,
+    kv,
+    memory::{ALIGN, Buffers},
+    ops,
+    weights::{SCHEMES, Weights},
+};
+
+/// Events that keep the time.
+const TIMED: u32 = 1;
+
+/// What the device, its kernels and its weights share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    context: Context,
+    chip: String,
+    cores: u64,
+    pub(crate) weights: Weights,
+    pub(crate) buffers: Buffers,
+    /// The mask that attention's causal modes want.
+    pub(crate) mask: Option<driver::Memory>,
+    streams: Handles<driver::Stream>,
+    events: Handles<driver::Event>,
+    /// What [`Stream::NONE`] names.
+    default_stream: Option<Arc<driver::Stream>>,
+}
+
+impl Shared {
+    /// Makes the device's context the thread's.
+    pub(crate) fn bind(&self) -> Result<Bound<'_>> {
+        self.context.bind()
+    }
+
+    pub(crate) fn driver(&self) -> &'static Driver {
+        self.context.driver
+    }
+
+    pub(crate) fn stream(&self, s: Stream) -> Result<Arc<driver::Stream>> {
+        match &self.default_stream {
+            Some(stream) if s == Stream::NONE => Ok(Arc::clone(stream)),
+            _ => self.streams.get(s.0),
+        }
+    }
+}
+
+impl Drop for Shared {
+    /// Objects of the runtime need their context bound when they are freed.
+    fn drop(&mut self) {
+        let Ok(_bound) = self.context.bind() else { return };
+        self.events.clear();
+        self.streams.clear();
+        self.default_stream = None;
+        self.mask = None;
+        self.buffers.clear();
+    }
+}
+
+/// An Ascend NPU.
+#[derive(Debug)]
+pub struct AscendDevice {
+    shared: Arc<Shared>,
+}
+
+/// Refuses chips whose operators have other limits.
+fn check_chip(chip: &str) -> Result<()> {
+    let model = chip.strip_prefix("Ascend910B").and_then(|rest| rest.chars().next());
+    if model.is_some_and(|c| ('1'..='4').contains(&c)) {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "the chip is {chip}; supported: Ascend910B1 to Ascend910B4 (Atlas A2)"
+    )))
+}
+
+impl AscendDevice {
+    pub(crate) fn open(ordinal: u32) -> Result<Self> {
+        let context = Context::open(ordinal)?;
+        let (chip, cores, default_stream, mask) = {
+            let _bound = context.bind()?;
+            let chip = context.chip()?;
+            check_chip(&chip)?;
+            let stream = driver::Stream::create(context.driver)?;
+            let mask = ops::causal_mask(&stream)?;
+            (chip, context.cores()?, Some(Arc::new(stream)), Some(mask))
+        };
+        tracing::debug!(ordinal, chip, "opened an Ascend device");
+        let shared = Shared {
+            chip,
+            cores,
+            weights: Weights::default(),
+            buffers: Buffers::new(context.driver),
+            mask,
+            streams: Handles::new("stream"),
+            events: Handles::new("event"),
+            default_stream,
+            context,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    fn memory_now(&self) -> Result<(u64, u64)> {
+        let _bound = self.shared.bind()?;
+        self.shared.context.memory_now()
+    }
+}
+
+/// Asks again until it is no longer `NOT_READY`, or the time is over.
+fn wait(
+    timeout_ns: u64,
+    forever: impl Fn() -> Result<()>,
+    ask: impl Fn() -> Result<()>,
+) -> Result<()> {
+    if timeout_ns == u64::MAX {
+        return forever();
+    }
+    let begin = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if error.code == Code::NOT_READY => {}
+            done => return done,
+        }
+        let waited = begin.elapsed();
+        if waited >= Duration::from_nanos(timeout_ns) {
+            return Err(Error::new(Code::TIMEOUT, format!("still running after {timeout_ns} ns")));
+        }
+        // Short work is met by spinning; what takes longer does not burn a core.
+        if waited > Duration::from_micros(200) {
+            std::thread::sleep(Duration::from_micros(50));
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+impl Device for AscendDevice {
+    fn property(&self, key: PropKey) -> Option<u64> {
+        let mask = |ids: &[u32]| ids.iter().fold(0, |m, id| m | 1u64 << id);
+        Some(match key {
+            PropKey::TOTAL_MEMORY => self.memory_now().ok()?.1,
+            PropKey::COMPUTE_UNITS => self.shared.cores,
+            PropKey::ALIGN => ALIGN,
+            PropKey::NOTIFY => u64::from(self.shared.driver().acl.aclrtLaunchHostFunc.is_some()),
+            PropKey::GRAPH | PropKey::PEER_MASK | PropKey::INLINE => 0,
+            PropKey::PREFERRED_KV_BLOCK => kv::PREFERRED_BLOCK,
+            PropKey::KV_BLOCK_MASK => kv::BLOCK_MASK,
+            PropKey::DTYPE_MASK => mask(&[DType::F32.0, DType::F16.0, DType::BF16.0]),
+            PropKey::TENSOR_CORE_MASK => mask(&[DType::F16.0, DType::BF16.0]),
+            PropKey::SCHEME_MASK => mask(&SCHEMES.map(|s| s.0)),
+            _ => return None,
+        })
+    }
+
+    fn info(&self, key: InfoKey) -> String {
+        match key {
+            InfoKey::NAME | InfoKey::ARCH => self.shared.chip.clone(),
+            InfoKey::DRIVER => driver::version_text(),
+            InfoKey::VENDOR => "Huawei".into(),
+            _ => String::new(),
+        }
+    }
+
+    fn telemetry(&self, out: &mut [Metric]) -> u32 {
+        let Ok((free, total)) = self.memory_now() else { return 0 };
+        let numbers = [
+            (MetricKey::MEM_FREE, free),
+            (MetricKey::MEM_USED, total - free),
+            (MetricKey::MEM_USED_BY_US, self.shared.buffers.device_bytes()),
+        ];
+        for (metric, (key, value)) in out.iter_mut().zip(numbers) {
+            #[expect(clippy::cast_precision_loss, reason = "a measurement for people")]
+            let value = value as f64;
+            *metric = Metric { key, index: 0, value };
+        }
+        numbers.len() as u32
+    }
+
+    fn alloc(&self, req: &AllocReq) -> Result<Buffer> {
+        let _bound = self.shared.bind()?;
+        self.shared.buffers.alloc(req)
+    }
+
+    fn free(&self, buffer: Buffer) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.buffers.free(&buffer)
+    }
+
+    fn copy(&self, s: Stream, req: &CopyReq) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        let stream = self.shared.stream(s)?;
+        if req.rows == 0 || req.row_bytes == 0 {
+            return Ok(());
+        }
+        if req.rows > 1 && req.dst_pitch < req.row_bytes {
+            return Err(Error::invalid("destination rows overlap"));
+        }
+        let plane = |place: &MemRef, pitch: u64| {
+            let span = (req.rows - 1).checked_mul(pitch).and_then(|b| b.checked_add(req.row_bytes));
+            let span =
+                span.ok_or_else(|| Error::invalid("a copy larger than the address space"))?;
+            let found = self.shared.buffers.resolve(place, span)?;
+            Ok(Plane { start: found.address, on_host: found.on_host, pitch })
+        };
+        let (dst, src) = (plane(&req.dst, req.dst_pitch)?, plane(&req.src, req.src_pitch)?);
+        // SAFETY: `resolve` found both spans in live buffers, or they are the host's, who keeps all until the copy is done.
+        unsafe { driver::copy(&stream, dst, src, req.row_bytes, req.rows) }
+    }
+
+    fn fill(&self, s: Stream, dst: &MemRef, pattern: u32, bytes: u64) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        let stream = self.shared.stream(s)?;
+        if !bytes.is_multiple_of(4) {
+            return Err(Error::invalid(format!("a fill of {bytes} bytes, not a multiple of 4")));
+        }
+        let found = self.shared.buffers.resolve(dst, bytes)?;
+        if found.on_host {
+            return Err(Error::unsupported("a fill of host memory; the device fills its own"));
+        }
+        if !found.address.is_multiple_of(4) {
+            return Err(Error::invalid("a fill that does not begin at a multiple of 4"));
+        }
+        ops::fill(&stream, (dst.base, dst.offset / 4), pattern, bytes / 4)
+    }
+
+    fn stream_create(&self, _priority: i32, flags: u32) -> Result<Stream> {
+        if flags != 0 {
+            return Err(Error::unsupported(format!("stream flags {flags:#x}, none is known")));
+        }
+        let _bound = self.shared.bind()?;
+        Ok(Stream(self.shared.streams.insert(driver::Stream::create(self.shared.driver())?)))
+    }
+
+    fn stream_destroy(&self, s: Stream) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.streams.remove(s.0)?.synchronize()
+    }
+
+    fn stream_sync(&self, s: Stream, timeout_ns: u64) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        let stream = self.shared.stream(s)?;
+        wait(timeout_ns, || stream.synchronize(), || stream.query())
+    }
+
+    fn stream_query(&self, s: Stream) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.stream(s)?.query()
+    }
+
+    fn event_create(&self, flags: u32) -> Result<Event> {
+        if flags & !TIMED != 0 {
+            return Err(Error::unsupported(format!(
+                "event flags {flags:#x}, {TIMED} (timing) is known"
+            )));
+        }
+        let _bound = self.shared.bind()?;
+        Ok(Event(
+            self.shared
+                .events
+                .insert(driver::Event::create(self.shared.driver(), flags & TIMED != 0)?),
+        ))
+    }
+
+    fn event_destroy(&self, e: Event) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.events.remove(e.0).map(drop)
+    }
+
+    fn event_record(&self, e: Event, s: Stream) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.events.get(e.0)?.record(&*self.shared.stream(s)?)
+    }
+
+    fn event_wait(&self, s: Stream, e: Event) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.events.get(e.0)?.hold(&*self.shared.stream(s)?)
+    }
+
+    fn event_sync(&self, e: Event, timeout_ns: u64) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        let event = self.shared.events.get(e.0)?;
+        wait(timeout_ns, || event.synchronize(), || event.query())
+    }
+
+    fn event_query(&self, e: Event) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.events.get(e.0)?.query()
+    }
+
+    fn event_elapsed_ns(&self, a: Event, b: Event) -> Result<u64> {
+        let _bound = self.shared.bind()?;
+        let (a, b) = (self.shared.events.get(a.0)?, self.shared.events.get(b.0)?);
+        Ok((f64::from(b.milliseconds_since(&a)?).max(0.0) * 1e6) as u64)
+    }
+
+    fn support(&self, op: &OpDesc<'_>) -> Support {
+        match ops::prepare(op) {
+            Ok(launch) => launch.slow().map_or(Support::Native, |why| Support::Slow(why.into())),
+            Err(error) => Support::No(error.message.into()),
+        }
+    }
+
+    fn prepare(&self, op: &OpDesc<'_>) -> Result<Box<dyn Kernel>> {
+        let prepared = ops::prepare(op)?;
+        Ok(Box::new(ops::AscendKernel::new(prepared, Arc::clone(&self.shared), op)))
+    }
+
+    fn weight_plan(&self, w: &WeightDesc<'_>) -> Result<WeightPlan> {
+        Weights::plan(w)
+    }
+
+    fn weight_create(&self, w: &WeightDesc<'_>, dst: &MemRef) -> Result<Weight> {
+        let _bound = self.shared.bind()?;
+        let place = self.shared.buffers.resolve(dst, Weights::plan(w)?.bytes)?;
+        if place.on_host {
+            return Err(Error::invalid("a weight in host memory, expected device memory"));
+        }
+        self.shared.weights.create(w, place.address)
+    }
+
+    fn weight_fill(&self, s: Stream, w: Weight, f: &WeightFill<'_>) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.weights.fill(&*self.shared.stream(s)?, w, f)
+    }
+
+    fn weight_seal(&self, s: Stream, w: Weight) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.stream(s)?.synchronize()?;
+        self.shared.weights.seal(w)
+    }
+
+    fn weight_destroy(&self, w: Weight) -> Result<()> {
+        self.shared.weights.destroy(w)
+    }
+
+    fn kv_layout(&self, desc: &KvDesc<'_>) -> Result<KvLayout> {
+        kv::layout(desc)
+    }
+
+    fn notify(&self, s: Stream, n: &Notify) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.stream(s)?.call(n.func, n.ctx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_second_generation_is_opened() {
+        for chip in ["Ascend910B1", "Ascend910B2C", "Ascend910B4-1"] {
+            assert!(check_chip(chip).is_ok(), "{chip}");
+        }
+        for chip in ["Ascend910B", "Ascend910A", "Ascend310P3", "Ascend910_9391", "Ascend950"] {
+            assert!(check_chip(chip).is_err(), "{chip}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! COPY, ADD, MUL, ACT_MUL.
+
+use halyard_sdk::{
+    DType, Result, TensorSpec,
+    abi::ops::{
+        Sym,
+        attrs::{self, Act},
+    },
+};
+
+use super::{
+    Launch, Op,
+    args::{Args, Kind, scratch_bytes},
+};
+use crate::driver::Scalar;
+
+struct Copy;
+
+pub(super) fn copy(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::Copy {} = op.attrs()?;
+    let float = |d| [DType::F32, DType::F16, DType::BF16].contains(&d);
+    let (from, to) = (op.dtype(0), op.dtype(1));
+    let whole = [DType::I8, DType::U8, DType::I32, DType::I64].contains(&from) && from == to;
+    if !(whole || float(from) && float(to)) {
+        let what = "supported: between f32, f16 and bf16, and i8, u8, i32, i64 to the same type";
+        return Err(op.refuse(format!("{from} to {to}; {what}")));
+    }
+    Ok(Box::new(Copy))
+}
+
+impl Launch for Copy {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (x, y) = (args.place(0)?, args.place(1)?);
+        if y.is_empty() { Ok(()) } else { args.copy(&y, &x) }
+    }
+}
+
+struct Add {
+    alpha: f32,
+}
+
+pub(super) fn add(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::Add { alpha } = op.attrs()?;
+    op.floats(&[0, 1, 2])?;
+    Ok(Box::new(Add { alpha: alpha as f32 }))
+}
+
+impl Launch for Add {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (a, b, y) = (args.place(0)?, args.place(1)?, args.place(2)?);
+        if y.is_empty() {
+            return Ok(());
+        }
+        let (a, b, y) = (args.tensor(&a)?, args.tensor(&b)?, args.tensor(&y)?);
+        let alpha = Scalar::float(args.on.driver(), self.alpha)?;
+        enqueue!(args.on, Add(a.raw(), b.raw(), alpha.raw(), y.raw()))
+    }
+}
+
+struct Mul;
+
+pub(super) fn mul(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::Mul {} = op.attrs()?;
+    op.floats(&[0, 1, 2])?;
+    Ok(Box::new(Mul))
+}
+
+impl Launch for Mul {
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (a, b, y) = (args.place(0)?, args.place(1)?, args.place(2)?);
+        if y.is_empty() {
+            return Ok(());
+        }
+        let (a, b, y) = (args.tensor(&a)?, args.tensor(&b)?, args.tensor(&y)?);
+        enqueue!(args.on, Mul(a.raw(), b.raw(), y.raw()))
+    }
+}
+
+/// `approximate` of `GeluV2`: with the hyperbolic tangent.
+const TANH: i64 = 1;
+/// `approximate` of `GeluV2`: with the error function.
+const ERF: i64 = 0;
+
+struct ActMul {
+    act: Act,
+    width: i64,
+}
+
+pub(super) fn act_mul(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::ActMul { act, limit } = op.attrs()?;
+    op.floats(&[0, 1])?;
+    if limit != 0.0 {
+        return Err(op.refuse("a limit; supported: none"));
+    }
+    Ok(Box::new(ActMul { act, width: op.dim(Sym::I) }))
+}
+
+impl Launch for ActMul {
+    /// The gate and the rest in f32: products are rounded once.
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        if self.act == Act::Silu {
+            return 0;
+        }
+        let rows = shapes.first().map_or(0, |s| s.dims[0]);
+        3 * scratch_bytes(Kind::F32, &[rows, self.width])
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (gu, y) = (args.place(0)?, args.place(1)?);
+        if y.is_empty() {
+            return Ok(());
+        }
+        if self.act == Act::Silu {
+            let (gu, y) = (args.tensor(&gu)?, args.tensor(&y)?);
+            return enqueue!(args.on, SwiGlu(gu.raw(), -1, y.raw()));
+        }
+        let gate = args.cast(&gu.slice(1, 0, self.width), Kind::F32)?;
+        let up = args.cast(&gu.slice(1, self.width, self.width), Kind::F32)?;
+        let product = args.scratch(Kind::F32, &gate.dims)?;
+        let approximate = if self.act == Act::GeluTanh { TANH } else { ERF };
+        let (g, u, p) = (args.tensor(&gate)?, args.tensor(&up)?, args.tensor(&product)?);
+        enqueue!(args.on, GeluV2(g.raw(), approximate, p.raw()))?;
+        enqueue!(args.on, Mul(p.raw(), u.raw(), g.raw()))?;
+        args.copy(&y, &gate)
+    }
+}

@@ -1,0 +1,181 @@
+//! KV_WRITE, KV_COPY_BLOCKS: rows scattered to a cache, of which some go nowhere.
+
+use halyard_sdk::{
+    Result, TensorSpec,
+    abi::ops::{Sym, attrs},
+};
+
+use super::{
+    Launch, Op,
+    args::{Args, Kind, Place, scratch_bytes},
+    index::{choose, index_bytes, indices, negative, put_index, select},
+};
+use crate::{driver::Scalar, kv::Plane};
+
+struct Write {
+    k: Plane,
+    v: Plane,
+}
+
+pub(super) fn write(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::KvWrite {} = op.attrs()?;
+    op.floats(&[0, 1])?;
+    if !op.present(4) || op.present(5) || op.present(6) {
+        return Err(op.refuse("one fused cache, or scales; supported: two caches of f16 or bf16"));
+    }
+    let plane = |slot: usize| Plane::of(&op.desc.tensors[slot]);
+    let (k, v) = (plane(3)?, plane(4)?);
+    if op.dtype(0) != k.dtype || op.dtype(1) != v.dtype {
+        return Err(op.refuse("a cache of another type than the keys and values"));
+    }
+    if op.dim(Sym::Block) != k.block {
+        return Err(op.refuse("a block whose size is known at launch only"));
+    }
+    Ok(Box::new(Write { k, v }))
+}
+
+/// Where tokens without a slot go: to the slot of one with a slot, with what that one writes.
+struct Stand {
+    /// i64, one element: a slot, or slot 0.
+    slot: Place,
+    /// i64, one element: its token.
+    token: Place,
+    /// True if no token has a slot.
+    nobody: Place,
+}
+
+/// The token with the highest slot; rounding to f32 may take another one with a slot, which is as good.
+fn stand(args: &Args<'_>, slots: &Place) -> Result<Stand> {
+    let token = args.scratch(Kind::I64, &[1])?;
+    let wide = args.tensor(&args.cast(slots, Kind::F32)?)?;
+    let at = args.tensor(&token)?;
+    enqueue!(args.on, ArgMax(wide.raw(), 0, true, at.raw()))?;
+    let slot = args.scratch(Kind::I64, &[1])?;
+    select(args, slots, &token, &slot)?;
+    let nobody = negative(args, &slot)?;
+    put_index(args, &slot, &nobody)?;
+    Ok(Stand { slot, token, nobody })
+}
+
+/// Where rows go.
+struct Targets {
+    /// i64, a row each.
+    at: Place,
+    /// True where the row goes nowhere.
+    none: Place,
+    stand: Stand,
+}
+
+impl Targets {
+    /// From rows' numbers, negative for nowhere.
+    fn of(args: &Args<'_>, at: &Place) -> Result<Self> {
+        let none = negative(args, at)?;
+        let stand = stand(args, at)?;
+        let safe = args.scratch(Kind::I64, &at.dims)?;
+        choose(args, &none, [&stand.slot, at], &safe)?;
+        Ok(Self { at: safe, none, stand })
+    }
+
+    /// Scratch bytes of [`Self::of`].
+    fn bytes(rows: i64) -> u64 {
+        3 * scratch_bytes(Kind::I64, &[rows]) + 3 * scratch_bytes(Kind::I64, &[1])
+    }
+}
+
+/// Scratch bytes of [`scatter`].
+fn scatter_bytes(rows: i64, width: i64) -> u64 {
+    scratch_bytes(Kind::F32, &[rows, width]) + 3 * scratch_bytes(Kind::F32, &[width])
+}
+
+/// Writes rows to a matrix of cells.
+fn scatter(args: &Args<'_>, rows: &Place, cells: &Place, to: &Targets) -> Result<()> {
+    let one = [1, rows.dims[1]];
+    // What the stand-in's slot gets: its token's row, or, where no row goes anywhere, what is there.
+    let (there, own) = (args.scratch(rows.kind, &one)?, args.scratch(rows.kind, &one)?);
+    select(args, cells, &to.stand.slot, &there)?;
+    select(args, rows, &to.stand.token, &own)?;
+    let instead = args.scratch(rows.kind, &one)?;
+    choose(args, &to.stand.nobody.column(), [&there, &own], &instead)?;
+    let written = args.scratch(rows.kind, &rows.dims)?;
+    choose(args, &to.none.column(), [&instead, rows], &written)?;
+    let (cells, at) = (args.tensor(cells)?, args.tensor(&to.at.column())?);
+    let written = args.tensor(&written)?;
+    enqueue!(args.on, ScatterNdUpdate(cells.raw(), at.raw(), written.raw()))
+}
+
+impl Launch for Write {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        let tokens = shapes.first().map_or(0, |s| s.dims[0]);
+        let plane = |p: &Plane| {
+            let width = p.heads * p.dim;
+            scratch_bytes(Kind::F32, &[tokens, width]) + scatter_bytes(tokens, width)
+        };
+        plane(&self.k) + plane(&self.v) + Targets::bytes(tokens)
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (slots, caches) = (args.place(2)?, [args.place(3)?, args.place(4)?]);
+        if slots.is_empty() || caches[0].is_empty() {
+            return Ok(());
+        }
+        let to = Targets::of(args, &slots)?;
+        for (slot, (plane, cache)) in [&self.k, &self.v].into_iter().zip(&caches).enumerate() {
+            let (x, width) = (args.place(slot)?, plane.heads * plane.dim);
+            let rows = args.scratch(x.kind, &[x.dims[0], width])?;
+            args.copy(&rows.reshaped(&x.dims), &x)?;
+            let cells = cache.reshaped(&[cache.dims[0] * plane.block, width]);
+            scatter(args, &rows, &cells, &to)?;
+        }
+        Ok(())
+    }
+}
+
+struct CopyBlocks {
+    planes: [Plane; 2],
+}
+
+pub(super) fn copy_blocks(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::KvCopyBlocks { latent } = op.attrs()?;
+    if latent || !op.present(1) {
+        return Err(op.refuse("a cache of latents; supported: two caches of f16 or bf16"));
+    }
+    let plane = |slot: usize| Plane::of(&op.desc.tensors[slot]);
+    Ok(Box::new(CopyBlocks { planes: [plane(0)?, plane(1)?] }))
+}
+
+impl Launch for CopyBlocks {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        let pairs = shapes.get(2).map_or(0, |s| s.dims[0]);
+        let plane = |p: &Plane| {
+            let width = p.block * p.heads * p.dim;
+            scratch_bytes(Kind::F32, &[pairs, width]) + scatter_bytes(pairs, width)
+        };
+        let lists = 2 * index_bytes(pairs) + Targets::bytes(pairs);
+        plane(&self.planes[0]) + plane(&self.planes[1]) + lists
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (caches, pairs) = ([args.place(0)?, args.place(1)?], args.place(2)?);
+        if pairs.is_empty() || caches[0].is_empty() {
+            return Ok(());
+        }
+        let member = |i| pairs.slice(1, i, 1).seen(&[pairs.dims[0]], &[pairs.strides[0]]);
+        let from = indices(args, &member(0))?;
+        let to = args.cast(&member(1), Kind::I64)?;
+        {
+            // A pair without a source goes nowhere.
+            let (to, none) = (args.tensor(&to)?, args.tensor(&from.none)?);
+            let nowhere = Scalar::int(args.on.driver(), -1)?;
+            enqueue!(args.on, InplaceMaskedFillScalar(to.raw(), none.raw(), nowhere.raw()))?;
+        }
+        let to = Targets::of(args, &to)?;
+        for (plane, cache) in self.planes.iter().zip(&caches) {
+            let width = plane.block * plane.heads * plane.dim;
+            let blocks = cache.reshaped(&[cache.dims[0], width]);
+            let rows = args.scratch(blocks.kind, &[pairs.dims[0], width])?;
+            select(args, &blocks, &from.at, &rows)?;
+            scatter(args, &rows, &blocks, &to)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! One op a file: what of the catalogue it supports, how much scratch memory it wants, and the operators it enqueues.
+
+/// Enqueues an operator on a launch's stream: a `Result`.
+macro_rules! enqueue {
+    ($on:expr, $name:ident($($arg:expr),* $(,)?)) => {{
+        let on: &crate::driver::Stream = $on;
+        // SAFETY: descriptors live to the end of the statement's block. Addresses come from a launch's views, weights and workspace alone,
+        // whose bounds the host has checked against the catalogue and which it keeps until the work is done, or are the device's own.
+        unsafe {
+            crate::driver::run(
+                stringify!($name),
+                on.driver().operators.$name,
+                on,
+                |size, bytes, executor| size($($arg,)* bytes, executor),
+            )
+        }
+    }};
+}
+
+mod args;
+mod attention;
+mod elementwise;
+mod index;
+mod kv;
+mod linear;
+mod logits;
+mod norm;
+mod rope;
+mod rows;
+
+use std::sync::Arc;
+
+use halyard_ascend_sys::types::ACL_INT32;
+use halyard_sdk::{
+    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Signature, Stream, TensorSpec,
+    abi::{
+        ops::{
+            Sym,
+            attrs::OpAttrs,
+            check::{Bindings, check_desc},
+        },
+        traits::HOST_LENGTHS,
+    },
+};
+
+use crate::{
+    device::Shared,
+    driver::{self, Memory, Scalar, Tensor},
+    weights::Packed,
+};
+use args::Args;
+
+/// What the backend promises (`conformance/README.md`).
+pub(crate) const PROFILES: &str = "";
+
+/// An op, ready to launch.
+pub(crate) trait Launch: Send + Sync + 'static {
+    /// Upper bound of scratch bytes.
+    fn workspace_bytes(&self, _shapes: &[TensorSpec]) -> u64 {
+        0
+    }
+
+    /// Whether it wants the host's copy of the lengths.
+    fn wants_lengths(&self) -> bool {
+        false
+    }
+
+    /// Why it is slow, if it is.
+    fn slow(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Enqueues the work.
+    fn launch(&self, args: &Args<'_>) -> Result<()>;
+}
+
+/// A descriptor with everything that is known of it.
+struct Op<'a> {
+    desc: &'a OpDesc<'a>,
+    bindings: Bindings,
+    weights: Vec<Packed>,
+}
+
+impl Op<'_> {
+    fn attrs<A: OpAttrs>(&self) -> Result<A> {
+        A::from_desc(self.desc)
+    }
+
+    fn present(&self, slot: usize) -> bool {
+        self.desc.tensors.get(slot).is_some_and(|t| !t.is_none())
+    }
+
+    /// A symbol's value: -1 if it is known only at launch or not used.
+    fn dim(&self, sym: Sym) -> i64 {
+        self.bindings.get(sym).unwrap_or(-1)
+    }
+
+    fn dtype(&self, slot: usize) -> DType {
+        self.desc.tensors.get(slot).map_or(DType::NONE, |t| t.dtype)
+    }
+
+    fn refuse(&self, what: impl std::fmt::Display) -> Error {
+        Error::unsupported(format!("{}: {what}", self.desc.kind))
+    }
+
+    /// Refuses slots of other types than f32, f16 and bf16.
+    fn floats(&self, slots: &[usize]) -> Result<()> {
+        let known = [DType::F32, DType::F16, DType::BF16, DType::NONE];
+        match slots.iter().map(|&slot| self.dtype(slot)).find(|d| !known.contains(d)) {
+            Some(other) => Err(self.refuse(format!("{other}; supported: f32, f16, bf16"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Parses and checks a descriptor.
+pub(crate) fn prepare(desc: &OpDesc<'_>) -> Result<Box<dyn Launch>> {
+    let (_, bindings) = check_desc(desc)?;
+    let weights = desc.weights.iter().map(|w| Packed::of(w, 0)).collect::<Result<_>>()?;
+    let op = Op { desc, bindings, weights };
+    match desc.kind {
+        OpKind::COPY => elementwise::copy(&op),
+        OpKind::ADD => elementwise::add(&op),
+        OpKind::MUL => elementwise::mul(&op),
+        OpKind::ACT_MUL => elementwise::act_mul(&op),
+        OpKind::GATHER_ROWS => rows::gather(&op),
+        OpKind::EMBEDDING => rows::embedding(&op),
+        OpKind::RMS_NORM => norm::prepare(&op),
+        OpKind::ROPE => rope::prepare(&op),
+        OpKind::LINEAR => linear::prepare(&op),
+        OpKind::KV_WRITE => kv::write(&op),
+        OpKind::KV_COPY_BLOCKS => kv::copy_blocks(&op),
+        OpKind::PAGED_ATTENTION => attention::paged(&op),
+        OpKind::ARGMAX => logits::argmax(&op),
+        other => Err(Error::unsupported(format!("the Ascend backend has no op {other}"))),
+    }
+}
+
+/// Fills words of device memory, the first one so many words from `base`.
+pub(crate) fn fill(
+    on: &driver::Stream,
+    (base, first): (u64, u64),
+    pattern: u32,
+    words: u64,
+) -> Result<()> {
+    if words == 0 {
+        return Ok(());
+    }
+    let driver = on.driver();
+    let at = (base, first.cast_signed());
+    let all = Tensor::new(driver, ACL_INT32, &[words.cast_signed()], &[1], at)?;
+    let value = Scalar::word(driver, pattern)?;
+    enqueue!(on, InplaceFillScalar(all.raw(), value.raw()))
+}
+
+/// Side of the mask that attention's causal modes take, whatever the lengths.
+const MASK: usize = 2048;
+
+/// Makes that mask: ones above the diagonal.
+pub(crate) fn causal_mask(on: &driver::Stream) -> Result<Memory> {
+    let memory = Memory::alloc(on.driver(), MASK * MASK)?;
+    let ones: Vec<u8> = (0..MASK * MASK).map(|i| u8::from(i % MASK > i / MASK)).collect();
+    let plane = |start, on_host| driver::Plane { start, on_host, pitch: 0 };
+    let (to, from) = (plane(memory.start(), false), plane(ones.as_ptr() as u64, true));
+    // SAFETY: both have so many bytes, and live until the stream has passed the copy.
+    unsafe { driver::copy(on, to, from, ones.len() as u64, 1) }?;
+    on.synchronize()?;
+    Ok(memory)
+}
+
+/// A prepared kernel.
+pub(crate) struct AscendKernel {
+    launch: Box<dyn Launch>,
+    shared: Arc<Shared>,
+    signature: Signature,
+}
+
+impl AscendKernel {
+    pub(crate) fn new(launch: Box<dyn Launch>, shared: Arc<Shared>, desc: &OpDesc<'_>) -> Self {
+        Self { launch, shared, signature: Signature::of(desc) }
+    }
+}
+
+impl Kernel for AscendKernel {
+    fn flags(&self) -> u64 {
+        if self.launch.wants_lengths() { HOST_LENGTHS } else { 0 }
+    }
+
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        self.launch.workspace_bytes(shapes)
+    }
+
+    fn launch(&self, stream: Stream, args: &LaunchArgs<'_>) -> Result<()> {
+        let shared = &self.shared;
+        self.signature.launch(args, || {
+            let _bound = shared.bind()?;
+            let stream = shared.stream(stream)?;
+            self.launch.launch(&Args::new(shared, &stream, args))
+        })
+    }
+}
