@@ -80,6 +80,28 @@ fn on_each(devices: &[&str], flags: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Flags of `cargo xtask cuda-figures`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FiguresArgs {
+    /// Only launches whose name contains this
+    part: Option<String>,
+    /// The device whose kernels run: a100-80g, a100-40g, h100, l20 or rtx4090
+    #[arg(long, default_value = "h100")]
+    device: String,
+}
+
+/// A table of what each kernel did in one launch, of `conformance/cases/counted.toml`. Fails if a `gemv` or `decode` moves more than
+/// 1.05 of the bytes that it must, a 16-bit `gemm`, `flash` or `grouped` does not multiply on tensor cores, or any of these has bank
+/// conflicts of more than two ways.
+pub(crate) fn figures(args: &FiguresArgs) -> Result<()> {
+    build()?;
+    run(cargo().args(["build", "--workspace", "--example", "figures"]))?;
+    let built = target().join("debug");
+    let mut figures = Command::new(built.join("examples/figures"));
+    figures.env("HALYARD_BACKEND_PATH", &built).env("HALYARD_SIM_CUDA_DEVICES", &args.device);
+    run(figures.env("LD_LIBRARY_PATH", driver()?).args(&args.part))
+}
+
 /// Builds the binary, the backend and the software GPU.
 pub(crate) fn build() -> Result<()> {
     run(cargo().args(["build", "--workspace"]))

@@ -36,6 +36,8 @@ enum Task {
     Ptx(ptx::Args),
     /// Run `halyard verify cuda` on the software GPU, as each of its devices
     VerifyCuda(cuda::Args),
+    /// What the CUDA kernels do, counted on the software GPU: bytes against the least, tensor cores, bank conflicts, roofline
+    CudaFigures(cuda::FiguresArgs),
     /// Compare the declarations of CANN with the vendor's headers: those of the torch-npu wheel, or an installed toolkit's
     AscendHeaders(ascend_headers::Args),
     /// Write docs/ops.md from the op catalogue
@@ -58,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(args) => test::test(&args),
         Task::Ptx(args) => ptx::ptx(&args),
         Task::VerifyCuda(args) => cuda::verify(&args),
+        Task::CudaFigures(args) => cuda::figures(&args),
         Task::AscendHeaders(args) => ascend_headers::check(&args),
         Task::Docs => docs::docs(),
         Task::Mutants(args) => mutants::mutants(&args),
