@@ -169,7 +169,9 @@ fn a_kernel_that_does_not_end_is_named_with_its_line() {
     let machine = Machine::with("l20")
         .set("HALYARD_SIM_CUDA_PLANT", "attention_f32_f32; 1; ret; replace again: bra again")
         .set("HALYARD_SIM_CUDA_INSTRUCTIONS", "1000000");
-    let server = Server::run(&mut machine.serve("llama", &["--dtype", "float32"]));
+    // Steps that are captured run once at the start, which would end there.
+    let flags = ["--dtype", "float32", "--enforce-eager"];
+    let server = Server::run(&mut machine.serve("llama", &flags));
     let words = ["CUDA_ERROR_LAUNCH_TIMEOUT", "kernel attention_f32_f32, PTX line", "does not end"];
     lost(server, &words);
 }

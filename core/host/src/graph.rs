@@ -10,7 +10,7 @@ use halyard_abi::{AbiError, Code, Graph as RawGraph, PropKey, Stream as RawStrea
 use crate::{
     Device, DeviceBuffer, Kernel, Plan, Result, Stream, Tensor, Weight, comm,
     device::DeviceInner,
-    error::{DeviceError, Named},
+    error::{DeviceError, Named, could_not},
 };
 
 /// Captured launches and exchanges. Addresses, dims and scalars are those of the capture; what tensors hold is read anew by each
@@ -199,7 +199,7 @@ impl Drop for Graph {
             self.device.wait_for(stream);
         }
         if let Err(error) = self.device.raw.graph_destroy(self.raw).named("graph_destroy") {
-            tracing::warn!(%error, "could not destroy a graph");
+            could_not("destroy a graph", &error);
         }
     }
 }
