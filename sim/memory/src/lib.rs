@@ -1,4 +1,4 @@
-//! Memory of simulated devices: a table of allocations, and checked copies.
+//! Memory of simulated devices: a table of allocations, and checked copies; and what their streams have done.
 //!
 //! Addresses of device memory are ones that no process can have, so that a host that follows one crashes at once.
 //! An address is never given out twice, and a gap lies behind each allocation.
@@ -6,10 +6,12 @@
 mod allocation;
 mod arena;
 mod past;
+mod ticket;
 
 pub use allocation::{Allocation, Conflict, Fresh, Home, SECTOR};
 pub use arena::Arena;
 pub use past::{Order, Past};
+pub use ticket::Ticket;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

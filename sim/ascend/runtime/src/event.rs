@@ -3,44 +3,9 @@
 use crate::capture::Capture;
 use crate::code::Code;
 use crate::runtime::Kind;
-use halyard_sim_memory::Past;
+use halyard_sim_memory::{Past, Ticket};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// A point in a stream that work has reached or not.
-#[derive(Default)]
-pub(crate) struct Ticket {
-    reached: Mutex<Option<Instant>>,
-    changed: Condvar,
-}
-
-impl Ticket {
-    pub(crate) fn reach(&self) {
-        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        reached.get_or_insert_with(Instant::now);
-        self.changed.notify_all();
-    }
-
-    pub(crate) fn time(&self) -> Option<Instant> {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn wait(&self) {
-        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.changed.wait_while(reached, |reached| reached.is_none()));
-    }
-
-    /// Whether it was reached in time; without a bound it always is.
-    pub(crate) fn wait_for(&self, bound: Option<Duration>) -> bool {
-        let Some(bound) = bound else {
-            self.wait();
-            return true;
-        };
-        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(reached, bound, |reached| reached.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.is_some()
-    }
-}
+use std::time::Duration;
 
 /// Where an event was recorded last.
 #[derive(Clone)]

@@ -2,11 +2,11 @@
 
 use crate::capture::{Capture, Member, Node, Source, TaskGroup};
 use crate::code::{Code, Failure, Outcome, write_line};
-use crate::event::{Event, Recorded, Ticket};
+use crate::event::{Event, Recorded};
 use crate::fault;
 use crate::random::Random;
 use crate::runtime::{Device, Kind, Runtime};
-use halyard_sim_memory::{Order, Past};
+use halyard_sim_memory::{Order, Past, Ticket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};

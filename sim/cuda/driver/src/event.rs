@@ -1,33 +1,8 @@
 //! Events: points in streams.
 
 use crate::graph::Capture;
-use halyard_sim_cuda_exec::Past;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
-
-/// A point in a stream that work has reached or not.
-#[derive(Default)]
-pub(crate) struct Ticket {
-    reached: Mutex<Option<Instant>>,
-    changed: Condvar,
-}
-
-impl Ticket {
-    pub(crate) fn reach(&self) {
-        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        reached.get_or_insert_with(Instant::now);
-        self.changed.notify_all();
-    }
-
-    pub(crate) fn time(&self) -> Option<Instant> {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn wait(&self) {
-        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.changed.wait_while(reached, |reached| reached.is_none()));
-    }
-}
+use halyard_sim_cuda_exec::{Past, Ticket};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where an event was recorded last.
 #[derive(Clone)]

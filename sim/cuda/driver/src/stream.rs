@@ -2,10 +2,10 @@
 
 use crate::code::{Code, Failure, Outcome};
 use crate::driver::{Device, Driver, Function};
-use crate::event::{Event, Recorded, Ticket};
+use crate::event::{Event, Recorded};
 use crate::faults;
 use crate::graph::Capture;
-use halyard_sim_cuda_exec::{Launch, Order, Past};
+use halyard_sim_cuda_exec::{Launch, Order, Past, Ticket};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! Executes PTX on the processor, as a strict device would: a functional test tool, not a fast one.
 //!
 //! - [`Image`]: a module, parsed and decoded; [`Kernel`]: one of its kernels
-//! - [`Memory`]: the memory of all devices; [`Order`], [`Past`]: what happens before what
+//! - [`Memory`]: the memory of all devices; [`Order`], [`Past`]: what happens before what, [`Ticket`]: what has happened
 //! - [`Executor`]: runs a [`Launch`]; [`Fault`]: what a kernel did wrong, with line, block and thread
 //! - [`Counters`], [`Roofline`], [`Occupancy`], [`Profile`]: what was done, and what it would take on a device
 //! - `decode`: PTX to register slots and opcodes; `warp`: the interpreter; `block`: turns and barriers; `shared`: shared
@@ -39,7 +39,7 @@ mod warp;
 pub use counters::{Counters, Occupancy, Roofline};
 pub use decode::DecodeError;
 pub use fault::{Fault, FaultKind};
-pub use halyard_sim_memory::{Home, Memory, MemoryError, Order, Past};
+pub use halyard_sim_memory::{Home, Memory, MemoryError, Order, Past, Ticket};
 pub use image::{Image, Kernel, LoadError};
 pub use launch::{Executor, Launch, LaunchError};
 pub use profile::Profile;
