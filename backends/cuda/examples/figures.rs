@@ -19,6 +19,9 @@ const MOST_BYTES: f64 = 1.05;
 /// Most passes that an access to shared memory may take, of those that it must.
 const MOST_PASSES: u64 = 2;
 
+/// Devices whose least time is printed.
+const DEVICES: [&str; 5] = ["a100-80g", "a100-40g", "h100", "l20", "rtx4090"];
+
 /// What the software GPU counted of one kernel.
 #[derive(Clone, Debug, Deserialize)]
 struct Kernel {
@@ -76,7 +79,6 @@ impl Simulator {
 /// Prints a line a launch.
 struct Table {
     simulator: Simulator,
-    devices: Vec<String>,
     /// Of the launch that has begun.
     reset: Result<(), String>,
     broken: usize,
@@ -104,7 +106,7 @@ impl Table {
     fn head(&self) {
         let columns = ["DRAM", "asked", "tensor", "passes", "worst"];
         let columns = columns.map(|column| format!(" {column:>7}")).concat();
-        let roofs: String = self.devices.iter().map(|name| format!(" {name:>9}")).collect();
+        let roofs: String = DEVICES.iter().map(|name| format!(" {name:>9}")).collect();
         println!("{:<46}{columns}{roofs}  kernels", "launch");
     }
 
@@ -126,8 +128,8 @@ impl Table {
         let figures = Figures { moved, tensor, worst };
         let broken = figures.broken(kernel);
         self.broken += usize::from(broken.is_some());
-        let roofs = self.devices.iter().map(|device| {
-            let seconds = kernels.values().map(|k| k.roofline_seconds.get(device).copied());
+        let roofs = DEVICES.iter().map(|device| {
+            let seconds = kernels.values().map(|k| k.roofline_seconds.get(*device).copied());
             let seconds: Option<f64> = seconds.sum();
             seconds.map_or_else(|| format!(" {:>9}", "-"), |s| format!(" {:>6.2} µs", s * 1e6))
         });
@@ -190,8 +192,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let devices = ["a100-80g", "a100-40g", "h100", "l20", "rtx4090"].map(str::to_owned).to_vec();
-    let mut table = Table { simulator, devices, reset: Ok(()), broken: 0 };
+    let mut table = Table { simulator, reset: Ok(()), broken: 0 };
     table.head();
     let part = env::args().nth(1).unwrap_or_default();
     if let Err(error) = counted(&device, &part, &mut table) {

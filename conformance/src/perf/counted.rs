@@ -1,25 +1,19 @@
 //! Kernels launched once, for a simulator that counts what they do.
 
-use halyard_core::{Device, OpKind};
+use halyard_core::Device;
 
 use super::work::Work;
 use crate::{
     catalog::{self, Case, CatalogError},
     execute::{Prepared, Trouble},
-    symbols::Symbols,
     verify::drawn,
 };
-use halyard_abi::ops::Sym;
 
 /// One kernel that runs once.
 #[derive(Clone, Debug)]
 pub struct Counted {
     /// Entry name and what varies.
     pub name: String,
-    /// Which op.
-    pub op: OpKind,
-    /// Rows of its product of matrices, where it has one.
-    pub rows: Option<usize>,
     /// Bytes that the launch must move at least.
     pub bytes: u64,
     /// Multiplications and additions of its products of matrices.
@@ -41,25 +35,11 @@ pub trait Counter {
 pub fn counted(device: &Device, part: &str, counter: &mut dyn Counter) -> Result<(), CatalogError> {
     let cases = catalog::counted_cases()?;
     for case in cases.iter().filter(|case| case.name.contains(part)) {
-        let mut kernel = Counted {
-            name: case.name.clone(),
-            op: case.op.kind(),
-            rows: rows(case.op.kind(), &case.symbols),
-            bytes: 0,
-            flops: 0,
-        };
+        let mut kernel = Counted { name: case.name.clone(), bytes: 0, flops: 0 };
         let result = once(device, case, &mut kernel, counter);
         counter.end(&kernel, result.map_err(|trouble| trouble.to_string()));
     }
     Ok(())
-}
-
-fn rows(kind: OpKind, symbols: &Symbols) -> Option<usize> {
-    match kind {
-        OpKind::LINEAR | OpKind::MOE_EXPERTS => Some(symbols.get(Sym::T)),
-        OpKind::GROUPED_LINEAR => Some(symbols.get(Sym::P)),
-        _ => None,
-    }
 }
 
 fn once(
