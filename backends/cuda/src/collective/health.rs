@@ -39,9 +39,11 @@ impl Health {
         Duration::from_millis(self.control.timeout_ms())
     }
 
-    /// Ends the communicator for all, unless it has ended before; gives what it ended with.
+    /// Ends the communicator for all, unless it has ended before; gives what it ended with. The cause is this rank's, whoever tells
+    /// of it first.
     pub(super) fn fail(&self, error: &Error) -> Error {
-        self.control.fail(&error.message)
+        let Self { control } = self;
+        control.fail(&format!("rank {} of {}: {}", control.rank(), control.world(), error.message))
     }
 
     /// For waits in a call: gives an error once the communicator has ended, or the time is over.
