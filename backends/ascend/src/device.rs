@@ -1,21 +1,18 @@
 //! One NPU, as a host sees it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use halyard_sdk::{
-    AllocReq, Buffer, Code, CopyReq, DType, Device, Error, Event, InfoKey, Kernel, KvDesc,
-    KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream, Support, Weight,
+    AllocReq, Buffer, CopyReq, DType, Device, Error, Event, InfoKey, Kernel, KvDesc, KvLayout,
+    MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream, Support, Weight,
     WeightDesc, WeightFill, WeightPlan,
+    vendor::{Handles, report, wait},
 };
 
 use crate::{
-    driver::{self, Bound, Context, Driver, Plane},
-    handles::Handles,
+    driver::{self, Bound, Context, Driver},
     kv,
-    memory::{ALIGN, Buffers},
+    memory::{self, ALIGN, Buffers},
     ops,
     weights::{SCHEMES, Weights},
 };
@@ -102,7 +99,7 @@ impl AscendDevice {
             chip,
             cores,
             weights: Weights::default(),
-            buffers: Buffers::new(context.driver),
+            buffers: Buffers::default(),
             mask,
             streams: Handles::new("stream"),
             events: Handles::new("event"),
@@ -115,34 +112,6 @@ impl AscendDevice {
     fn memory_now(&self) -> Result<(u64, u64)> {
         let _bound = self.shared.bind()?;
         self.shared.context.memory_now()
-    }
-}
-
-/// Asks again until it is no longer `NOT_READY`, or the time is over.
-fn wait(
-    timeout_ns: u64,
-    forever: impl Fn() -> Result<()>,
-    ask: impl Fn() -> Result<()>,
-) -> Result<()> {
-    if timeout_ns == u64::MAX {
-        return forever();
-    }
-    let begin = Instant::now();
-    loop {
-        match ask() {
-            Err(error) if error.code == Code::NOT_READY => {}
-            done => return done,
-        }
-        let waited = begin.elapsed();
-        if waited >= Duration::from_nanos(timeout_ns) {
-            return Err(Error::new(Code::TIMEOUT, format!("still running after {timeout_ns} ns")));
-        }
-        // Short work is met by spinning; what takes longer does not burn a core.
-        if waited > Duration::from_micros(200) {
-            std::thread::sleep(Duration::from_micros(50));
-        } else {
-            std::hint::spin_loop();
-        }
     }
 }
 
@@ -180,17 +149,12 @@ impl Device for AscendDevice {
             (MetricKey::MEM_USED, total - free),
             (MetricKey::MEM_USED_BY_US, self.shared.buffers.device_bytes()),
         ];
-        for (metric, (key, value)) in out.iter_mut().zip(numbers) {
-            #[expect(clippy::cast_precision_loss, reason = "a measurement for people")]
-            let value = value as f64;
-            *metric = Metric { key, index: 0, value };
-        }
-        numbers.len() as u32
+        report(out, numbers)
     }
 
     fn alloc(&self, req: &AllocReq) -> Result<Buffer> {
         let _bound = self.shared.bind()?;
-        self.shared.buffers.alloc(req)
+        memory::alloc(self.shared.driver(), &self.shared.buffers, req)
     }
 
     fn free(&self, buffer: Buffer) -> Result<()> {
@@ -201,36 +165,16 @@ impl Device for AscendDevice {
     fn copy(&self, s: Stream, req: &CopyReq) -> Result<()> {
         let _bound = self.shared.bind()?;
         let stream = self.shared.stream(s)?;
-        if req.rows == 0 || req.row_bytes == 0 {
-            return Ok(());
-        }
-        if req.rows > 1 && req.dst_pitch < req.row_bytes {
-            return Err(Error::invalid("destination rows overlap"));
-        }
-        let plane = |place: &MemRef, pitch: u64| {
-            let span = (req.rows - 1).checked_mul(pitch).and_then(|b| b.checked_add(req.row_bytes));
-            let span =
-                span.ok_or_else(|| Error::invalid("a copy larger than the address space"))?;
-            let found = self.shared.buffers.resolve(place, span)?;
-            Ok(Plane { start: found.address, on_host: found.on_host, pitch })
-        };
-        let (dst, src) = (plane(&req.dst, req.dst_pitch)?, plane(&req.src, req.src_pitch)?);
-        // SAFETY: `resolve` found both spans in live buffers, or they are the host's, who keeps all until the copy is done.
+        let Some([dst, src]) = self.shared.buffers.planes(req)? else { return Ok(()) };
+        // SAFETY: `planes` found both spans in live buffers, or they are the host's, who keeps all until the copy is done.
         unsafe { driver::copy(&stream, dst, src, req.row_bytes, req.rows) }
     }
 
     fn fill(&self, s: Stream, dst: &MemRef, pattern: u32, bytes: u64) -> Result<()> {
         let _bound = self.shared.bind()?;
         let stream = self.shared.stream(s)?;
-        if !bytes.is_multiple_of(4) {
-            return Err(Error::invalid(format!("a fill of {bytes} bytes, not a multiple of 4")));
-        }
-        let found = self.shared.buffers.resolve(dst, bytes)?;
-        if found.on_host {
+        if self.shared.buffers.words(dst, bytes)?.on_host {
             return Err(Error::unsupported("a fill of host memory; the device fills its own"));
-        }
-        if !found.address.is_multiple_of(4) {
-            return Err(Error::invalid("a fill that does not begin at a multiple of 4"));
         }
         ops::fill(&stream, (dst.base, dst.offset / 4), pattern, bytes / 4)
     }

@@ -1,7 +1,7 @@
 //! The Ascend backend: Ascend 910B (Atlas A2) through CANN.
 //!
 //! - [`Ascend`]: the backend, exported through both doors
-//! - `device`: what the host sees; `handles`: its streams and events; `memory`: its buffers; `weights`: packing through the host's hook
+//! - `device`: what the host sees; `memory`: what its buffers own; `weights`: packing through the host's hook
 //! - `kv`: the arrangement of paged caches
 //! - `driver`: AscendCL and aclnn as safe Rust; nothing is linked, libraries are looked for when the backend is probed
 //! - `ops`: one op a file, which operators it enqueues and how
@@ -14,7 +14,6 @@
 mod backend;
 mod device;
 mod driver;
-mod handles;
 mod kv;
 mod memory;
 mod ops;

@@ -1,22 +1,19 @@
 //! One GPU, as a host sees it.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use halyard_sdk::{
     AllocReq, Buffer, Code, Collective, CommDesc, CopyReq, DType, Device, Error, Event, InfoKey,
     Kernel, KvDesc, KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream,
     Support, Weight, WeightDesc, WeightFill, WeightPlan,
+    vendor::{Handles, report, wait},
 };
 
 use crate::{
     capture::{Captures, Graph},
     collective,
-    driver::{self, Bound, Context, Plane},
-    handles::Handles,
+    driver::{self, Bound, Context},
     kernels::{Arch, Kernels},
     kv,
     memory::{ALIGN, Buffers},
@@ -144,34 +141,6 @@ impl CudaDevice {
     }
 }
 
-/// Asks again until it is no longer `NOT_READY`, or the time is over.
-fn wait(
-    timeout_ns: u64,
-    forever: impl Fn() -> Result<()>,
-    ask: impl Fn() -> Result<()>,
-) -> Result<()> {
-    if timeout_ns == u64::MAX {
-        return forever();
-    }
-    let begin = Instant::now();
-    loop {
-        match ask() {
-            Err(error) if error.code == Code::NOT_READY => {}
-            done => return done,
-        }
-        let waited = begin.elapsed();
-        if waited >= Duration::from_nanos(timeout_ns) {
-            return Err(Error::new(Code::TIMEOUT, format!("still running after {timeout_ns} ns")));
-        }
-        // Short work is met by spinning; what takes longer does not burn a core.
-        if waited > Duration::from_micros(200) {
-            std::thread::sleep(Duration::from_micros(50));
-        } else {
-            std::hint::spin_loop();
-        }
-    }
-}
-
 impl Device for CudaDevice {
     fn property(&self, key: PropKey) -> Option<u64> {
         let limits = &self.shared.limits;
@@ -220,20 +189,11 @@ impl Device for CudaDevice {
         let memory = [
             (MetricKey::MEM_FREE, free),
             (MetricKey::MEM_USED, total - free),
-            (MetricKey::MEM_USED_BY_US, self.shared.buffers.device_bytes()),
+            (MetricKey::MEM_USED_BY_US, self.shared.buffers.named.device_bytes()),
         ];
         let sensors = self.shared.sensors.get_or_init(|| Sensors::of(&context.bus_id()));
         let measured = sensors.iter().flat_map(Sensors::read);
-        let mut count = 0;
-        for (key, value) in memory.into_iter().chain(measured) {
-            #[expect(clippy::cast_precision_loss, reason = "a measurement for people")]
-            let value = value as f64;
-            if let Some(metric) = out.get_mut(count) {
-                *metric = Metric { key, index: 0, value };
-            }
-            count += 1;
-        }
-        count as u32
+        report(out, memory.into_iter().chain(measured))
     }
 
     fn alloc(&self, req: &AllocReq) -> Result<Buffer> {
@@ -243,41 +203,22 @@ impl Device for CudaDevice {
 
     fn free(&self, buffer: Buffer) -> Result<()> {
         let _bound = self.shared.bind()?;
-        self.shared.buffers.free(&buffer)
+        self.shared.buffers.named.free(&buffer)
     }
 
     fn copy(&self, s: Stream, req: &CopyReq) -> Result<()> {
         let _bound = self.shared.bind()?;
         let stream = self.shared.stream(s)?;
-        if req.rows == 0 || req.row_bytes == 0 {
-            return Ok(());
-        }
-        if req.rows > 1 && req.dst_pitch < req.row_bytes {
-            return Err(Error::invalid("destination rows overlap"));
-        }
-        let plane = |place: &MemRef, pitch: u64| {
-            let span = (req.rows - 1).checked_mul(pitch).and_then(|b| b.checked_add(req.row_bytes));
-            let span =
-                span.ok_or_else(|| Error::invalid("a copy larger than the address space"))?;
-            let found = self.shared.buffers.resolve(place, span)?;
-            Ok(Plane { start: found.address, on_host: found.on_host, pitch })
-        };
-        let (dst, src) = (plane(&req.dst, req.dst_pitch)?, plane(&req.src, req.src_pitch)?);
-        // SAFETY: `resolve` found both spans in live buffers, or they are the host's, who keeps all until the copy is done.
+        let Some([dst, src]) = self.shared.buffers.named.planes(req)? else { return Ok(()) };
+        // SAFETY: `planes` found both spans in live buffers, or they are the host's, who keeps all until the copy is done.
         unsafe { driver::copy(&stream, dst, src, req.row_bytes, req.rows) }
     }
 
     fn fill(&self, s: Stream, dst: &MemRef, pattern: u32, bytes: u64) -> Result<()> {
         let _bound = self.shared.bind()?;
         let stream = self.shared.stream(s)?;
-        if !bytes.is_multiple_of(4) {
-            return Err(Error::invalid(format!("a fill of {bytes} bytes, not a multiple of 4")));
-        }
-        let found = self.shared.buffers.resolve(dst, bytes)?;
-        if !found.address.is_multiple_of(4) {
-            return Err(Error::invalid("a fill that does not begin at a multiple of 4"));
-        }
-        // SAFETY: `resolve` found the span in a live buffer, which the host keeps until the fill is done.
+        let found = self.shared.buffers.named.words(dst, bytes)?;
+        // SAFETY: `words` found the span in a live buffer, which the host keeps until the fill is done.
         unsafe { driver::fill(&stream, found.address, pattern, bytes / 4) }
     }
 
@@ -369,7 +310,7 @@ impl Device for CudaDevice {
 
     fn weight_create(&self, w: &WeightDesc<'_>, dst: &MemRef) -> Result<Weight> {
         let _bound = self.shared.bind()?;
-        let place = self.shared.buffers.resolve(dst, Weights::plan(w)?.bytes)?;
+        let place = self.shared.buffers.named.resolve(dst, Weights::plan(w)?.bytes)?;
         if place.on_host {
             return Err(Error::invalid("a weight in host memory, expected device memory"));
         }

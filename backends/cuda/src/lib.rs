@@ -1,7 +1,7 @@
 //! The CUDA backend: NVIDIA GPUs from compute capability 8.0 on.
 //!
 //! - [`Cuda`]: the backend, exported through both doors
-//! - `device`: what the host sees; `handles`: its streams, events, graphs; `memory`: its buffers; `weights`: packing through the host's hook
+//! - `device`: what the host sees; `memory`: what its buffers own; `weights`: packing through the host's hook
 //! - `kv`: the arrangement of paged caches
 //! - `driver`: the driver API as safe Rust; nothing is linked, the driver is looked for when the backend is probed
 //! - `collective`: devices that work together; `nccl`: NCCL as safe Rust, looked for when the first communicator is wanted
@@ -18,7 +18,6 @@ mod capture;
 mod collective;
 mod device;
 mod driver;
-mod handles;
 mod kernels;
 mod kv;
 mod memory;

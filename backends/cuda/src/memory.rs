@@ -1,22 +1,16 @@
 //! The host's buffers: device memory and pinned host memory.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
-use halyard_sdk::{AllocReq, Buffer, Error, MemRef, Result, abi::types::mem};
+use halyard_sdk::{AllocReq, Buffer, Error, Result, vendor};
+
+pub(crate) use vendor::ALIGN;
 
 use crate::driver::{self, Memory, Stream};
 
-/// Alignment of every allocation.
-pub(crate) const ALIGN: u64 = 256;
-
+/// What a buffer owns.
 #[derive(Debug)]
-enum Owned {
+pub(crate) enum Owned {
     Device(#[expect(dead_code, reason = "it frees itself when it is dropped")] Memory),
     Pinned(u64),
 }
@@ -31,35 +25,18 @@ impl Drop for Owned {
     }
 }
 
-#[derive(Debug)]
-struct Allocation {
-    id: u64,
-    bytes: u64,
-    kind: u32,
-    _owned: Owned,
-}
-
-/// Buffers by base address.
+/// The device's memory, and the buffers that a host has of it.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     /// In whose order memory comes and goes; nothing else is enqueued there. None once the device is closed.
     stream: Option<Arc<Stream>>,
-    last: AtomicU64,
-    by_base: Mutex<HashMap<u64, Allocation>>,
-}
-
-/// A place that a host named, found.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) address: u64,
-    pub(crate) on_host: bool,
+    pub(crate) named: vendor::Buffers<Owned>,
 }
 
 impl Buffers {
     /// Buffers of the device whose context is bound.
     pub(crate) fn new() -> Result<Self> {
-        let stream = Some(Arc::new(Stream::create(0)?));
-        Ok(Self { stream, last: AtomicU64::default(), by_base: Mutex::default() })
+        Ok(Self { stream: Some(Arc::new(Stream::create(0)?)), named: vendor::Buffers::default() })
     }
 
     /// Device memory that is no buffer of the host's.
@@ -68,96 +45,22 @@ impl Buffers {
         Memory::alloc(bytes, stream.ok_or_else(|| Error::invalid("the device is closed"))?)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Allocation>> {
-        self.by_base.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Allocates; the device's context is bound.
     pub(crate) fn alloc(&self, req: &AllocReq) -> Result<Buffer> {
-        let align = req.align.max(1);
-        if req.bytes == 0 || req.flags != 0 || !align.is_power_of_two() {
-            return Err(Error::invalid(format!(
-                "allocation of {} bytes aligned to {} with flags {:#x}",
-                req.bytes, req.align, req.flags
-            )));
-        }
-        // The driver aligns to 256; what wants more is aligned inside.
-        let slack = if align > ALIGN { align } else { 0 };
-        let bytes = req.bytes.checked_add(slack).and_then(|b| usize::try_from(b).ok());
-        let bytes =
-            bytes.ok_or_else(|| Error::invalid(format!("{} bytes of memory", req.bytes)))?;
-        let (start, owned) = match req.kind {
-            mem::DEVICE => {
-                let memory = self.private(bytes)?;
-                (memory.start(), Owned::Device(memory))
-            }
-            mem::PINNED => {
-                let start = driver::alloc_pinned(bytes)?;
-                (start, Owned::Pinned(start))
-            }
-            kind => {
-                return Err(Error::unsupported(format!(
-                    "memory kind {kind}; there are {} (device) and {} (pinned)",
-                    mem::DEVICE,
-                    mem::PINNED
-                )));
-            }
+        let device = |bytes| {
+            let memory = self.private(bytes)?;
+            Ok((memory.start(), Owned::Device(memory)))
         };
-        let base = start.next_multiple_of(align);
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let allocation = Allocation { id, bytes: req.bytes, kind: req.kind, _owned: owned };
-        self.lock().insert(base, allocation);
-        Ok(Buffer { id, base, bytes: req.bytes, kind: req.kind, flags: 0 })
-    }
-
-    /// Frees; the device's context is bound.
-    pub(crate) fn free(&self, buffer: &Buffer) -> Result<()> {
-        let mut by_base = self.lock();
-        match by_base.get(&buffer.base) {
-            Some(a) if a.id == buffer.id => {
-                by_base.remove(&buffer.base);
-                Ok(())
-            }
-            _ => Err(Error::invalid(format!("no buffer {:#x}", buffer.id))),
-        }
-    }
-
-    /// Bytes allocated now on the device.
-    pub(crate) fn device_bytes(&self) -> u64 {
-        self.lock().values().filter(|a| a.kind == mem::DEVICE).map(|a| a.bytes).sum()
-    }
-
-    /// Where `bytes` bytes at `place` are, which must lie within one buffer (or be the caller's own host memory).
-    pub(crate) fn resolve(&self, place: &MemRef, bytes: u64) -> Result<Place> {
-        let end = place.offset.checked_add(bytes);
-        if place.kind == mem::HOST {
-            if place.base == 0 || end.and_then(|e| place.base.checked_add(e)).is_none() {
-                return Err(Error::invalid("a host address of 0, or beyond the address space"));
-            }
-            return Ok(Place { address: place.base + place.offset, on_host: true });
-        }
-        let by_base = self.lock();
-        let a = by_base
-            .get(&place.base)
-            .ok_or_else(|| Error::invalid(format!("no buffer at {:#x}", place.base)))?;
-        if a.kind != place.kind {
-            return Err(Error::invalid(format!(
-                "a buffer of kind {}, named as {}",
-                a.kind, place.kind
-            )));
-        }
-        if end.is_none_or(|e| e > a.bytes) {
-            return Err(Error::invalid(format!(
-                "{bytes} bytes at offset {} of a buffer of {} bytes",
-                place.offset, a.bytes
-            )));
-        }
-        Ok(Place { address: place.base + place.offset, on_host: a.kind == mem::PINNED })
+        let pinned = |bytes| {
+            let start = driver::alloc_pinned(bytes)?;
+            Ok((start, Owned::Pinned(start)))
+        };
+        self.named.alloc(req, device, pinned)
     }
 
     /// Frees everything; the device's context is bound.
     pub(crate) fn clear(&mut self) {
-        self.lock().clear();
+        self.named.clear();
         self.stream = None;
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     Error, Result,
     backend::{Collective, Device, Kernel, Support},
     comm,
+    requests::{alignment, check_fill, check_host, check_inside, spans, unknown},
 };
 
 /// A device whose memory is the host's and whose launches are synchronous. Implementing this gives [`Device`].
@@ -254,18 +255,13 @@ impl HostMemory {
     }
 
     fn alloc(&self, req: &AllocReq) -> Result<Buffer> {
-        if req.bytes == 0 || req.flags != 0 || !req.align.max(1).is_power_of_two() {
-            return Err(Error::invalid(format!(
-                "allocation of {} bytes aligned to {} with flags {:#x}",
-                req.bytes, req.align, req.flags
-            )));
-        }
+        let align = alignment(req)?;
         if !matches!(req.kind, mem::DEVICE | mem::PINNED | mem::MANAGED) {
             return Err(Error::invalid(format!("memory kind {}", req.kind)));
         }
         let too_big =
             || Error::new(Code::OUT_OF_MEMORY, format!("no {} bytes of host memory", req.bytes));
-        let align = usize::try_from(req.align).map_err(|_| too_big())?.max(ALIGN);
+        let align = usize::try_from(align).map_err(|_| too_big())?.max(ALIGN);
         let bytes = usize::try_from(req.bytes).map_err(|_| too_big())?;
         let padded = bytes.checked_add(align).ok_or_else(too_big)?;
         // A small alignment makes the allocator use fresh zero pages for what is large: untouched memory costs nothing. The
@@ -300,40 +296,18 @@ impl HostMemory {
     /// # Errors
     /// `INVALID_ARGUMENT` if there is no such buffer or the range leaves it.
     pub fn resolve(&self, place: &MemRef, bytes: u64) -> Result<*mut u8> {
-        let end = place.offset.checked_add(bytes);
         if place.kind == mem::HOST {
-            if place.base == 0 || end.and_then(|e| place.base.checked_add(e)).is_none() {
-                return Err(Error::invalid("a host address of 0, or beyond the address space"));
-            }
+            check_host(place, bytes)?;
         } else {
             let buffers = lock(&self.buffers);
-            let Some(a) = buffers.get(&place.base) else {
-                return Err(unknown("buffer at", place.base));
-            };
-            if end.is_none_or(|e| e > a.bytes) {
-                return Err(Error::invalid(format!(
-                    "{bytes} bytes at offset {} of a buffer of {} bytes",
-                    place.offset, a.bytes
-                )));
-            }
+            let a = buffers.get(&place.base).ok_or_else(|| unknown("buffer at", place.base))?;
+            check_inside(place, bytes, a.bytes)?;
         }
         Ok((place.base + place.offset) as *mut u8)
     }
 
     fn copy(&self, req: &CopyReq) -> Result<()> {
-        let span = |pitch: u64| {
-            let before = req.rows.saturating_sub(1).checked_mul(pitch)?;
-            before.checked_add(req.row_bytes)
-        };
-        if req.rows == 0 || req.row_bytes == 0 {
-            return Ok(());
-        }
-        let (Some(to), Some(from)) = (span(req.dst_pitch), span(req.src_pitch)) else {
-            return Err(Error::invalid("a copy larger than the address space"));
-        };
-        if req.rows > 1 && req.dst_pitch < req.row_bytes {
-            return Err(Error::invalid("destination rows overlap"));
-        }
+        let Some([to, from]) = spans(req)? else { return Ok(()) };
         let (dst, src) = (self.resolve(&req.dst, to)?, self.resolve(&req.src, from)?);
         for row in 0..req.rows {
             let (d, s) = ((row * req.dst_pitch) as usize, (row * req.src_pitch) as usize);
@@ -348,9 +322,7 @@ impl HostMemory {
     }
 
     fn fill(&self, dst: &MemRef, pattern: u32, bytes: u64) -> Result<()> {
-        if !bytes.is_multiple_of(4) {
-            return Err(Error::invalid(format!("a fill of {bytes} bytes, not a multiple of 4")));
-        }
+        check_fill(bytes)?;
         let start = self.resolve(dst, bytes)?;
         // SAFETY: `resolve` found the span inside a live buffer, or it is the caller's, who vouches for it.
         let words = unsafe { std::slice::from_raw_parts_mut(start, bytes as usize) };
@@ -372,10 +344,6 @@ impl Drop for HostMemory {
 fn release(a: &Allocation) {
     // SAFETY: start and layout are those of its allocation, which is forgotten with this.
     unsafe { dealloc(a.start, a.layout) };
-}
-
-fn unknown(what: &str, handle: u64) -> Error {
-    Error::invalid(format!("no {what} {handle:#x}"))
 }
 
 /// Bytes of physical memory.

@@ -16,6 +16,7 @@
 //! - [`inline`]: memory, streams and events for devices whose launches run before they return
 //! - [`comm`]: collectives between such devices, in shared memory
 //! - [`tensor`]: checked element access to a launch's tensors, for code that wants clarity before speed
+//! - [`vendor`]: for devices behind a vendor's driver: handles, buffers, waits, measurements
 //! - [`weights`]: the bookkeeping of weights: handles, which rows have come, their parts in host memory
 //! - [`Signature`]: what a kernel was prepared for, checked at each launch
 //! - typed op attributes: [`halyard_abi::ops::attrs`]
@@ -33,8 +34,10 @@ mod export_c;
 mod guard;
 pub mod inline;
 mod log;
+mod requests;
 mod signature;
 pub mod tensor;
+pub mod vendor;
 pub mod weights;
 
 pub use backend::{Backend, Collective, Device, Kernel, Options, Support};

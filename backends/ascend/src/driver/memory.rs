@@ -8,6 +8,8 @@ use halyard_ascend_sys::types::{
 };
 use halyard_sdk::{Error, Result};
 
+use halyard_sdk::vendor::Plane;
+
 use super::{Driver, Stream};
 
 /// Alignment of what is given out; the runtime's own is 64.
@@ -90,17 +92,6 @@ impl Drop for Pinned {
             tracing::debug!(%error, "pinned memory of a device that failed");
         }
     }
-}
-
-/// One side of a copy: rows somewhere.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plane {
-    /// Address of the first row.
-    pub(crate) start: u64,
-    /// Whether it is host memory.
-    pub(crate) on_host: bool,
-    /// Bytes from row to row.
-    pub(crate) pitch: u64,
 }
 
 /// Copies `rows` rows of `row_bytes` bytes in the stream's order.

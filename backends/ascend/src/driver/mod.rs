@@ -26,7 +26,8 @@ use halyard_ascend_sys::{Libraries, acl::Acl, aclnn::Aclnn};
 use halyard_sdk::{Error, Result};
 
 pub(crate) use context::{Bound, Context, count};
-pub(crate) use memory::{Memory, Pinned, Plane, copy};
+pub(crate) use halyard_sdk::vendor::Plane;
+pub(crate) use memory::{Memory, Pinned, copy};
 pub(crate) use operator::run;
 pub(crate) use stream::{Event, Stream};
 pub(crate) use tensor::{IntArray, Scalar, Tensor, TensorList};

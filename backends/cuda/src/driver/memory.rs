@@ -8,6 +8,8 @@ use cudarc::driver::{
 };
 use halyard_sdk::{Code, Error, Result};
 
+use halyard_sdk::vendor::Plane;
+
 use super::{error::Named, stream::Stream};
 
 /// A block of device memory.
@@ -77,17 +79,6 @@ pub(crate) fn alloc_pinned(bytes: usize) -> Result<u64> {
 pub(crate) fn free_pinned(start: u64) -> Result<()> {
     // SAFETY: the caller has the address from `alloc_pinned` and forgets it with this.
     unsafe { result::free_host(start as *mut core::ffi::c_void) }.named("cuMemFreeHost")
-}
-
-/// One side of a copy: rows somewhere.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plane {
-    /// Address of the first row.
-    pub(crate) start: u64,
-    /// Whether it is host memory.
-    pub(crate) on_host: bool,
-    /// Bytes from row to row.
-    pub(crate) pitch: u64,
 }
 
 /// Copies `rows` rows of `row_bytes` bytes in the stream's order.

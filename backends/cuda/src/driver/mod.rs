@@ -13,6 +13,7 @@ mod stream;
 pub(crate) use context::{Bound, Context, count, version_text};
 pub(crate) use event::Event;
 pub(crate) use graph::Graph;
-pub(crate) use memory::{Memory, Plane, alloc_pinned, copy, fill, free_pinned};
+pub(crate) use halyard_sdk::vendor::Plane;
+pub(crate) use memory::{Memory, alloc_pinned, copy, fill, free_pinned};
 pub(crate) use module::{Function, Grid, Module};
 pub(crate) use stream::Stream;
