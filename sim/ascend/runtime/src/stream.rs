@@ -8,7 +8,7 @@ use crate::random::Random;
 use crate::runtime::{Device, Kind, Runtime};
 use halyard_sim_memory::{Order, Past, Ticket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -61,6 +61,8 @@ struct State {
 struct Shared {
     failed: Mutex<Option<Failure>>,
     stops: AtomicBool,
+    /// How many tasks were enqueued and are not done.
+    left: AtomicUsize,
     /// Tasks of an earlier epoch are left out.
     epoch: AtomicU64,
 }
@@ -104,6 +106,7 @@ impl Stream {
 
     fn send(&self, task: Task) -> Outcome {
         let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.left.fetch_add(1, SeqCst);
         tasks.send(task).map_err(|_| Failure::new(Code::INTERNAL, "the stream's thread is gone"))
     }
 
@@ -240,17 +243,14 @@ impl Stream {
     }
 
     /// Whether all that was enqueued is done.
-    pub(crate) fn is_idle(&self, runtime: &Runtime) -> Outcome<bool> {
-        let (ticket, past) = self.point()?;
-        // The point itself needs a moment to be reached.
-        for _ in 0..100 {
-            if ticket.time().is_some() {
-                runtime.timeline().host.union(&past);
-                return Ok(true);
-            }
-            thread::yield_now();
+    pub(crate) fn is_idle(&self, runtime: &Runtime) -> bool {
+        // What was enqueued before this moment; what another thread adds meanwhile is not waited for.
+        let past = self.state().past.clone();
+        let idle = self.shared.left.load(SeqCst) == 0;
+        if idle {
+            runtime.timeline().host.union(&past);
         }
-        Ok(false)
+        idle
     }
 
     /// Records an event that no graph waits for when it runs.
@@ -339,7 +339,12 @@ impl Worker {
         while let Ok(task) = tasks.recv() {
             match task {
                 Task::Wait(ticket) => ticket.wait(),
-                Task::Reach(ticket) => ticket.reach(),
+                Task::Reach(ticket) => {
+                    // Before whoever waits for the point is let go: it may ask whether the stream is idle.
+                    self.shared.left.fetch_sub(1, SeqCst);
+                    ticket.reach();
+                    continue;
+                }
                 Task::Do { name, source, order, epoch } => {
                     self.delay(&mut random);
                     if self.is_wanted(epoch) {
@@ -347,6 +352,7 @@ impl Worker {
                     }
                 }
             }
+            self.shared.left.fetch_sub(1, SeqCst);
         }
     }
 

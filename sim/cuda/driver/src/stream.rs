@@ -6,7 +6,7 @@ use crate::event::{Event, Recorded};
 use crate::faults;
 use crate::graph::Capture;
 use halyard_sim_cuda_exec::{Launch, Order, Past, Ticket};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -62,6 +62,8 @@ pub(crate) struct Stream {
     /// Waits for the null stream, and it for this.
     blocking: bool,
     tasks: Mutex<Sender<Task>>,
+    /// How many tasks were enqueued and are not done.
+    left: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -78,13 +80,16 @@ impl Stream {
     /// Starts a stream of `device`.
     pub(crate) fn new(driver: &'static Driver, device: u32, blocking: bool) -> Outcome<Arc<Self>> {
         let (tasks, receiver) = channel();
+        let left = Arc::<AtomicUsize>::default();
+        let done = left.clone();
         let spawned = thread::Builder::new()
             .name("cuda-stream".to_owned())
-            .spawn(move || serve(driver, &driver.devices[device as usize], &receiver));
+            .spawn(move || serve(driver, &driver.devices[device as usize], &receiver, &done));
         spawned.map_err(|error| {
             Failure::new(Code::Unknown, format!("no thread for a stream: {error}"))
         })?;
-        Ok(Arc::new(Self { device, blocking, tasks: Mutex::new(tasks), state: Mutex::default() }))
+        let tasks = Mutex::new(tasks);
+        Ok(Arc::new(Self { device, blocking, tasks, left, state: Mutex::default() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,6 +98,7 @@ impl Stream {
 
     fn send(&self, task: Task) -> Outcome {
         let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        self.left.fetch_add(1, SeqCst);
         tasks.send(task).map_err(|_| Failure::new(Code::Unknown, "the stream's thread is gone"))
     }
 
@@ -200,16 +206,13 @@ impl Stream {
 
     /// Whether all that was enqueued is done.
     pub(crate) fn is_idle(&self, driver: &Driver) -> Outcome<bool> {
-        let (ticket, past) = self.point()?;
-        // The point itself needs a moment to be reached.
-        for _ in 0..100 {
-            if ticket.time().is_some() {
-                driver.timeline().host.union(&past);
-                return Ok(true);
-            }
-            thread::yield_now();
+        // What was enqueued before this moment; what another thread adds meanwhile is not waited for.
+        let past = self.state().past.clone();
+        let idle = self.left.load(SeqCst) == 0;
+        if idle {
+            driver.timeline().host.union(&past);
         }
-        Ok(false)
+        Ok(idle)
     }
 
     pub(crate) fn record(&self, event: &Event) -> Outcome {
@@ -245,11 +248,21 @@ impl Stream {
 }
 
 /// Does a stream's tasks until its last handle is gone.
-fn serve(driver: &'static Driver, device: &'static Device, tasks: &Receiver<Task>) {
+fn serve(
+    driver: &'static Driver,
+    device: &'static Device,
+    tasks: &Receiver<Task>,
+    left: &AtomicUsize,
+) {
     while let Ok(task) = tasks.recv() {
         match task {
             Task::Wait(ticket) => ticket.wait(),
-            Task::Reach(ticket) => ticket.reach(),
+            Task::Reach(ticket) => {
+                // Before whoever waits for the point is let go: it may ask whether the stream is idle.
+                left.fetch_sub(1, SeqCst);
+                ticket.reach();
+                continue;
+            }
             // After a fault nothing is done any more, but whoever waits is let go.
             Task::Do(..) if device.healthy().is_err() => {}
             Task::Do(work, order) => {
@@ -258,6 +271,7 @@ fn serve(driver: &'static Driver, device: &'static Device, tasks: &Receiver<Task
                 }
             }
         }
+        left.fetch_sub(1, SeqCst);
     }
 }
 
