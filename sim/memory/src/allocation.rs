@@ -2,7 +2,7 @@
 
 use super::arena::Arena;
 use super::past::Order;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// Bytes that device memory moves at once, and what uses are tracked by.
 pub const SECTOR: usize = 32;
@@ -77,6 +77,7 @@ impl Allocation {
 
     /// Whether it was freed meanwhile.
     #[must_use]
+    #[inline]
     pub fn is_freed(&self) -> bool {
         self.freed.load(Relaxed)
     }
@@ -87,6 +88,7 @@ impl Allocation {
 
     /// Whether every byte was written.
     #[must_use]
+    #[inline]
     pub fn is_complete(&self) -> bool {
         self.complete.load(Relaxed)
     }
@@ -149,25 +151,16 @@ impl Allocation {
         if len == 0 {
             return Ok(());
         }
-        for sector in at / SECTOR..=(at + len - 1) / SECTOR {
-            let writer = self.uses.atomic32(sector * 8);
-            let reader = self.uses.atomic32(sector * 8 + 4);
+        let first = at / SECTOR;
+        let uses = self.uses.atomics32(first * 8, ((at + len - 1) / SECTOR - first + 1) * 2);
+        for (sector, used) in uses.chunks_exact(2).enumerate() {
             // Who used it so before has been checked; whoever came since has checked against that.
-            let own = if write { writer } else { reader };
-            if own.load(Relaxed) == order.op {
-                continue;
+            if used[usize::from(!write)].load(Relaxed) != order.op {
+                let conflict =
+                    |(op, wrote)| Conflict { op, wrote, offset: (first + sector) * SECTOR };
+                note(&used[0], &used[1], write, order).map_err(conflict)?;
+                *(if write { &mut fresh.written } else { &mut fresh.read }) += 1;
             }
-            let conflict = |op, wrote| Conflict { op, wrote, offset: sector * SECTOR };
-            let wrote = writer.load(Relaxed);
-            if !order.follows(wrote) {
-                return Err(conflict(wrote, true));
-            }
-            let read = reader.load(Relaxed);
-            if write && !order.follows(read) {
-                return Err(conflict(read, false));
-            }
-            own.store(order.op, Relaxed);
-            *(if write { &mut fresh.written } else { &mut fresh.read }) += 1;
         }
         Ok(())
     }
@@ -187,6 +180,24 @@ impl Allocation {
             }
         })
     }
+}
+
+/// Notes that `order` uses a sector that `writer` and `reader` used last; else who of them conflicts, and whether it wrote.
+fn note(
+    writer: &AtomicU32,
+    reader: &AtomicU32,
+    write: bool,
+    order: &Order,
+) -> Result<(), (u32, bool)> {
+    let (wrote, read) = (writer.load(Relaxed), reader.load(Relaxed));
+    if !order.follows(wrote) {
+        return Err((wrote, true));
+    }
+    if write && !order.follows(read) {
+        return Err((read, false));
+    }
+    (if write { writer } else { reader }).store(order.op, Relaxed);
+    Ok(())
 }
 
 /// The 64-bit words that hold bits `at` to `at + len`, each with the mask of those bits.

@@ -111,6 +111,23 @@ impl Arena {
         unsafe { AtomicU32::from_ptr(word) }
     }
 
+    /// `count` 32-bit words from `at`, a multiple of 4.
+    ///
+    /// # Panics
+    /// `at` is none, or some are outside.
+    #[inline(always)]
+    pub fn atomics32(&self, at: usize, count: usize) -> &[AtomicU32] {
+        assert!(at.is_multiple_of(4) && count <= self.bytes, "aligned, and not too many");
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the start is aligned to 256, `at` was checked"
+        )]
+        let words = self.pointer(at, count * 4).cast::<AtomicU32>();
+        // SAFETY: they are inside and aligned, atomics are laid out as their numbers, and they live as long as the arena,
+        // whose borrow the reference keeps.
+        unsafe { std::slice::from_raw_parts(words, count) }
+    }
+
     /// The 64-bit word at `at`, a multiple of 8.
     ///
     /// # Panics

@@ -1,18 +1,17 @@
 //! A block: its warps in random turns, its barriers, and what it is told when they cannot be complete.
 
 use crate::Counters;
+use crate::counters::Tally;
 use crate::fault::{Fault, FaultKind, Trouble};
 use crate::launch::Launch;
 use crate::memory::View;
 use crate::program::{Program, Special};
 use crate::random::Random;
 use crate::shared::{Clock, LAST_STEP, Shared, with_lines};
-use crate::warp::registers::{FULL, LANES, Longs, Words};
+use crate::warp::registers::{FULL, LANES, Longs, POISON, Words};
 use crate::warp::{Env, Group, Pause, State, Warp, run};
 use halyard_sim_memory::Memory;
 
-/// What registers hold that nothing wrote: a NaN, and as an index far outside.
-const POISON: u32 = 0x7fba_dbad;
 /// A warp runs a power of two of instructions in one turn, the exponent below this: from one, so that warps meet in the
 /// middle of short kernels, to enough that turns cost little.
 const TURNS: usize = 12;
@@ -43,12 +42,15 @@ impl<'l> Block<'l> {
             shared: Shared::new(shared_bytes),
             shared_bytes,
             counters: Counters::default(),
+            tally: Tally::new(program.code.len()),
             arrivals: Vec::new(),
             pc: 0,
             active: 0,
         };
         let warps = (0..threads.div_ceil(32)).map(|index| Warp::new(index, program)).collect();
-        Self { launch, env, warps, threads, id: [0; 3], step: 0, limit }
+        let mut block = Self { launch, env, warps, threads, id: [0; 3], step: 0, limit };
+        (0..block.warps.len()).for_each(|warp| block.set_constants(warp));
+        block
     }
 
     /// Runs one block.
@@ -85,7 +87,7 @@ impl<'l> Block<'l> {
 
     /// Instructions that all warps have executed so far, of this worker's earlier blocks, too.
     fn executed(&self) -> u64 {
-        self.env.counters.issued()
+        self.env.tally.issued()
     }
 
     /// `warp` is at work in a block that has executed more than it may.
@@ -104,6 +106,7 @@ impl<'l> Block<'l> {
     /// Ends the launch's part of this worker.
     pub(crate) fn finish(mut self) -> Counters {
         self.env.memory.finish(&mut self.env.counters);
+        self.env.tally.finish(self.env.program, &mut self.env.counters);
         self.env.counters
     }
 
@@ -122,24 +125,40 @@ impl<'l> Block<'l> {
         }
     }
 
-    fn set_registers(&mut self, index: usize) {
+    /// Sets the registers of a warp that are the same in every block.
+    fn set_constants(&mut self, index: usize) {
         let program = self.env.program;
-        let values = |special| std::array::from_fn(|lane| self.special(special, index, lane));
-        let special: Vec<(_, [u32; LANES])> =
-            program.special.iter().map(|(slot, special)| (*slot, values(*special))).collect();
-        let registers = &mut self.warps[index].registers;
-        registers.words.fill(Words([POISON; LANES]));
-        registers.longs.fill(Longs([u64::from(POISON) << 32 | u64::from(POISON); LANES]));
-        registers.predicates.fill(0x5555_5555);
-        for (slot, values) in special {
-            registers.words[usize::from(slot)] = Words(values);
+        for (slot, special) in &program.special {
+            let values = std::array::from_fn(|lane| self.special(*special, index, lane));
+            self.warps[index].registers.words[usize::from(*slot)] = Words(values);
         }
+        let registers = &mut self.warps[index].registers;
         for (slot, value) in &program.word_constants {
             registers.words[usize::from(*slot)] = Words([*value; LANES]);
         }
         for (slot, value) in &program.long_constants {
             registers.longs[usize::from(*slot)] = Longs([*value; LANES]);
         }
+    }
+
+    /// Sets the registers of a warp that a block begins with.
+    fn set_registers(&mut self, index: usize) {
+        let program = self.env.program;
+        for (slot, special) in &program.special {
+            if matches!(special, Special::BlockId(_)) {
+                let value = self.special(*special, index, 0);
+                self.warps[index].registers.words[usize::from(*slot)] = Words([value; LANES]);
+            }
+        }
+        let registers = &mut self.warps[index].registers;
+        for slot in &program.poisoned_words {
+            registers.words[usize::from(*slot)] = Words([POISON; LANES]);
+        }
+        for slot in &program.poisoned_longs {
+            let value = u64::from(POISON) << 32 | u64::from(POISON);
+            registers.longs[usize::from(*slot)] = Longs([value; LANES]);
+        }
+        registers.predicates.fill(0x5555_5555);
         for (slot, holds) in &program.predicate_constants {
             registers.predicates[usize::from(*slot)] = if *holds { FULL } else { 0 };
         }

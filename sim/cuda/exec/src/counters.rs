@@ -1,7 +1,7 @@
 //! What launches did, counted; and what that would take at least on a device of a profile.
 
 use crate::Profile;
-use crate::program::Class;
+use crate::program::{Class, Program};
 
 /// What one launch, or several, did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,63 @@ impl Counters {
         self.shared_passes += other.shared_passes;
         self.shared_ideal_passes += other.shared_ideal_passes;
         self.worst_bank_conflict = self.worst_bank_conflict.max(other.worst_bank_conflict);
+    }
+}
+
+/// Instructions counted where they are many: by stretches of them, not one by one.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    /// How much oftener each instruction was issued than the one before it.
+    rises: Vec<i64>,
+    issued: u64,
+    threads: u64,
+}
+
+impl Tally {
+    /// Of a program of `instructions` instructions.
+    pub(crate) fn new(instructions: usize) -> Self {
+        Self { rises: vec![0; instructions + 1], issued: 0, threads: 0 }
+    }
+
+    /// All instructions issued so far.
+    pub(crate) fn issued(&self) -> u64 {
+        self.issued
+    }
+
+    /// Instructions `from` to `to` were issued to the lanes `m`; the threads of those that are not plain are counted apart.
+    #[inline(always)]
+    pub(crate) fn straight(&mut self, program: &Program, (from, to): (u32, u32), m: u32) {
+        let (first, end) = (from as usize, to as usize);
+        self.rises[first] += 1;
+        self.rises[end] -= 1;
+        self.issued += u64::from(to - from);
+        let plain = program.plain_before[end] - program.plain_before[first];
+        self.threads += u64::from(plain) * u64::from(m.count_ones());
+    }
+
+    /// An instruction that is not plain was executed by the lanes `active`.
+    #[inline(always)]
+    pub(crate) fn guarded(&mut self, active: u32) {
+        self.threads += u64::from(active.count_ones());
+    }
+
+    /// The one instruction `pc` was issued, and executed by the lanes `active`.
+    #[inline(always)]
+    pub(crate) fn branch(&mut self, pc: u32, active: u32) {
+        self.rises[pc as usize] += 1;
+        self.rises[pc as usize + 1] -= 1;
+        self.issued += 1;
+        self.threads += u64::from(active.count_ones());
+    }
+
+    /// Adds what was counted to `counters`, and begins anew.
+    pub(crate) fn finish(&mut self, program: &Program, counters: &mut Counters) {
+        let mut times = 0;
+        for (ins, rise) in program.code.iter().zip(&mut self.rises) {
+            times += std::mem::take(rise);
+            counters.instructions[ins.class as usize] += times.cast_unsigned();
+        }
+        counters.thread_instructions += std::mem::take(&mut self.threads);
     }
 }
 

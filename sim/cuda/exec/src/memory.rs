@@ -15,15 +15,37 @@ pub(crate) struct Reach<'a> {
 }
 
 impl Reach<'_> {
-    /// Whether all lanes take part and use one piece of memory, lane after lane.
+    /// What the lanes use, if they are neighbours whose addresses are aligned and ascend by no more than a sector: then they use
+    /// every sector from the first to the last.
     #[inline(always)]
-    pub(crate) fn is_straight(&self) -> bool {
-        let (first, bytes) = (self.addresses[0], self.bytes as u64);
-        let mut apart = 0;
-        for (lane, address) in self.addresses.iter().enumerate() {
-            apart |= address ^ first.wrapping_add(lane as u64 * bytes);
+    pub(crate) fn run(&self) -> Option<Run> {
+        let first = self.mask.trailing_zeros() as usize & 31;
+        let count = self.mask.count_ones() as usize;
+        if self.mask >> first != FULL >> (LANES - count) {
+            return None;
         }
-        self.mask == FULL && apart == 0
+        let bytes = self.bytes as u64;
+        let (mut unaligned, mut apart, mut steep) = (0, 0, 0);
+        let low = self.addresses[first];
+        let start = low.wrapping_sub(first as u64 * bytes);
+        for lane in 0..LANES {
+            let taken = u64::from(self.mask >> lane & 1).wrapping_neg();
+            let address = self.addresses[lane];
+            unaligned |= address & taken;
+            apart |= (address ^ start.wrapping_add(lane as u64 * bytes)) & taken;
+        }
+        let straight = apart == 0;
+        if !straight {
+            let pairs = self.mask & self.mask >> 1;
+            for lane in 0..LANES - 1 {
+                let taken = u64::from(pairs >> lane & 1).wrapping_neg();
+                let step = self.addresses[lane + 1].wrapping_sub(self.addresses[lane]);
+                steep |= u64::from(step > SECTOR as u64) & taken;
+            }
+        }
+        let high = self.addresses[first + count - 1];
+        let smooth = unaligned & (bytes - 1) == 0 && steep == 0 && high >= low;
+        smooth.then(|| Run { first, count, low, len: (high - low) as usize + self.bytes, straight })
     }
 
     /// The lowest and highest address.
@@ -80,6 +102,21 @@ impl Reach<'_> {
     }
 }
 
+/// Neighbouring lanes whose addresses ascend slowly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// The first lane.
+    pub(crate) first: usize,
+    /// Lanes.
+    pub(crate) count: usize,
+    /// The first lane's address.
+    pub(crate) low: u64,
+    /// Bytes from there to the end of what the last lane uses.
+    pub(crate) len: usize,
+    /// Each lane's bytes lie right behind those of the lane before.
+    pub(crate) straight: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct View<'l> {
     memory: &'l Memory,
@@ -105,60 +142,122 @@ impl<'l> View<'l> {
         self.met.iter().for_each(|allocation| allocation.settle());
     }
 
+    #[inline(always)]
     pub(crate) fn load(
         &mut self,
         reach: &Reach<'_>,
         into: &mut [u8; 512],
         counters: &mut Counters,
     ) -> Step {
-        let bytes = reach.bytes;
-        self.visit(reach, ("read", false), counters, |found, at, lane| match lane {
-            None => found.data.load_slice(at, &mut into[..LANES * bytes]),
-            Some(lane) => fetch(found, at, bytes, &mut into[lane * bytes..]),
-        })
+        let Some((index, run)) = self.smooth(reach, false) else {
+            return self.load_apart(reach, into, counters);
+        };
+        let found = &*self.met[index];
+        let at = (run.low - found.base) as usize;
+        counters.read_sectors += sectors(at, run.len);
+        match (run.straight && run.count == LANES, reach.bytes) {
+            (true, 2) => into[..64].copy_from_slice(&found.data.load::<64>(at)),
+            (true, 4) => into[..128].copy_from_slice(&found.data.load::<128>(at)),
+            (true, 8) => into[..256].copy_from_slice(&found.data.load::<256>(at)),
+            (true, 16) => into.copy_from_slice(&found.data.load::<512>(at)),
+            (_, 2) => gather::<2>(found, reach, into),
+            (_, 4) => gather::<4>(found, reach, into),
+            (_, 8) => gather::<8>(found, reach, into),
+            (_, 16) => gather::<16>(found, reach, into),
+            _ => gather::<1>(found, reach, into),
+        }
+        Ok(())
     }
 
+    #[inline(always)]
     pub(crate) fn store(
         &mut self,
         reach: &Reach<'_>,
         from: &[u8; 512],
         counters: &mut Counters,
     ) -> Step {
+        let Some((index, run)) = self.smooth(reach, true).filter(|(_, run)| run.straight) else {
+            return self.store_apart(reach, from, counters);
+        };
+        let found = &*self.met[index];
+        let at = (run.low - found.base) as usize;
+        counters.written_sectors += sectors(at, run.len);
         let bytes = reach.bytes;
-        self.visit(reach, ("write", true), counters, |found, at, lane| match lane {
-            None => found.data.store_slice(at, &from[..LANES * bytes]),
-            Some(lane) => put(found, at, bytes, &from[lane * bytes..]),
+        found.data.store_slice(at, &from[run.first * bytes..(run.first + run.count) * bytes]);
+        Ok(())
+    }
+
+    /// Checks and notes what lanes use that lie in a run, all at once: gives the allocation. `None` where it is no such run or something is
+    /// wrong with it: whoever looks at the lanes one by one knows what.
+    #[inline(always)]
+    fn smooth(&mut self, reach: &Reach<'_>, write: bool) -> Option<(usize, Run)> {
+        let run = reach.run()?;
+        if write && !run.straight {
+            return None;
+        }
+        let index = self.locate(run.low, run.len)?;
+        let found = &*self.met[index];
+        let at = (run.low - found.base) as usize;
+        if !found.is_complete() {
+            if write {
+                found.mark_written(at, run.len);
+            } else if found.unwritten(at, run.len).is_some() {
+                return None;
+            }
+        }
+        found.touch((at, run.len), write, self.order, &mut self.fresh).ok()?;
+        Some((index, run))
+    }
+
+    #[inline(never)]
+    fn load_apart(
+        &mut self,
+        reach: &Reach<'_>,
+        into: &mut [u8; 512],
+        counters: &mut Counters,
+    ) -> Step {
+        let bytes = reach.bytes;
+        self.visit(reach, ("read", false), counters, |found, at, lane| {
+            fetch(found, at, bytes, &mut into[lane * bytes..]);
         })
     }
 
-    /// Checks what the lanes reach, then shows `each` where it lies: once if all lanes are neighbours in one allocation, else lane by lane.
+    #[inline(never)]
+    fn store_apart(
+        &mut self,
+        reach: &Reach<'_>,
+        from: &[u8; 512],
+        counters: &mut Counters,
+    ) -> Step {
+        let bytes = reach.bytes;
+        self.visit(reach, ("write", true), counters, |found, at, lane| {
+            put(found, at, bytes, &from[lane * bytes..]);
+        })
+    }
+
+    /// Checks what the lanes reach, then shows `each` lane where it lies.
     #[inline(always)]
     fn visit(
         &mut self,
         reach: &Reach<'_>,
         (verb, writes): (&str, bool),
         counters: &mut Counters,
-        mut each: impl FnMut(&Allocation, usize, Option<usize>),
+        mut each: impl FnMut(&Allocation, usize, usize),
     ) -> Step {
         reach.aligned(verb)?;
         if let Some(index) = self.one(reach) {
-            let straight = reach.is_straight();
-            self.check(index, reach, straight, writes, counters)?;
+            self.check(index, reach, writes, counters)?;
             let found = &self.met[index];
             let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
-            if straight {
-                each(found, at(0), None);
-            } else {
-                lanes(reach.mask).for_each(|lane| each(found, at(lane), Some(lane)));
-            }
+            lanes(reach.mask).for_each(|lane| each(found, at(lane), lane));
             return Ok(());
         }
         for lane in lanes(reach.mask) {
             let part = Reach { mask: 1 << lane, ..*reach };
             let index = self.one(&part).ok_or_else(|| self.outside(&part, verb))?;
-            self.check(index, &part, false, writes, counters)?;
+            self.check(index, &part, writes, counters)?;
             let found = &self.met[index];
-            each(found, (reach.addresses[lane] - found.base) as usize, Some(lane));
+            each(found, (reach.addresses[lane] - found.base) as usize, lane);
         }
         Ok(())
     }
@@ -171,8 +270,8 @@ impl<'l> View<'l> {
     ) -> Step<(&Allocation, usize)> {
         reach.aligned("atomic update")?;
         let index = self.one(reach).ok_or_else(|| self.outside(reach, "atomic update"))?;
-        self.check(index, reach, false, false, counters)?;
-        self.check(index, reach, false, true, counters)?;
+        self.check(index, reach, false, counters)?;
+        self.check(index, reach, true, counters)?;
         let found = &self.met[index];
         let lane = reach.mask.trailing_zeros() as usize & 31;
         Ok((found, (reach.addresses[lane] - found.base) as usize))
@@ -219,43 +318,32 @@ impl<'l> View<'l> {
     }
 
     /// Checks and notes a use inside the allocation `index`.
-    #[inline(always)]
     fn check(
         &mut self,
         index: usize,
         reach: &Reach<'_>,
-        straight: bool,
         write: bool,
         counters: &mut Counters,
     ) -> Step {
         let found = &*self.met[index];
         let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
-        let sectors;
-        if straight {
-            let range = (at(0), LANES * reach.bytes);
-            sectors = ((range.0 + range.1 - 1) / SECTOR - range.0 / SECTOR + 1) as u64;
-            use_range(found, range, write, self.order, &mut self.fresh).map_err(|trouble| {
-                trouble.in_lane(|offset| offset.saturating_sub(range.0) / reach.bytes)
-            })?;
-        } else {
-            sectors = reach.sectors();
-            let mut rest = reach.mask;
-            while rest != 0 {
-                // Neighbouring lanes that use neighbouring bytes are checked as one.
-                let first = rest.trailing_zeros() as usize;
-                let mut count = 1;
-                while rest >> (first + count - 1) & 2 != 0
-                    && at(first + count) == at(first) + count * reach.bytes
-                {
-                    count += 1;
-                }
-                rest &= !(FULL >> (LANES - count) << first);
-                let range = (at(first), count * reach.bytes);
-                use_range(found, range, write, self.order, &mut self.fresh).map_err(|trouble| {
-                    trouble.in_lane(|offset| first + offset.saturating_sub(range.0) / reach.bytes)
-                })?;
+        let mut rest = reach.mask;
+        while rest != 0 {
+            // Neighbouring lanes that use neighbouring bytes are checked as one.
+            let first = rest.trailing_zeros() as usize;
+            let mut count = 1;
+            while rest >> (first + count - 1) & 2 != 0
+                && at(first + count) == at(first) + count * reach.bytes
+            {
+                count += 1;
             }
+            rest &= !(FULL >> (LANES - count) << first);
+            let range = (at(first), count * reach.bytes);
+            use_range(found, range, write, self.order, &mut self.fresh).map_err(|trouble| {
+                trouble.in_lane(|offset| first + offset.saturating_sub(range.0) / reach.bytes)
+            })?;
         }
+        let sectors = reach.sectors();
         if write {
             counters.written_sectors += sectors;
         } else {
@@ -285,6 +373,21 @@ impl<'l> View<'l> {
     }
 }
 
+/// Sectors that `len` bytes from `at` lie in.
+#[inline(always)]
+fn sectors(at: usize, len: usize) -> u64 {
+    ((at + len - 1) / SECTOR - at / SECTOR + 1) as u64
+}
+
+/// Gives each lane its `N` bytes.
+#[inline(always)]
+fn gather<const N: usize>(found: &Allocation, reach: &Reach<'_>, into: &mut [u8; 512]) {
+    for lane in lanes(reach.mask) {
+        let at = (reach.addresses[lane] - found.base) as usize;
+        into[lane * N..(lane + 1) * N].copy_from_slice(&found.data.load::<N>(at));
+    }
+}
+
 /// A mistake in a range; the lane follows from the offset.
 struct RangeTrouble {
     kind: FaultKind,
@@ -299,7 +402,6 @@ impl RangeTrouble {
     }
 }
 
-#[inline(always)]
 fn use_range(
     found: &Allocation,
     (at, len): (usize, usize),

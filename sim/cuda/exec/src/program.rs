@@ -1,5 +1,6 @@
 //! A kernel as it is executed: every operand a register slot, every opcode decided.
 
+use crate::warp::Handler;
 use halyard_sim_cuda_ptx::{Limits, Param, ScalarType};
 
 /// Index of a register in its file: 32-bit (and narrower), 64-bit, or predicates.
@@ -13,10 +14,17 @@ pub(crate) const OPERANDS: usize = 14;
 pub(crate) struct Program {
     pub(crate) name: String,
     pub(crate) code: Vec<Ins>,
+    /// For each instruction, the next one from it on that may branch, exit or wait at a barrier.
+    pub(crate) stops: Vec<u32>,
+    /// How many of the instructions before each, and of all, are `plain`.
+    pub(crate) plain_before: Vec<u32>,
     /// Registers of each file.
     pub(crate) words: usize,
     pub(crate) longs: usize,
     pub(crate) predicates: usize,
+    /// Registers that may be read before they are written.
+    pub(crate) poisoned_words: Vec<Slot>,
+    pub(crate) poisoned_longs: Vec<Slot>,
     pub(crate) word_constants: Vec<(Slot, u32)>,
     pub(crate) long_constants: Vec<(Slot, u64)>,
     pub(crate) predicate_constants: Vec<(Slot, bool)>,
@@ -30,6 +38,28 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// For each instruction of `code` and its end, the next that may branch, exit or wait at a barrier.
+    pub(crate) fn stops(code: &[Ins]) -> Vec<u32> {
+        let mut stop = code.len() as u32;
+        let mut stops: Vec<u32> = (code.iter().enumerate().rev())
+            .map(|(at, ins)| {
+                stop = if matches!(ins.op, Op::Flow(_)) { at as u32 } else { stop };
+                stop
+            })
+            .collect();
+        stops.reverse();
+        stops
+    }
+
+    /// How many of the instructions before each of `code`, and of all, are `plain`.
+    pub(crate) fn plain_before(code: &[Ins]) -> Vec<u32> {
+        let plain = code.iter().scan(0, |count, ins| {
+            *count += u32::from(ins.plain);
+            Some(*count)
+        });
+        std::iter::once(0).chain(plain).collect()
+    }
+
     /// Places parameters one behind the other, each aligned: offsets and sizes, and bytes in all.
     pub(crate) fn place(params: &[Param<'_>]) -> (Vec<(usize, usize)>, usize) {
         let mut end = 0usize;
@@ -46,12 +76,16 @@ impl Program {
 /// One instruction. Which registers of `o` are results and which sources is the opcode's business.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ins {
+    /// Executes `op`.
+    pub(crate) run: Handler,
     pub(crate) op: Op,
     /// Executed where this predicate has this value.
     pub(crate) guard: Option<(Slot, bool)>,
     pub(crate) class: Class,
     /// All lanes of a mask execute it together.
     pub(crate) together: Together,
+    /// Every lane that comes to it executes it, whatever the others do.
+    pub(crate) plain: bool,
     pub(crate) line: u32,
     /// Offset of an address, immediate, or target of a branch.
     pub(crate) imm: i64,

@@ -1,5 +1,6 @@
 //! PTX to a [`Program`]: every operand becomes a register slot, every mnemonic an opcode, or an error that names the line.
 
+mod allocate;
 mod arithmetic;
 mod data;
 mod lanes;
@@ -8,6 +9,8 @@ mod mnemonic;
 mod scope;
 
 use crate::program::{Class, Flow, Ins, OPERANDS, Op, Program, Slot, Together};
+use crate::warp::handler;
+use allocate::allocate;
 use halyard_sim_cuda_ptx::{
     Address, Instruction, Kernel, Module, Operand, ScalarType, Statement, Variable,
 };
@@ -57,30 +60,7 @@ pub(crate) fn decode(
         decoder.code[at].imm = target as i64;
     }
     decoder.push(Op::Flow(Flow::Exit), Class::Control);
-    let Decoder { names, code, .. } = decoder;
-    let fixed = names.shared_bytes.next_multiple_of(16);
-    let mut long_constants: Vec<_> =
-        names.longs.iter().map(|(value, slot)| (*slot, *value)).collect();
-    long_constants.extend(names.dynamic_long.map(|slot| (slot, fixed)));
-    let mut word_constants: Vec<_> =
-        names.words.iter().map(|(value, slot)| (*slot, *value)).collect();
-    word_constants.extend(names.dynamic.map(|slot| (slot, fixed as u32)));
-    Ok(Program {
-        name: kernel.name.to_owned(),
-        code,
-        words: names.sizes[File::Word as usize],
-        longs: names.sizes[File::Long as usize],
-        predicates: names.sizes[File::Predicate as usize],
-        word_constants,
-        long_constants,
-        predicate_constants: names.truth.iter().map(|(holds, slot)| (*slot, *holds)).collect(),
-        special: names.special,
-        shared_bytes: fixed as usize,
-        local_bytes: names.local_bytes.next_multiple_of(16) as usize,
-        params,
-        param_bytes,
-        limits: kernel.limits,
-    })
+    Ok(decoder.finish(kernel, (params, param_bytes)))
 }
 
 pub(crate) struct Decoder<'a, 'g> {
@@ -113,6 +93,55 @@ impl Slots {
 }
 
 impl<'a> Decoder<'a, '_> {
+    fn finish(
+        self,
+        kernel: &Kernel<'a>,
+        (params, param_bytes): (Vec<(usize, usize)>, usize),
+    ) -> Program {
+        let Self { mut names, mut code, .. } = self;
+        let fixed = names.shared_bytes.next_multiple_of(16);
+        let mut long_constants: Vec<_> =
+            names.longs.iter().map(|(value, slot)| (*slot, *value)).collect();
+        long_constants.extend(names.dynamic_long.map(|slot| (slot, fixed)));
+        let mut word_constants: Vec<_> =
+            names.words.iter().map(|(value, slot)| (*slot, *value)).collect();
+        word_constants.extend(names.dynamic.map(|slot| (slot, fixed as u32)));
+
+        let given = word_constants.iter().map(|(slot, _)| *slot);
+        let given: Vec<_> = given.chain(names.special.iter().map(|(slot, _)| *slot)).collect();
+        let words = allocate(&mut code, File::Word, names.sizes[File::Word as usize], &given);
+        word_constants.iter_mut().for_each(|(slot, _)| *slot = words.slot(*slot));
+        names.special.iter_mut().for_each(|(slot, _)| *slot = words.slot(*slot));
+        let given: Vec<_> = long_constants.iter().map(|(slot, _)| *slot).collect();
+        let longs = allocate(&mut code, File::Long, names.sizes[File::Long as usize], &given);
+        long_constants.iter_mut().for_each(|(slot, _)| *slot = longs.slot(*slot));
+
+        for ins in &mut code {
+            ins.run = handler(ins.op);
+            ins.plain = ins.guard.is_none() && ins.together == Together::No;
+        }
+        Program {
+            name: kernel.name.to_owned(),
+            stops: Program::stops(&code),
+            plain_before: Program::plain_before(&code),
+            code,
+            words: words.count,
+            longs: longs.count,
+            predicates: names.sizes[File::Predicate as usize],
+            poisoned_words: words.poisoned,
+            poisoned_longs: longs.poisoned,
+            word_constants,
+            long_constants,
+            predicate_constants: names.truth.iter().map(|(holds, slot)| (*slot, *holds)).collect(),
+            special: names.special,
+            shared_bytes: fixed as usize,
+            local_bytes: names.local_bytes.next_multiple_of(16) as usize,
+            params,
+            param_bytes,
+            limits: kernel.limits,
+        }
+    }
+
     fn body(&mut self, body: &[Statement<'a>]) -> Result<(), DecodeError> {
         for statement in body {
             match statement {
@@ -182,8 +211,9 @@ impl<'a> Decoder<'a, '_> {
     fn push_with(&mut self, op: Op, class: Class, slots: Slots) -> &mut Ins {
         let at = self.code.len();
         let line = self.line;
-        let (guard, together) = (None, Together::No);
-        self.code.push(Ins { op, guard, class, together, line, imm: 0, o: slots.o });
+        let (guard, together, plain) = (None, Together::No, true);
+        let run = handler(Op::Nop);
+        self.code.push(Ins { run, op, guard, class, together, plain, line, imm: 0, o: slots.o });
         &mut self.code[at]
     }
 

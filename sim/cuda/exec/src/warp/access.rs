@@ -15,25 +15,66 @@ type Buffer = [u8; 512];
 #[inline(always)]
 pub(super) fn load(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) -> Step {
     let bytes = usize::from(a.bytes) * usize::from(a.count);
-    let mut buffer: Buffer = [0; 512];
     if a.room == Room::Param {
         let at = ins.imm as usize;
-        for lane in lanes(m) {
-            buffer[lane * bytes..(lane + 1) * bytes].copy_from_slice(&e.params[at..at + bytes]);
-        }
-    } else {
-        let addresses = addresses(&w.registers, ins.o[0], a.long, ins.imm);
-        let reach = Reach { addresses: &addresses, mask: m, bytes };
-        match a.room {
-            Room::Global => e.memory.load(&reach, &mut buffer, &mut e.counters)?,
-            Room::Shared => load_shared(w, e, &reach, &mut buffer)?,
-            Room::Local => load_local(w, e, &reach, &mut buffer)?,
-            Room::ParamAt => load_param(e, &reach, &mut buffer)?,
-            _ => load_generic(w, e, &reach, &mut buffer)?,
-        }
+        broadcast(&mut w.registers, &ins.o, a, m, &e.params[at..at + bytes]);
+        return Ok(());
+    }
+    let addresses = addresses(&w.registers, ins.o[0], a.long, ins.imm);
+    let reach = Reach { addresses: &addresses, mask: m, bytes };
+    if a.room == Room::ParamAt
+        && let Some(value) = one_param(e, &reach)
+    {
+        broadcast(&mut w.registers, &ins.o, a, m, value);
+        return Ok(());
+    }
+    let mut buffer: Buffer = [0; 512];
+    match a.room {
+        Room::Global => e.memory.load(&reach, &mut buffer, &mut e.counters)?,
+        Room::Shared => load_shared(w, e, &reach, &mut buffer)?,
+        Room::Local => load_local(w, e, &reach, &mut buffer)?,
+        Room::ParamAt => load_param(e, &reach, &mut buffer)?,
+        _ => load_generic(w, e, &reach, &mut buffer)?,
     }
     spread(&mut w.registers, &ins.o, a, m, &buffer);
     Ok(())
+}
+
+/// The bytes that every lane wants of the parameters, if it is the same ones and nothing is wrong with it.
+#[inline(always)]
+fn one_param<'p>(e: &Env<'p>, reach: &Reach<'_>) -> Option<&'p [u8]> {
+    let first = reach.addresses[reach.mask.trailing_zeros() as usize & 31];
+    let mut apart = 0;
+    for lane in 0..LANES {
+        let taken = u64::from(reach.mask >> lane & 1).wrapping_neg();
+        apart |= (reach.addresses[lane] ^ first) & taken;
+    }
+    let start = usize::try_from(first).ok()?;
+    let aligned = start & (reach.bytes - 1) == 0;
+    if apart == 0 && aligned { e.params.get(start..start.checked_add(reach.bytes)?) } else { None }
+}
+
+/// Gives every lane the elements in `value`.
+#[inline(always)]
+fn broadcast(r: &mut Registers, o: &O, a: Access, m: u32, value: &[u8]) {
+    let bytes = usize::from(a.bytes);
+    for part in 0..usize::from(a.count) {
+        let mut element = [0; 8];
+        element[..bytes].copy_from_slice(&value[part * bytes..(part + 1) * bytes]);
+        let element = extended(u64::from_le_bytes(element), a);
+        if a.long_data {
+            r.set_long(o[1 + part], m, &[element; LANES]);
+        } else {
+            r.set_word(o[1 + part], m, &[element as u32; LANES]);
+        }
+    }
+}
+
+/// An element as it stands in its register.
+#[inline(always)]
+fn extended(value: u64, a: Access) -> u64 {
+    let unused = 64 - 8 * u32::from(a.bytes);
+    if a.signed { ((value << unused).cast_signed() >> unused).cast_unsigned() } else { value }
 }
 
 #[inline(always)]
@@ -68,6 +109,7 @@ fn spread(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &Buffer) {
         (4, 1, false) => spread_words::<4>(r, &o[1..2], m, buffer),
         (4, 2, false) => spread_words::<8>(r, &o[1..3], m, buffer),
         (4, 4, false) => spread_words::<16>(r, &o[1..5], m, buffer),
+        (1, 1, false) if !a.signed => r.set_word(o[1], m, &each(|lane| buffer[lane].into())),
         (2, 1, false) if !a.signed => {
             let half = |lane: usize| {
                 u32::from(u16::from_le_bytes([buffer[2 * lane], buffer[2 * lane + 1]]))
@@ -111,13 +153,7 @@ fn spread_any(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &Buffer) {
             let at = (lane * count + part) * bytes;
             let mut value = [0; 8];
             value[..bytes].copy_from_slice(&buffer[at..at + bytes]);
-            let value = u64::from_le_bytes(value);
-            let unused = 64 - 8 * bytes as u32;
-            if a.signed {
-                ((value << unused).cast_signed() >> unused).cast_unsigned()
-            } else {
-                value
-            }
+            extended(u64::from_le_bytes(value), a)
         };
         let values: [u64; LANES] = each(value);
         if a.long_data {

@@ -56,6 +56,18 @@ pub(super) fn convert(r: &mut Registers, m: u32, o: &O, c: Convert) {
             let z = each(|lane| u64::from(x[lane]));
             r.set_long(o[0], m, &z);
         }
+        (T::U16 | T::S16, T::U16 | T::S16 | T::U32 | T::S32) if !c.saturate => {
+            r.map1(m, o, |x| x & 0xffff);
+        }
+        (T::U32 | T::S32, T::U32 | T::S32) if !c.saturate => r.map1(m, o, |x| x),
+        (T::U32 | T::S32, T::U16) if !c.saturate => r.map1(m, o, |x| x & 0xffff),
+        (T::U32 | T::S32, T::U8) if !c.saturate => r.map1(m, o, |x| x & 0xff),
+        (T::U32 | T::S32, T::S16) if !c.saturate => {
+            r.map1(m, o, |x| i32::from((x as u16).cast_signed()).cast_unsigned());
+        }
+        (T::U32 | T::S32, T::S8) if !c.saturate => {
+            r.map1(m, o, |x| i32::from((x as u8).cast_signed()).cast_unsigned());
+        }
         (T::S32 | T::U32, T::S64 | T::U64) if !c.saturate => {
             let x = r.long(o[1]);
             let z = each(|lane| x[lane] as u32);

@@ -1,6 +1,6 @@
 //! Shuffles, votes, matches and reductions between the lanes of a warp.
 
-use super::registers::{LANES, O, Registers, each, lanes};
+use super::registers::{LANES, O, POISON, Registers, each, lanes};
 use crate::program::Lanes;
 
 /// Executes `op` for the lanes `m`, which are all there.
@@ -22,7 +22,7 @@ pub(super) fn exchange(r: &mut Registers, m: u32, o: &O, op: Lanes, imm: i64) {
     }
 }
 
-/// Lanes outside `m` give unspecified values; they are read as they stand.
+/// Lanes outside `m` give unspecified values: poison here.
 #[inline(always)]
 fn shuffle(r: &mut Registers, m: u32, o: &O, op: Lanes) {
     let (value, by, control) = (r.word(o[2]), r.word(o[3]), r.word(o[4]));
@@ -39,7 +39,8 @@ fn shuffle(r: &mut Registers, m: u32, o: &O, op: Lanes) {
             _ => (lane & segment | by & !segment, (lane & segment | by & !segment) <= last),
         };
         there |= u32::from(fine) << lane;
-        value[if fine { from & 31 } else { lane }]
+        let from = if fine { from & 31 } else { lane };
+        if m >> from & 1 != 0 { value[from] } else { POISON }
     });
     r.set_word(o[0], m, &z);
     r.set_predicate(o[1], m, there);

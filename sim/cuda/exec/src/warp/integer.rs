@@ -272,8 +272,10 @@ fn field(at: u32, len: u32) -> u64 {
     ones.checked_shl(at).unwrap_or(0)
 }
 
+#[inline(always)]
 fn extract(x: u32, at: u32, len: u32) -> u32 {
-    (u64::from(x).checked_shr(at).unwrap_or(0) & field(0, len)) as u32
+    let shifted = if at < 32 { x >> (at & 31) } else { 0 };
+    if len < 32 { shifted & ((1 << (len & 31)) - 1) } else { shifted }
 }
 
 fn extract_signed(x: u32, at: u32, len: u32) -> u32 {
@@ -315,15 +317,18 @@ fn lop3(x: u32, y: u32, z: u32, table: u8) -> u32 {
     })
 }
 
+#[inline(always)]
 fn permute(low: u32, high: u32, selector: u32) -> u32 {
-    let bytes = (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
-    u32::from_le_bytes(std::array::from_fn(|at| {
+    let bytes = u64::from(high) << 32 | u64::from(low);
+    (0..4).fold(0, |result, at| {
         let select = selector >> (4 * at);
-        let byte = bytes[(select & 7) as usize];
-        if select & 8 != 0 { (byte.cast_signed() >> 7).cast_unsigned() } else { byte }
-    }))
+        let byte = (bytes >> (8 * (select & 7))) as u32 & 0xff;
+        let sign = (byte >> 7).wrapping_neg() & 0xff;
+        result | (if select & 8 != 0 { sign } else { byte }) << (8 * at)
+    })
 }
 
+#[inline(always)]
 fn dot4(x: u32, y: u32, z: u32, (a, b): (bool, bool)) -> u32 {
     let byte = |value: u8, signed: bool| {
         if signed { i32::from(value.cast_signed()) } else { i32::from(value) }

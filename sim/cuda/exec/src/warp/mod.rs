@@ -9,17 +9,24 @@ mod atomic;
 mod convert;
 mod exchange;
 mod float;
+mod handler;
 mod integer;
 pub(crate) mod registers;
 mod tensor;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, Tally};
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::memory::View;
-use crate::program::{Flow, Ins, Mma, Op, Program, Together};
+use crate::program::{Flow, Ins, Op, Program, Together};
 use crate::shared::{Clock, Shared};
 use access::Copy;
 use registers::{FULL, LANES, Registers};
+
+pub(crate) use handler::handler;
+
+/// Executes one instruction for the lanes of a mask. Its code may need features of the processor, which whoever calls it
+/// must know to be there.
+pub(crate) type Handler = unsafe fn(&mut Warp, &mut Env<'_>, &Ins, u32) -> Step;
 
 /// What the warps of a block share.
 #[derive(Debug)]
@@ -31,6 +38,7 @@ pub(crate) struct Env<'l> {
     /// Bytes of shared memory that the block has.
     pub(crate) shared_bytes: usize,
     pub(crate) counters: Counters,
+    pub(crate) tally: Tally,
     /// Threads that arrived at a barrier without waiting.
     pub(crate) arrivals: Vec<Arrival>,
     /// The instruction that is executed, and by which lanes.
@@ -209,24 +217,7 @@ impl Warp {
 }
 
 /// Runs `w` for at most `budget` instructions.
-pub(crate) fn run(w: &mut Warp, e: &mut Env<'_>, budget: u32) -> Step<Pause> {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the processor has both features, just asked.
-        return unsafe { run_avx2(w, e, budget) };
-    }
-    run_lanes(w, e, budget)
-}
-
-/// [`run_lanes`] compiled with wide vectors and fused multiplication.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-fn run_avx2(w: &mut Warp, e: &mut Env<'_>, budget: u32) -> Step<Pause> {
-    run_lanes(w, e, budget)
-}
-
-#[inline(always)]
-fn run_lanes(w: &mut Warp, e: &mut Env<'_>, mut budget: u32) -> Step<Pause> {
+pub(crate) fn run(w: &mut Warp, e: &mut Env<'_>, mut budget: u32) -> Step<Pause> {
     let program = e.program;
     while let Some(Group { mut pc, lanes: mut m, .. }) = w.next() {
         let mut limit = w.limit();
@@ -235,36 +226,73 @@ fn run_lanes(w: &mut Warp, e: &mut Env<'_>, mut budget: u32) -> Step<Pause> {
                 w.join(Group { pc, lanes: m, state: State::Ready });
                 break;
             }
-            budget -= 1;
-            let ins = &program.code[pc as usize];
-            let active = match ins.guard {
-                None => m,
-                Some((slot, true)) => m & w.registers.predicate(slot),
-                Some((slot, false)) => m & !w.registers.predicate(slot),
-            };
-            (e.pc, e.active) = (pc, active);
-            e.counters.instructions[ins.class as usize] += 1;
-            e.counters.thread_instructions += u64::from(active.count_ones());
-            if let Op::Flow(flow) = ins.op {
-                (pc, m) = go(w, e, ins, flow, (m, active))?;
-                limit = w.limit();
+            let first = pc;
+            let stop = program.stops[pc as usize].min(limit).min(pc.saturating_add(budget));
+            if pc < stop {
+                let waits = straight(w, e, &mut pc, stop, m)?;
+                if waits != 0 {
+                    m &= !waits;
+                    limit = w.limit();
+                }
+            } else {
+                let ins = &program.code[pc as usize];
+                let active = ins.active(&w.registers, m);
+                (e.pc, e.active) = (pc, active);
+                e.tally.branch(pc, active);
+                if let Op::Flow(flow) = ins.op {
+                    (pc, m) = go(w, e, ins, flow, (m, active))?;
+                    limit = w.limit();
+                }
+                budget -= 1;
                 continue;
             }
-            if active != 0 {
-                if ins.together != Together::No && !together(w, ins, pc, active)? {
-                    m &= !active;
-                    limit = w.limit();
-                } else {
-                    step(w, e, ins, active)?;
-                }
-            }
-            pc += 1;
+            budget -= pc - first;
         }
         if budget == 0 {
             return Ok(Pause::Slice);
         }
     }
     Ok(if w.live == 0 { Pause::Done } else { Pause::Blocked })
+}
+
+/// Runs the instructions from `pc` to `stop`, none of which branches; gives the lanes that wait for others on the way,
+/// behind which `pc` is.
+fn straight(w: &mut Warp, e: &mut Env<'_>, pc: &mut u32, stop: u32, m: u32) -> Step<u32> {
+    let program = e.program;
+    let first = *pc;
+    for ins in &program.code[first as usize..stop as usize] {
+        e.pc = *pc;
+        *pc += 1;
+        let mut active = m;
+        if !ins.plain {
+            active = ins.active(&w.registers, m);
+            e.tally.guarded(active);
+            if active == 0 {
+                continue;
+            }
+            if ins.together != Together::No && !together(w, ins, e.pc, active)? {
+                e.tally.straight(program, (first, *pc), m);
+                return Ok(active);
+            }
+        }
+        e.active = active;
+        // SAFETY: `handler` chose it for the features that this processor has.
+        unsafe { (ins.run)(w, e, ins, active)? };
+    }
+    e.tally.straight(program, (first, stop), m);
+    Ok(0)
+}
+
+impl Ins {
+    /// Which of the lanes `m` execute it.
+    #[inline(always)]
+    fn active(&self, r: &Registers, m: u32) -> u32 {
+        match self.guard {
+            None => m,
+            Some((slot, true)) => m & r.predicate(slot),
+            Some((slot, false)) => m & !r.predicate(slot),
+        }
+    }
 }
 
 #[inline(always)]
@@ -329,46 +357,4 @@ fn go(
         }
     }
     Ok((pc + 1, left))
-}
-
-#[inline(always)]
-fn step(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, m: u32) -> Step {
-    let (r, o) = (&mut w.registers, &ins.o);
-    match ins.op {
-        Op::Move(op) => integer::moves(r, m, o, op, ins.imm),
-        Op::Int(op, width) => integer::int(r, m, o, op, width),
-        Op::Wide(op) => integer::wide(r, m, o, op),
-        Op::Bits(op) => integer::bits(r, m, o, op),
-        Op::Logic(op) => integer::logic(r, m, o, op),
-        Op::F32(op, mode) => float::f32s(r, m, o, op, mode),
-        Op::F64(op) => float::f64s(r, m, o, op),
-        Op::Half(op, kind) => float::halves(r, m, o, op, kind),
-        Op::Compare(op) => convert::compare(r, m, o, op, ins.imm != 0),
-        Op::Select(width) => convert::select(r, m, o, width),
-        Op::Convert(op) => convert::convert(r, m, o, op),
-        Op::Load(a) => return access::load(w, e, ins, a, m),
-        Op::Store(a) => return access::store(w, e, ins, a, m),
-        Op::Atomic(a) => return atomic::atomic(w, e, ins, a, m),
-        Op::AsyncCopy(bytes) => return access::copy_async(w, e, ins, bytes, m),
-        Op::AsyncCommit => access::commit(w, m),
-        Op::AsyncWait => return access::wait(w, e, m, u32::try_from(ins.imm).ok()),
-        Op::LoadMatrix { count, transposed } => {
-            return access::load_matrix(w, e, ins, count, transposed);
-        }
-        Op::Mma(op) => {
-            tensor::mma(r, o, op);
-            count_tensor(&mut e.counters, op);
-        }
-        Op::Lanes(op) => exchange::exchange(r, m, o, op, ins.imm),
-        Op::Nop | Op::Flow(_) => {}
-    }
-    Ok(())
-}
-
-fn count_tensor(counters: &mut Counters, op: Mma) {
-    match op {
-        Mma::Bf16K16 | Mma::F16K16 => counters.tensor_ops += 2 * 16 * 8 * 16,
-        Mma::Bf16K8 | Mma::F16K8 | Mma::Tf32K8 => counters.tensor_ops += 2 * 16 * 8 * 8,
-        Mma::Fp8K32 { .. } | Mma::Int8K32 { .. } => counters.tensor_ops_8bit += 2 * 16 * 8 * 32,
-    }
 }

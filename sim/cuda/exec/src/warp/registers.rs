@@ -7,14 +7,17 @@ pub(crate) const LANES: usize = 32;
 /// Every lane.
 pub(crate) const FULL: u32 = u32::MAX;
 
+/// What registers hold that nothing wrote: a NaN, and as an index far outside.
+pub(crate) const POISON: u32 = 0x7fba_dbad;
+
 /// One 32-bit register of all lanes.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(32))]
+#[repr(align(64))]
 pub(crate) struct Words(pub(crate) [u32; LANES]);
 
 /// One 64-bit register of all lanes.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(32))]
+#[repr(align(64))]
 pub(crate) struct Longs(pub(crate) [u64; LANES]);
 
 /// The files. A predicate is a mask of the lanes where it holds.
