@@ -316,11 +316,17 @@ pub(super) fn select(r: &mut Registers, m: u32, o: &O, width: Width) {
     let chosen = r.predicate(o[3]);
     if width == Width::W64 {
         let (yes, no) = (r.long(o[1]), r.long(o[2]));
-        let z = each(|lane| if chosen >> lane & 1 != 0 { yes[lane] } else { no[lane] });
+        let z = each(|lane| {
+            let taken = u64::from(chosen >> lane & 1).wrapping_neg();
+            yes[lane] & taken | no[lane] & !taken
+        });
         r.set_long(o[0], m, &z);
     } else {
         let (yes, no) = (r.word(o[1]), r.word(o[2]));
-        let z = each(|lane| if chosen >> lane & 1 != 0 { yes[lane] } else { no[lane] });
+        let z = each(|lane| {
+            let taken = (chosen >> lane & 1).wrapping_neg();
+            yes[lane] & taken | no[lane] & !taken
+        });
         r.set_word(o[0], m, &z);
     }
 }

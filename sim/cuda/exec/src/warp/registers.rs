@@ -91,9 +91,11 @@ impl Registers {
         if mask == FULL {
             *to = *values;
         } else {
-            for lane in 0..LANES {
-                to[lane] = if mask >> lane & 1 != 0 { values[lane] } else { to[lane] };
-            }
+            // Arithmetic, which becomes vector code; a choice became 32 branches.
+            *to = each(|lane| {
+                let taken = (mask >> lane & 1).wrapping_neg();
+                values[lane] & taken | to[lane] & !taken
+            });
         }
     }
 
@@ -103,9 +105,10 @@ impl Registers {
         if mask == FULL {
             *to = *values;
         } else {
-            for lane in 0..LANES {
-                to[lane] = if mask >> lane & 1 != 0 { values[lane] } else { to[lane] };
-            }
+            *to = each(|lane| {
+                let taken = u64::from(mask >> lane & 1).wrapping_neg();
+                values[lane] & taken | to[lane] & !taken
+            });
         }
     }
 
