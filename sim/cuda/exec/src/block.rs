@@ -7,7 +7,7 @@ use crate::launch::Launch;
 use crate::memory::View;
 use crate::program::{Program, Special};
 use crate::random::Random;
-use crate::shared::{Clock, LAST_STEP, Shared, with_lines};
+use crate::shared::{Clock, LAST_STEP, Shared, learn, with_lines};
 use crate::warp::registers::{FULL, LANES, Longs, POISON, Words};
 use crate::warp::{Env, Group, Pause, State, Warp, run};
 use halyard_sim_memory::Memory;
@@ -47,7 +47,8 @@ impl<'l> Block<'l> {
             pc: 0,
             active: 0,
         };
-        let warps = (0..threads.div_ceil(32)).map(|index| Warp::new(index, program)).collect();
+        let count = threads.div_ceil(32);
+        let warps = (0..count).map(|index| Warp::new(index, count, program)).collect();
         let mut block = Self { launch, env, warps, threads, id: [0; 3], step: 0, limit };
         (0..block.warps.len()).for_each(|warp| block.set_constants(warp));
         block
@@ -258,9 +259,6 @@ impl<'l> Block<'l> {
             .map(|waiting| waiting.0)
             .collect();
         let mut known: Clock = [0; 32];
-        let learn = |known: &mut Clock, from: &Clock| {
-            known.iter_mut().zip(from).for_each(|(step, other)| *step = (*step).max(*other));
-        };
         for warp in &members {
             if !ready.contains(warp) {
                 ready.push(*warp);
@@ -268,15 +266,17 @@ impl<'l> Block<'l> {
         }
         let mut stepped = members.clone();
         stepped.dedup();
+        // All go on with the same step: then one number says what is known of all of them.
+        let step = stepped.iter().map(|warp| self.warps[*warp].own_step()).max().unwrap_or(0) + 1;
         for warp in &stepped {
-            *self.warps[*warp].own_step() += 1;
+            self.warps[*warp].step_to(step);
             learn(&mut known, &self.warps[*warp].clock);
         }
         for arrival in self.env.arrivals.extract_if(.., |arrival| arrival.barrier == barrier) {
             learn(&mut known, &arrival.clock);
         }
         for warp in stepped {
-            learn(&mut self.warps[warp].clock, &known);
+            self.warps[warp].learn(&known);
             for group in &mut self.warps[warp].groups {
                 if matches!(group.state, State::Barrier { barrier: there, .. } if there == barrier)
                 {

@@ -8,9 +8,15 @@
 //! Uses are remembered for 16 bytes at once as long as all uses are that wide, else for four or for each byte.
 
 use crate::fault::{FaultKind, Step, Trouble};
+use crate::memory::Reach;
 
 /// What a warp knows of every warp's steps. Step 0 is before the launch.
 pub(crate) type Clock = [u32; 32];
+
+/// Adds what `from` knows.
+pub(crate) fn learn(known: &mut Clock, from: &Clock) {
+    known.iter_mut().zip(from).for_each(|(step, other)| *step = (*step).max(*other));
+}
 
 /// One use, packed: bits 0..24 step, 24..34 thread, 34 several lanes, 35 a copy under way, 36 atomic, 37..64 instruction.
 /// Zero for none.
@@ -67,6 +73,22 @@ impl Mark {
     }
 }
 
+impl Mark {
+    /// Whether this, the last read so far, is kept beside `next`: it is another warp's.
+    #[inline(always)]
+    fn moves_back(self, next: Self, first_step: u32) -> bool {
+        self.warp() != next.warp() && self.step() >= first_step
+    }
+
+    /// What is kept of `next`, the read after this one: of several lanes, if this one is another lane's of the same step.
+    #[inline(always)]
+    fn followed_by(self, next: Self) -> Self {
+        let same = self.warp() == next.warp() && self.step() == next.step();
+        let several = if self.thread() == next.thread() { self.0 & SEVERAL } else { SEVERAL };
+        Self(next.0 | if same { several } else { 0 })
+    }
+}
+
 /// The last uses of a piece of memory: the write, and reads of two warps since.
 #[derive(Clone, Copy, Debug, Default)]
 struct Uses {
@@ -78,6 +100,8 @@ struct Uses {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who<'a> {
     pub(crate) clock: &'a Clock,
+    /// Whatever any warp did at a step before this one happened before.
+    pub(crate) settled: u32,
     pub(crate) warp: u32,
     pub(crate) pc: u32,
     /// Data goes to other lanes than those whose address it is.
@@ -99,6 +123,28 @@ pub(crate) enum How {
 /// Sizes by which uses are remembered, and their logarithms.
 const WIDTHS: [usize; 3] = [16, 4, 1];
 const SHIFTS: [u32; 3] = [4, 2, 0];
+
+/// By which of `WIDTHS` a use of `bytes` bytes must be remembered at least.
+#[inline(always)]
+fn level_of(bytes: usize) -> u8 {
+    match bytes {
+        16 => 0,
+        4.. => 1,
+        _ => 2,
+    }
+}
+
+impl How {
+    /// What a mark of such a use says beside who and when.
+    #[inline(always)]
+    fn flags(self) -> u64 {
+        match self {
+            Self::Begin => PENDING,
+            Self::Atomic => ATOMIC,
+            Self::Read | Self::Write | Self::Land => 0,
+        }
+    }
+}
 
 /// [`Uses`] as they are kept: zeroed memory of plain integers costs nothing until it is used.
 type Kept = [u64; 3];
@@ -142,8 +188,88 @@ impl Shared {
         &mut self.data[at..at + len]
     }
 
+    /// Notes a use by the lanes of `reach`, whose addresses are aligned and inside.
+    #[inline(always)]
+    pub(crate) fn note_lanes(&mut self, who: &Who<'_>, reach: &Reach<'_>, how: How) -> Step {
+        let base = Mark::new(who, who.warp * 32, how.flags());
+        let mut rest = reach.mask;
+        while rest != 0 {
+            // Lanes one behind the other that read the same bytes are noted as one: as several, of which the last is known.
+            let first = rest.trailing_zeros();
+            let (at, mut last) = (reach.addresses[first as usize & 31], first);
+            rest &= rest - 1;
+            while how == How::Read && rest != 0 {
+                let next = rest.trailing_zeros();
+                if reach.addresses[next as usize & 31] != at {
+                    break;
+                }
+                last = next;
+                rest &= rest - 1;
+            }
+            let several = if last == first { 0 } else { SEVERAL };
+            let mark = Mark(base.0 | u64::from(last) << STEP_BITS | several);
+            let (at, bytes) = (at as usize, reach.bytes);
+            if !self.note_settled(mark, who.settled, (at, bytes), how) {
+                for lane in (first..=last).filter(|lane| reach.mask >> lane & 1 != 0) {
+                    self.note(who, lane, (at, bytes), how)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a use if all uses that matter for it happened before the step `settled` of every warp; says whether it did.
+    #[inline(always)]
+    fn note_settled(
+        &mut self,
+        mark: Mark,
+        settled: u32,
+        (at, bytes): (usize, usize),
+        how: How,
+    ) -> bool {
+        let level = self.level[at / 16];
+        if level < level_of(bytes) {
+            return false;
+        }
+        let shift = SHIFTS[usize::from(level)];
+        let pieces = at >> shift..((at + bytes - 1) >> shift) + 1;
+        let kept = &mut self.uses[usize::from(level)][pieces];
+        let first_step = self.first_step;
+        let is_settled = |mark: u64| Mark(mark).step() < settled.max(first_step);
+        match how {
+            How::Read => {
+                let is_written = |write: u64| {
+                    let step = Mark(write).step();
+                    step >= first_step && step < settled && write & PENDING == 0
+                };
+                if !kept.iter().all(|[write, ..]| is_written(*write)) {
+                    return false;
+                }
+                for [_, last, before] in kept {
+                    if Mark(*last).moves_back(mark, first_step) {
+                        *before = *last;
+                    }
+                    *last = Mark(*last).followed_by(mark).0;
+                }
+            }
+            How::Write | How::Begin => {
+                let is_free = |[write, last, before]: &Kept| {
+                    let pending = write & PENDING != 0 && Mark(*write).step() >= first_step;
+                    is_settled(*write) && is_settled(*last) && is_settled(*before) && !pending
+                };
+                if !kept.iter().all(is_free) {
+                    return false;
+                }
+                kept.fill([mark.0, 0, 0]);
+            }
+            How::Land => kept.iter_mut().for_each(|uses| uses[0] = mark.0),
+            How::Atomic => return false,
+        }
+        true
+    }
+
     /// Notes a use of `bytes` bytes at `at`, a multiple of `bytes`, by a lane.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn note(
         &mut self,
         who: &Who<'_>,
@@ -151,11 +277,7 @@ impl Shared {
         (at, bytes): (usize, usize),
         how: How,
     ) -> Step {
-        let wanted = match bytes {
-            16 => 0,
-            4.. => 1,
-            _ => 2,
-        };
+        let wanted = level_of(bytes);
         let granule = at / 16;
         if self.level[granule] < wanted {
             self.refine(granule, wanted);
@@ -246,27 +368,18 @@ impl Uses {
                 return problem(FaultKind::SharedRace, read, false);
             }
         }
-        let flags = match how {
-            How::Begin => PENDING,
-            How::Atomic => ATOMIC,
-            _ => 0,
-        };
-        *self = Self { write: Mark::new(who, thread, flags), reads: [Mark::default(); 2] };
+        *self = Self { write: Mark::new(who, thread, how.flags()), reads: [Mark::default(); 2] };
         Ok(())
     }
 
     #[inline(always)]
     fn read(&mut self, who: &Who<'_>, thread: u32, first_step: u32) {
-        let mut mark = Mark::new(who, thread, 0);
-        let last = self.reads[0];
-        if last.warp() != mark.warp() && last.step() >= first_step {
-            self.reads[1] = last;
-        } else if last.step() == mark.step() && last.thread() != thread {
-            mark.0 |= SEVERAL;
-        } else if last.step() == mark.step() {
-            mark.0 |= last.0 & SEVERAL;
+        let [last, before] = &mut self.reads;
+        let mark = Mark::new(who, thread, 0);
+        if last.moves_back(mark, first_step) {
+            *before = *last;
         }
-        self.reads[0] = mark;
+        *last = last.followed_by(mark);
     }
 }
 
@@ -326,7 +439,7 @@ mod tests {
     }
 
     fn who((clock, warp): &(Clock, u32)) -> Who<'_> {
-        Who { clock, warp: *warp, pc: 7, together: false }
+        Who { clock, settled: 0, warp: *warp, pc: 7, together: false }
     }
 
     fn kind(step: Step) -> Option<FaultKind> {

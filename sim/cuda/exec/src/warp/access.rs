@@ -6,7 +6,7 @@ use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::memory::Reach;
 use crate::program::{Access, Ins, Room, Slot};
-use crate::shared::{How, Who};
+use crate::shared::How;
 use halyard_sim_memory::POISON;
 
 /// What lanes bring or fetch: up to 16 bytes each, lane after lane.
@@ -253,15 +253,21 @@ fn store_generic(w: &mut Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buff
 #[inline(always)]
 fn note_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, how: How, together: bool) -> Step {
     reach.aligned("access to shared memory")?;
-    let who = Who { clock: &w.clock, warp: w.index, pc: e.pc, together };
-    for lane in lanes(reach.mask) {
-        let at = reach.addresses[lane];
-        if at.saturating_add(reach.bytes as u64) > e.shared_bytes as u64 {
-            return Err(beyond_shared(reach, lane, e.shared_bytes));
-        }
-        e.shared.note(&who, lane as u32, (at as usize, reach.bytes), how)?;
+    let room = (e.shared_bytes as u64).checked_sub(reach.bytes as u64);
+    let mut beyond = 0u32;
+    for lane in 0..LANES {
+        let outside = room.is_none_or(|last| reach.addresses[lane] > last);
+        beyond |= u32::from(outside) << lane;
     }
-    Ok(())
+    let beyond = beyond & reach.mask;
+    // Lanes before the first that is outside may have made another mistake.
+    let before = (beyond & beyond.wrapping_neg()).wrapping_sub(1);
+    let inside = Reach { mask: reach.mask & before, ..*reach };
+    e.shared.note_lanes(&w.who(e.pc, together), &inside, how)?;
+    if beyond == 0 {
+        return Ok(());
+    }
+    Err(beyond_shared(reach, beyond.trailing_zeros() as usize, e.shared_bytes))
 }
 
 #[cold]
@@ -296,15 +302,27 @@ fn store_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -
 }
 
 /// Counts the passes of an access to shared memory: 32 banks of four bytes, wide accesses by halves or quarters of a warp.
+#[inline(always)]
 fn count_passes(e: &mut Env<'_>, reach: &Reach<'_>) {
     let words = reach.bytes.div_ceil(4);
     let phase = LANES / words;
+    // Lanes of a phase in pieces of 128 bytes, one behind the other, use all banks once.
+    let size = (words * 4) as u64;
+    let bits = each(|lane| {
+        let taken = reach.mask >> lane & 1;
+        taken << (reach.addresses[lane] / size % phase as u64)
+    });
     for first in (0..LANES).step_by(phase) {
         let part = (reach.mask >> first) & (FULL >> (LANES - phase));
         if part == 0 {
             continue;
         }
-        let passes = phase_passes(reach, part << first, words);
+        let seen = bits[first..first + phase].iter().fold(0, |seen, bit| seen | bit);
+        let passes = if seen.count_ones() == part.count_ones() {
+            1
+        } else {
+            phase_passes(reach, part << first, words)
+        };
         e.counters.shared_passes += passes;
         e.counters.shared_ideal_passes += 1;
         e.counters.worst_bank_conflict = e.counters.worst_bank_conflict.max(passes);
@@ -312,15 +330,8 @@ fn count_passes(e: &mut Env<'_>, reach: &Reach<'_>) {
 }
 
 /// The most words that one bank must give to the lanes of `mask`; lanes that want the same word share it.
+#[inline(never)]
 fn phase_passes(reach: &Reach<'_>, mask: u32, words: usize) -> u64 {
-    if words == 4 {
-        // Eight lanes of 16 bytes that lie in different pieces of 128 bytes: the usual case of matrices.
-        let groups =
-            lanes(mask).fold(0u32, |seen, lane| seen | 1 << (reach.addresses[lane] / 16 % 8));
-        if groups.count_ones() == mask.count_ones() {
-            return 1;
-        }
-    }
     let mut wanted = [u64::MAX; LANES];
     let mut repeated = false;
     for lane in lanes(mask) {
@@ -334,14 +345,21 @@ fn phase_passes(reach: &Reach<'_>, mask: u32, words: usize) -> u64 {
     if !repeated {
         return 1;
     }
-    let mut all: Vec<_> = lanes(mask)
-        .flat_map(|lane| (0..words as u64).map(move |word| (lane, word)))
-        .map(|(lane, word)| reach.addresses[lane] / 4 + word)
-        .collect();
+    // A phase has at most as many words as there are lanes in a warp.
+    let mut all = [u64::MAX; LANES];
+    let wanted = lanes(mask).flat_map(|lane| (0..words as u64).map(move |word| (lane, word)));
+    for (to, (lane, word)) in all.iter_mut().zip(wanted) {
+        *to = reach.addresses[lane] / 4 + word;
+    }
     all.sort_unstable();
-    all.dedup();
-    let mut banks = [0u64; 32];
-    all.iter().for_each(|word| banks[*word as usize % 32] += 1);
+    let mut banks = [0u64; LANES];
+    let mut last = u64::MAX;
+    for word in all {
+        if word != last {
+            banks[word as usize % 32] += 1;
+        }
+        last = word;
+    }
     banks.into_iter().max().unwrap_or(1)
 }
 
@@ -471,10 +489,10 @@ pub(super) fn wait(w: &mut Warp, e: &mut Env<'_>, m: u32, keep: Option<u32>) -> 
 }
 
 fn land(w: &Warp, e: &mut Env<'_>, copy: &Copy, landing: u32) -> Step {
-    let who = Who { clock: &w.clock, warp: w.index, pc: copy.pc, together: false };
+    let reach = Reach { addresses: &copy.to, mask: landing, bytes: copy.bytes };
+    e.shared.note_lanes(&w.who(copy.pc, false), &reach, How::Land)?;
     for lane in lanes(landing) {
         let (at, bytes) = (copy.to[lane] as usize, copy.bytes);
-        e.shared.note(&who, lane as u32, (at, bytes), How::Land)?;
         copy_piece(&copy.data[lane * bytes..(lane + 1) * bytes], e.shared.bytes_mut(at, bytes));
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::fault::{FaultKind, Step, Trouble};
 use crate::memory::Reach;
 use crate::number::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::program::{Atomic, HalfKind, Ins, Room, Update};
-use crate::shared::{How, Who};
+use crate::shared::How;
 use std::sync::atomic::Ordering::SeqCst;
 
 #[inline(never)]
@@ -76,8 +76,7 @@ fn update_shared(
         let text = format!("atomic update of shared memory at {at:#x}: the block has {size} bytes");
         return Err(Trouble::new(FaultKind::OutOfBounds, lane, text));
     }
-    let who = Who { clock: &w.clock, warp: w.index, pc: e.pc, together: false };
-    e.shared.note(&who, lane, (at as usize, bytes), How::Atomic)?;
+    e.shared.note(&w.who(e.pc, false), lane, (at as usize, bytes), How::Atomic)?;
     let place = e.shared.bytes_mut(at as usize, bytes);
     let mut old = [0; 8];
     old[..bytes].copy_from_slice(place);

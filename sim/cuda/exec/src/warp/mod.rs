@@ -18,7 +18,7 @@ use crate::counters::{Counters, Tally};
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::memory::View;
 use crate::program::{Flow, Ins, Op, Program, Together};
-use crate::shared::{Clock, Shared};
+use crate::shared::{Clock, Shared, Who, learn};
 use access::Copy;
 use registers::{FULL, LANES, Registers};
 
@@ -62,6 +62,10 @@ pub(crate) struct Warp {
     /// Lanes that exist and have not exited.
     pub(crate) live: u32,
     pub(crate) clock: Clock,
+    /// Warps of the block.
+    warps: usize,
+    /// What any warp did at a step before this one, this warp knows.
+    settled: u32,
     copies: Vec<Copy>,
     /// How many groups of `cp.async` each lane has begun.
     groups_begun: [u32; LANES],
@@ -103,7 +107,8 @@ pub(crate) enum Pause {
 }
 
 impl Warp {
-    pub(crate) fn new(index: u32, program: &Program) -> Self {
+    /// Warp `index` of a block of `warps`.
+    pub(crate) fn new(index: u32, warps: u32, program: &Program) -> Self {
         let registers = Registers {
             words: vec![registers::Words([0; LANES]); program.words],
             longs: vec![registers::Longs([0; LANES]); program.longs],
@@ -115,6 +120,8 @@ impl Warp {
             groups: Vec::new(),
             live: 0,
             clock: [0; 32],
+            warps: warps as usize,
+            settled: 0,
             copies: Vec::new(),
             groups_begun: [0; LANES],
             local: vec![0; program.local_bytes * LANES],
@@ -127,14 +134,31 @@ impl Warp {
         self.groups.clear();
         self.groups.push(Group { pc: 0, lanes: live, state: State::Ready });
         self.clock = [0; 32];
-        self.clock[self.index as usize & 31] = step;
+        self.step_to(step);
         self.copies.clear();
         self.groups_begun = [0; LANES];
         self.local.fill(halyard_sim_memory::POISON);
     }
 
-    pub(crate) fn own_step(&mut self) -> &mut u32 {
-        &mut self.clock[self.index as usize & 31]
+    pub(crate) fn own_step(&self) -> u32 {
+        self.clock[self.index as usize & 31]
+    }
+
+    /// Begins its step `step`.
+    pub(crate) fn step_to(&mut self, step: u32) {
+        self.clock[self.index as usize & 31] = step;
+        self.learn(&[0; 32]);
+    }
+
+    /// Learns what a warp with the clock `known` knows.
+    pub(crate) fn learn(&mut self, known: &Clock) {
+        learn(&mut self.clock, known);
+        self.settled = self.clock.iter().take(self.warps).copied().min().unwrap_or(0);
+    }
+
+    /// It, as the user of shared memory by the instruction `pc`.
+    fn who(&self, pc: u32, together: bool) -> Who<'_> {
+        Who { clock: &self.clock, settled: self.settled, warp: self.index, pc, together }
     }
 
     /// Takes the ready group that is furthest behind.
@@ -196,7 +220,7 @@ impl Warp {
         for group in self.groups.iter_mut().filter(waiting) {
             *group = Group { pc: group.pc + 1, state: State::Ready, ..*group };
         }
-        *self.own_step() += 1;
+        self.step_to(self.own_step() + 1);
     }
 
     /// Ends lanes; groups that waited for them alone go on.
@@ -348,7 +372,7 @@ fn go(
             let barrier = w.registers.word(ins.o[0])[first];
             let wanted = counted.then(|| w.registers.word(ins.o[1])[first]);
             if !wait {
-                *w.own_step() += 1;
+                w.step_to(w.own_step() + 1);
                 let threads = active.count_ones();
                 e.arrivals.push(Arrival { barrier, threads, clock: w.clock });
                 return Ok((pc + 1, m));
