@@ -3,7 +3,7 @@
 //! The one place of this crate with raw pointers. A place outside an arena panics. Simulated threads may race, as real ones may: a race gives the
 //! simulated program undefined *values*, which plain bytes can take, and is reported where the checks see it.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -27,14 +27,14 @@ impl Arena {
     /// What its first byte is aligned to.
     pub const ALIGN: usize = 256;
 
-    /// `bytes` zeros, which take real memory only once they are used.
+    /// `bytes` zeros, which take real memory only once they are used; none if the host has no such memory.
     #[must_use]
     pub fn new(bytes: usize) -> Option<Self> {
         // Aligned here: the allocator would write zeros to align more than it does by itself.
         let layout = Layout::from_size_align(bytes.checked_add(Self::ALIGN)?, 1).ok()?;
         // SAFETY: the size is not zero.
         let given = unsafe { alloc_zeroed(layout) };
-        let given = NonNull::new(given).unwrap_or_else(|| handle_alloc_error(layout));
+        let given = NonNull::new(given)?;
         let skip = given.as_ptr().addr().wrapping_neg() % Self::ALIGN;
         // SAFETY: there are `ALIGN` bytes more than `bytes`.
         let start = unsafe { given.add(skip) };

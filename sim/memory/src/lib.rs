@@ -54,6 +54,12 @@ pub enum MemoryError {
         /// Index of the device.
         device: u32,
     },
+    /// The host, whose memory holds what a device's does, has not enough left.
+    #[error("the host has no {bytes} bytes to simulate memory with")]
+    Host {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// No allocation has these bytes.
     #[error("{what}")]
     Invalid {
@@ -101,15 +107,18 @@ impl Memory {
     /// `bytes` new bytes, which count as never written; its address.
     ///
     /// # Errors
-    /// [`MemoryError::OutOfMemory`].
+    /// [`MemoryError::OutOfMemory`], [`MemoryError::Host`].
     pub fn allocate(&self, bytes: usize, home: Home) -> Result<u64, MemoryError> {
-        let refused = |free, device| MemoryError::OutOfMemory { bytes: bytes as u64, free, device };
         if let Home::Device(device) = home {
             self.take(device, bytes as u64)?;
         }
         let mut table = self.write();
         let base = (home != Home::Host).then_some(table.next + 256);
-        let allocation = Allocation::new(base, bytes, home).ok_or_else(|| refused(0, 0))?;
+        let Some(allocation) = Allocation::new(base, bytes, home) else {
+            drop(table);
+            self.give_back(home, bytes);
+            return Err(MemoryError::Host { bytes });
+        };
         let base = allocation.base;
         table.next += (bytes as u64).next_multiple_of(512) + GAP;
         table.freed.remove(&base);
@@ -150,11 +159,15 @@ impl Memory {
         if table.freed.len() > REMEMBERED {
             table.freed.pop_first();
         }
-        if let Home::Device(device) = allocation.home {
-            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-            used[device as usize] -= allocation.bytes as u64;
-        }
+        self.give_back(allocation.home, allocation.bytes);
         Ok(())
+    }
+
+    fn give_back(&self, home: Home, bytes: usize) {
+        if let Home::Device(device) = home {
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used[device as usize] -= bytes as u64;
+        }
     }
 
     /// Copies bytes of the host to `to`.
@@ -359,4 +372,33 @@ pub fn stream_race(found: &Allocation, what: &str, conflict: Conflict) -> Memory
          {verb}: no event or synchronisation orders the two"
     );
     MemoryError::StreamRace { what, op }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_the_host_lacks_is_an_error() {
+        let memory = Memory::new(vec![1 << 62]);
+        let refused = memory.allocate(1 << 61, Home::Device(0)).unwrap_err();
+        assert_eq!(refused, MemoryError::Host { bytes: 1 << 61 });
+        assert_eq!(memory.info(0), (1 << 62, 1 << 62));
+    }
+
+    #[test]
+    fn reading_what_nothing_wrote_is_an_error_where_it_must_have_been() {
+        let memory = Memory::new(vec![1 << 20]);
+        let base = memory.allocate(64, Home::Device(0)).unwrap();
+        let order = Order { op: 1, past: Past::default() };
+        memory.write_bytes(base, &[1; 32], &order).unwrap();
+        let mut bytes = [0; 64];
+        assert!(matches!(
+            memory.read_written(base, &mut bytes, &order),
+            Err(MemoryError::Unwritten { .. })
+        ));
+        memory.read_written(base, &mut bytes[..32], &order).unwrap();
+        memory.read_bytes(base, &mut bytes, &order).unwrap();
+        assert_eq!((bytes[0], bytes[63]), (1, POISON));
+    }
 }

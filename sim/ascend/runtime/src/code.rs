@@ -101,7 +101,7 @@ impl Failure {
 impl From<MemoryError> for Failure {
     fn from(error: MemoryError) -> Self {
         let code = match error {
-            MemoryError::OutOfMemory { .. } => Code::MEMORY,
+            MemoryError::OutOfMemory { .. } | MemoryError::Host { .. } => Code::MEMORY,
             _ => Code::PARAM,
         };
         Self::new(code, error.to_string())

@@ -85,7 +85,7 @@ impl From<Code> for Failure {
 impl From<MemoryError> for Failure {
     fn from(error: MemoryError) -> Self {
         let code = match error {
-            MemoryError::OutOfMemory { .. } => Code::OutOfMemory,
+            MemoryError::OutOfMemory { .. } | MemoryError::Host { .. } => Code::OutOfMemory,
             MemoryError::Invalid { .. } | MemoryError::Unwritten { .. } => Code::InvalidValue,
             MemoryError::Freed { .. } => Code::IllegalAddress,
             MemoryError::StreamRace { .. } => Code::LaunchFailed,
