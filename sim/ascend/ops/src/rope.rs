@@ -161,12 +161,46 @@ fn rotary(a: &Args<'_>) -> Result<Work, Refusal> {
         "x: {width} along the last axis, expected an even number below 896"
     );
     out.expect_dims(&x.dims)?.expect_dtype(&[x.dtype])?.expect_contiguous()?;
-    let (cos, sin) = (cos.expanded(&x.dims)?, sin.expanded(&x.dims)?);
+    let wide = [cos.expanded(&x.dims)?, sin.expanded(&x.dims)?];
+    check_layout(&x, &cos, style, a.soc.vector_cores as usize)?;
+    let [cos, sin] = wide;
     Ok(Work::new(move |launch| {
         let turned = turn(launch, &x, [&cos, &sin], |x, cos, sin| rotate(x, cos, sin, style))?;
         launch.write(&out, &turned)
     })
     .with_workspace(u64::from(a.soc.vector_cores) * 64))
+}
+
+/// Of which layouts angles may be: the axes of batch, tokens and heads, and which of batch and heads the angles have.
+fn check_layout(x: &View, cos: &View, style: Style, cores: usize) -> Result<(), Refusal> {
+    const LAYOUTS: [[usize; 3]; 3] = [[0, 1, 2], [0, 2, 1], [1, 0, 2]];
+    let has = |axis: usize| cos.dims[axis] == x.dims[axis];
+    let alone = |axis: usize| cos.dims[axis] == 1;
+    let pairs = x.last() / 2 * x.dtype.bits() / 8;
+    let fits = LAYOUTS.iter().any(|&[batch, token, head]| {
+        let (b, s, n) = (x.dims[batch], x.dims[token], x.dims[head]);
+        if style == Style::Neighbours {
+            return has(token) && alone(batch) && alone(head) && b * n < 1000;
+        }
+        let shape = has(token) && (alone(head) || (has(head) && has(batch)));
+        // With heads outside of tokens there must be enough tokens for the cores.
+        let enough = if head > token {
+            true
+        } else if pairs.is_multiple_of(32) {
+            b * n <= s * 8
+        } else {
+            b * n * 2 <= s.div_ceil(cores.max(1)) || x.last() >= 80
+        };
+        shape && (has(batch) || alone(batch)) && b < 1000 && n < 1000 && enough
+    });
+    ensure!(
+        fits,
+        "cos: shape {:?} with x of {:?}, expected tokens with one head (in half style also all heads) of a layout \
+         BSND, BNSD or SBND, batch and heads below 1000 (interleaved: their product), and for BNSD many tokens",
+        cos.dims,
+        x.dims
+    );
+    Ok(())
 }
 
 fn apply(a: &Args<'_>) -> Result<Work, Refusal> {

@@ -16,6 +16,7 @@ const FIXED_MASK: usize = 2048;
 /// Checks a call.
 pub(super) fn checked(r: &Request) -> Result<Attention, Refusal> {
     check_dtypes(r)?;
+    check_strides(r)?;
     let q = r.layout.of_query(&r.q, r.heads)?;
     let width = q.last();
     ensure!(
@@ -51,6 +52,7 @@ pub(super) fn checked(r: &Request) -> Result<Attention, Refusal> {
     let lse = r.lse.as_ref().map(|lse| lse_view(lse, &q, r.layout.packed())).transpose()?;
     let mask = mask(r, &q, &queries, &keys)?;
     let pse = pse(r, &q, &keys)?;
+    let sinks = sinks(r, value_width)?;
     let (packed, kv_heads, scale) = (r.layout.packed(), r.kv_heads, r.scale);
     Ok(Attention {
         q,
@@ -65,6 +67,7 @@ pub(super) fn checked(r: &Request) -> Result<Attention, Refusal> {
         keys,
         mask,
         pse,
+        sinks,
         kv_heads,
         scale,
     })
@@ -75,6 +78,26 @@ fn check_dtypes(r: &Request) -> Result<(), Refusal> {
     for view in [Some(&r.k), Some(&r.v), r.q_rope.as_ref(), r.k_rope.as_ref()].into_iter().flatten()
     {
         view.expect_dtype(&[r.q.dtype])?;
+    }
+    Ok(())
+}
+
+/// Queries, masks and results are contiguous; keys and values may have gaps along their first axis.
+fn check_strides(r: &Request) -> Result<(), Refusal> {
+    let whole = [Some(&r.q), r.q_rope.as_ref(), r.mask.as_ref(), Some(&r.out), r.lse.as_ref()];
+    for view in whole.into_iter().flatten() {
+        view.expect_contiguous()?;
+    }
+    for view in [Some(&r.k), Some(&r.v), r.k_rope.as_ref()].into_iter().flatten() {
+        if view.rank() > 0 && view.len() > 0 {
+            view.select(0, 0).expect_contiguous().map_err(|_| {
+                let text = format!(
+                    "{}: strides {:?} of shape {:?}, expected gaps along the first axis at most",
+                    view.name, view.strides, view.dims
+                );
+                Refusal::new(code::INVALID, text)
+            })?;
+        }
     }
     Ok(())
 }
@@ -105,7 +128,6 @@ fn source(r: &Request, view: &View) -> Result<Source, Refusal> {
     };
     table.expect_dtype(&[DType::I32])?.expect_rank(2, 2)?;
     let latent = r.q_rope.is_some();
-    view.expect_contiguous()?;
     let pages = match view.rank() {
         3 => split_last(view, r.kv_heads)?,
         4 if latent || r.layout.input == Axes::Bnsd => view.permuted(&[0, 2, 1, 3]),
@@ -372,7 +394,7 @@ fn mask(r: &Request, q: &View, queries: &[Span], keys: &[Span]) -> Result<Mask, 
         return Ok(Mask::None);
     };
     if r.sparse < 2 {
-        let longest = keys.iter().map(|span| span.len).max().unwrap_or(0);
+        let longest = reach(r, keys);
         let band = if r.sparse == 1 { [i64::from(i32::MAX); 2] } else { r.band };
         return Ok(Mask::Own(own_mask(mask, [queries.len(), q.dims[1], longest])?, band));
     }
@@ -385,9 +407,21 @@ fn mask(r: &Request, q: &View, queries: &[Span], keys: &[Span]) -> Result<Mask, 
         mask.dims,
         r.sparse
     );
+    let [before, after] = r.band;
+    ensure!(
+        r.sparse != 4 || before.saturating_add(after) >= 0,
+        "preTokens: {before} with nextTokens {after}, expected a sum of 0 or more with sparseMode 4"
+    );
     let endless = i64::from(i32::MAX);
     let [before, after] = if r.sparse == 4 { r.band } else { [endless, 0] };
     Ok(Mask::Band { fixed: mask.clone(), corner: r.sparse != 2, before, after })
+}
+
+/// The keys that a mask has columns for: all that a row of the table could hold, or the longest sequence.
+fn reach(r: &Request, keys: &[Span]) -> usize {
+    let longest = keys.iter().map(|span| span.len).max().unwrap_or(0);
+    let block = usize::try_from(r.block).unwrap_or(0);
+    r.table.as_ref().map_or(longest, |table| table.last().saturating_mul(block))
 }
 
 /// `[B, S, kv]` of a mask of two to four dims.
@@ -414,7 +448,7 @@ fn pse(r: &Request, q: &View, keys: &[Span]) -> Result<Option<View>, Refusal> {
     };
     ensure!(!r.layout.packed(), "pseShift: given, expected null with layout TND");
     pse.expect_dtype(&[r.q.dtype])?.expect_rank(4, 4)?;
-    let longest = keys.iter().map(|span| span.len).max().unwrap_or(0);
+    let longest = reach(r, keys);
     let (tokens, columns) = (q.dims[1], pse.dims[3]);
     ensure!(
         pse.dims[1] == r.heads && pse.dims[2] >= tokens && columns >= longest,
@@ -423,4 +457,18 @@ fn pse(r: &Request, q: &View, keys: &[Span]) -> Result<Option<View>, Refusal> {
         r.heads
     );
     Ok(Some(pse.expanded(&[keys.len(), r.heads, pse.dims[2], columns])?))
+}
+
+/// A logit of each head that no value belongs to.
+fn sinks(r: &Request, value_width: usize) -> Result<Option<View>, Refusal> {
+    let Some(sinks) = &r.sinks else {
+        return Ok(None);
+    };
+    sinks.expect_dtype(HALVES)?.expect_dims(&[r.heads])?;
+    ensure!(
+        [64, 128].contains(&value_width),
+        "learnableSink: with heads of {value_width} in value, expected 64 or 128"
+    );
+    ensure!(r.pse.is_none(), "pseShift: given, expected null with learnableSink");
+    Ok(Some(sinks.clone()))
 }

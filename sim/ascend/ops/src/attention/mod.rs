@@ -100,10 +100,8 @@ const LEFT_OUT: &[&str] = &[
     "actualSharedPrefixLen",
     "keyRopeAntiquantScale",
     "dequantScaleQuery",
-    "learnableSink",
 ];
-const WHY: &str =
-    "in this stand-in, which has neither quantised caches nor padding, prefixes and sinks";
+const WHY: &str = "in this stand-in, which has neither quantised caches nor padding and prefixes";
 
 /// Operators of this family.
 pub(crate) const OPS: &[Op] = &[
@@ -178,6 +176,7 @@ struct Request {
     q_rope: Option<View>,
     k_rope: Option<View>,
     pse: Option<View>,
+    sinks: Option<View>,
     mask: Option<View>,
     q_lens: Option<Vec<i64>>,
     kv_lens: Option<Vec<i64>>,
@@ -222,16 +221,17 @@ fn head_counts(a: &Args<'_>) -> Result<[usize; 2], Refusal> {
 fn fused(a: &Args<'_>) -> Result<Work, Refusal> {
     let names: Vec<&str> = LEFT_OUT.iter().copied().filter(|name| a.has(name)).collect();
     a.expect_null(&names, WHY)?;
-    let rope = |name: &str| if a.has(name) { a.optional(name) } else { Ok(None) };
+    let newer = |name: &str| if a.has(name) { a.optional(name) } else { Ok(None) };
     let [heads, kv_heads] = head_counts(a)?;
     let lse = if a.flag("softmaxLseFlag")? { Some(a.tensor("softmaxLse")?) } else { None };
     let request = Request {
         q: a.tensor("query")?,
         k: only(a, "key")?,
         v: only(a, "value")?,
-        q_rope: rope("queryRope")?,
-        k_rope: rope("keyRope")?,
+        q_rope: newer("queryRope")?,
+        k_rope: newer("keyRope")?,
         pse: a.optional("pseShift")?,
+        sinks: newer("learnableSink")?,
         mask: a.optional("attenMask")?,
         q_lens: host(a, "actualSeqLengths")?,
         kv_lens: host(a, "actualSeqLengthsKv")?,
@@ -263,6 +263,7 @@ fn prompt(a: &Args<'_>) -> Result<Work, Refusal> {
         q_rope: None,
         k_rope: None,
         pse: a.optional("pseShift")?,
+        sinks: None,
         mask: a.optional("attenMask")?,
         q_lens: host(a, "actualSeqLengths")?,
         kv_lens: host(a, "actualSeqLengthsKv")?,
@@ -296,6 +297,7 @@ fn incremental(a: &Args<'_>) -> Result<Work, Refusal> {
         q_rope: None,
         k_rope: None,
         pse: a.optional("pseShift")?,
+        sinks: None,
         mask: a.optional("attenMask")?,
         q_lens: None,
         kv_lens: host(a, "actualSeqLengths")?,

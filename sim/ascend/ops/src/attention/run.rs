@@ -55,6 +55,8 @@ pub(super) struct Attention {
     pub(super) mask: Mask,
     /// `[B, N, S, kv]`
     pub(super) pse: Option<View>,
+    /// `[N]`
+    pub(super) sinks: Option<View>,
     pub(super) kv_heads: usize,
     pub(super) scale: f32,
 }
@@ -116,7 +118,9 @@ impl Attention {
         let k = self.k.read(launch, batch, keys)?;
         let (k, _) = joined(k, self.q.last(), k_rope.map(|r| (r, rope_width)));
         let v = self.v.read(launch, batch, keys)?;
+        let sinks = self.sinks.as_ref().map_or_else(|| Ok(Vec::new()), |s| launch.read(s))?;
         let sequence = Sequence {
+            sinks: &sinks,
             q: &q,
             k: &k,
             v: &v,

@@ -15,6 +15,8 @@ pub(super) struct Sequence<'a> {
     pub(super) width: usize,
     pub(super) value_width: usize,
     pub(super) scale: f32,
+    /// A logit of each head that is only added to the sum; none, or one a head.
+    pub(super) sinks: &'a [f32],
 }
 
 /// Results `[tokens, heads, value_width]` and logarithms of the sums `[tokens, heads]`.
@@ -45,8 +47,11 @@ impl Sequence<'_> {
             if max == f32::NEG_INFINITY {
                 continue;
             }
+            let sink = self.sinks.get(head);
+            let max = sink.map_or(max, |sink| max.max(*sink));
             scores.iter_mut().for_each(|s| s.1 = (s.1 - max).exp());
-            let sum: f32 = scores.iter().map(|s| s.1).sum();
+            let sum =
+                scores.iter().map(|s| s.1).sum::<f32>() + sink.map_or(0.0, |s| (s - max).exp());
             lse[row] = max + sum.ln();
             let result = &mut out[row * self.value_width..][..self.value_width];
             for &(at, weight) in &scores {

@@ -494,6 +494,43 @@ fn older_operators() {
 }
 
 #[test]
+fn sinks_take_a_share() {
+    let d = Device::default();
+    let name = "FusedInferAttentionScoreV4";
+    // Two heads over one key: scores of 0, sinks of ln 3 and of nothing much.
+    let [query, key] = [2, 1].map(|n| d.floats(F16, &[1, n, 64], &vec![0.0; n as usize * 64]));
+    let value = d.floats(F16, &[1, 1, 64], &[4.0; 64]);
+    let sinks = d.floats(F16, &[2], &[3f32.ln(), -20.0]);
+    let (out, lse) = (d.empty(F16, &[1, 2, 64]), d.empty(F32, &[1, 2, 1]));
+    let given = vec![
+        ("query", t(&query)),
+        ("key", list(&[&key])),
+        ("value", list(&[&value])),
+        ("actualSeqLengths", ints(&[1])),
+        ("actualSeqLengthsKv", ints(&[1])),
+        ("learnableSink", t(&sinks)),
+        ("numHeads", int(2)),
+        ("numKeyValueHeads", int(1)),
+        ("scaleValue", Arg::Float(1.0)),
+        ("inputLayout", text("TND")),
+        ("softmaxLseFlag", Arg::Bool(true)),
+        ("attentionOut", t(&out)),
+        ("softmaxLse", t(&lse)),
+    ];
+    d.call(name, &args(name, &given));
+    near(&d.read_floats(&out)[..1], &[1.0], 1e-3);
+    near(&d.read_floats(&out)[64..65], &[4.0], 1e-3);
+    near(&d.read_floats(&lse), &[4f32.ln(), 0.0], 1e-3);
+    let three = [("learnableSink", t(&d.empty(F16, &[3])))];
+    refused(
+        name,
+        &args(name, &with(given, &three)),
+        161_002,
+        "learnableSink: shape [3], expected [2]",
+    );
+}
+
+#[test]
 fn bad_calls_are_refused() {
     let d = Device::default();
     let (k, v) = (small(4 * 32, 2), small(4 * 32, 3));

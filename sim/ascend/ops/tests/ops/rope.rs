@@ -138,4 +138,21 @@ fn bad_rotations_are_refused() {
     let view = crate::device::transposed(&of(F16, &[1, 2, 8, 3]));
     refused(name, &call(&x, &c, 0, &view), 161_002, "expected a contiguous tensor");
     refused(name, &[t(&x), null(), t(&c), int(0), t(&x)], 161_001, "cos: null");
+    let angles = |dims: &[i64]| of(F16, dims);
+    let (tall, heads) = (of(F16, &[2, 4, 3, 8]), of(F16, &[1, 2, 1000, 8]));
+    for (x, c, mode) in [
+        (&tall, angles(&[1, 4, 3, 8]), 0),
+        (&tall, angles(&[1, 1, 1, 8]), 0),
+        (&tall, angles(&[2, 4, 1, 8]), 1),
+        (&heads, angles(&[1, 2, 1, 8]), 0),
+        // Heads outside of tokens, and only three tokens for them.
+        (&tall, angles(&[1, 1, 3, 8]), 0),
+    ] {
+        refused(name, &call(x, &c, mode, x), 161_002, "expected tokens with one head");
+    }
+    for c in
+        [angles(&[2, 4, 1, 8]), angles(&[1, 4, 1, 8]), angles(&[2, 4, 3, 8]), angles(&[2, 1, 1, 8])]
+    {
+        crate::device::plan(name, &call(&tall, &c, 0, &tall)).unwrap();
+    }
 }
