@@ -25,7 +25,7 @@ impl Code {
     pub(crate) const STREAM_CONTEXT: Self = Self(107_003);
     pub(crate) const HANDLE: Self = Self(107_017);
     pub(crate) const TASK_TIMEOUT: Self = Self(107_020);
-    pub(crate) const TASK_ABORT: Self = Self(107_022);
+    pub(crate) const STREAM_ABORT: Self = Self(107_023);
 
     pub(crate) const CAPTURE_DEPENDENCY: Self = Self(107_024);
     pub(crate) const CAPTURE_UNJOINED: Self = Self(107_025);

@@ -280,13 +280,13 @@ struct OnDevice<'a>(&'a Site<'a>);
 
 impl Memory for OnDevice<'_> {
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
-        let Site { runtime, order } = self.0;
+        let Site { runtime, order, .. } = self.0;
         let read = runtime.memory.read_written(address, out, order);
         read.map_err(|e| Fault::exception(runtime.explain(e).text))
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let Site { runtime, order } = self.0;
+        let Site { runtime, order, .. } = self.0;
         let written = runtime.memory.write_bytes(address, bytes, order);
         written.map_err(|e| Fault::exception(runtime.explain(e).text))
     }

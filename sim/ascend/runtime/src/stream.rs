@@ -18,6 +18,24 @@ use std::time::Duration;
 pub(crate) struct Site<'a> {
     pub(crate) runtime: &'static Runtime,
     pub(crate) order: &'a Order,
+    shared: &'a Shared,
+    epoch: u64,
+}
+
+impl Site<'_> {
+    /// Does work that waits for others; `stop` lets it end when the stream is aborted meanwhile.
+    pub(crate) fn stoppable(
+        &self,
+        stop: impl Fn() + Send + Sync + 'static,
+        work: impl FnOnce() -> Outcome,
+    ) -> Outcome {
+        *self.shared.stop() = Some(Arc::new(stop));
+        // An abort that came before found nothing to stop.
+        let is_wanted = self.shared.epoch.load(SeqCst) == self.epoch;
+        let done = if is_wanted { work() } else { Ok(()) };
+        *self.shared.stop() = None;
+        done
+    }
 }
 
 /// What an operation does; a graph does it again and again.
@@ -65,7 +83,11 @@ struct Shared {
     left: AtomicUsize,
     /// Tasks of an earlier epoch are left out.
     epoch: AtomicU64,
+    /// Lets the task that runs end, if it waits for others.
+    stop: Mutex<Option<Stop>>,
 }
+
+type Stop = Arc<dyn Fn() + Send + Sync>;
 
 impl Kind for Stream {
     const NAME: &'static str = "stream";
@@ -239,7 +261,12 @@ impl Stream {
             return Err(Failure::new(late, text));
         }
         runtime.timeline().host.union(&past);
-        self.failure().map_or(Ok(()), Err)
+        let failure = self.failure();
+        if failure.as_ref().is_some_and(|failure| failure.code == Code::STREAM_ABORT) {
+            // Told once: the stream takes new work.
+            self.forgive();
+        }
+        failure.map_or(Ok(()), Err)
     }
 
     /// Whether all that was enqueued is done.
@@ -299,11 +326,15 @@ impl Stream {
         }
     }
 
-    /// `aclrtStreamAbort`: leaves out what has not begun.
+    /// `aclrtStreamAbort`: leaves out what has not begun, and stops what waits for others.
     pub(crate) fn abort(&self) {
         self.shared.epoch.fetch_add(1, SeqCst);
         let text = format!("stream {} was aborted", self.id);
-        self.shared.fail(Failure::new(Code::TASK_ABORT, text));
+        *self.shared.failed() = Some(Failure::new(Code::STREAM_ABORT, text));
+        let stop = self.shared.stop().clone();
+        if let Some(stop) = stop {
+            stop();
+        }
     }
 
     pub(crate) fn failure(&self) -> Option<Failure> {
@@ -317,6 +348,10 @@ impl Stream {
 }
 
 impl Shared {
+    fn stop(&self) -> MutexGuard<'_, Option<Stop>> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn failed(&self) -> MutexGuard<'_, Option<Failure>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -348,7 +383,7 @@ impl Worker {
                 Task::Do { name, source, order, epoch } => {
                     self.delay(&mut random);
                     if self.is_wanted(epoch) {
-                        self.perform(name, &source, &order);
+                        self.perform(name, &source, &order, epoch);
                     }
                 }
             }
@@ -369,8 +404,8 @@ impl Worker {
         epoch == self.shared.epoch.load(SeqCst) && !stopped && self.device.healthy().is_ok()
     }
 
-    fn perform(&self, name: &'static str, source: &Source, order: &Order) {
-        let site = Site { runtime: self.runtime, order };
+    fn perform(&self, name: &'static str, source: &Source, order: &Order, epoch: u64) {
+        let site = Site { runtime: self.runtime, order, shared: &self.shared, epoch };
         let outcome = fault::on_stream(self.device, name).and_then(|()| {
             let run = AssertUnwindSafe(|| source.run(&site));
             catch_unwind(run).unwrap_or_else(|_| {
@@ -378,6 +413,10 @@ impl Worker {
             })
         });
         if let Err(failure) = outcome {
+            if self.shared.epoch.load(SeqCst) != epoch {
+                // It was stopped, which the abort tells.
+                return;
+            }
             let failure = failure.within(format!("{name} (operation {})", order.op));
             write_line(&format!("{} [{}]", failure.text, failure.code.0));
             self.shared.fail(failure);

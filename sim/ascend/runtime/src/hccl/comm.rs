@@ -243,9 +243,16 @@ impl Comm {
         stream.enqueue(
             runtime,
             name,
-            Arc::new(move |site| {
+            Arc::new(move |site: &Site<'_>| {
                 let turn = turn.unwrap_or_else(|| comm.turns.take());
-                let done = comm.turns.run(turn, || comm.exchange(site, name, &calls));
+                let stopped = Arc::clone(&comm);
+                let stop = move || {
+                    let text = "the stream was aborted while ranks waited for each other";
+                    stopped.fail(&Failure::new(Code::HCCL_INTERNAL, text));
+                };
+                let done = comm
+                    .turns
+                    .run(turn, || site.stoppable(stop, || comm.exchange(site, name, &calls)));
                 if !captured {
                     comm.pending.fetch_sub(1, SeqCst);
                 }
