@@ -10,12 +10,14 @@ use halyard_sdk::{
     A2av, Collective, Error, ReduceOp, Result, Stream, TensorView,
     abi::collective,
     comm::{Group, outsider},
+    vendor::Health,
 };
 
 use super::{
+    Watched,
     call::Call,
     combine::{Combine, Issue},
-    health::{Health, Watched},
+    rank::Rank,
 };
 use crate::{
     device::Shared,
@@ -47,13 +49,13 @@ impl Communicator {
     /// The device's context is bound.
     pub(super) fn new(shared: &Arc<Shared>, health: Health, comm: Comm) -> Result<Self> {
         let (rank, world) = (health.control.rank(), health.control.world());
-        let watched = Arc::new(Watched::new(shared, health, comm));
+        let watched = Arc::new(Watched::new(health, Rank { shared: Arc::clone(shared), comm }));
         let combine = Combine::new(shared, world)?;
         let stream = shared.stream(Stream::NONE)?;
         // SAFETY: the word is memory of ours.
         unsafe { driver::fill(&stream, combine.word(), 0, 1) }?;
         stream.synchronize()?;
-        let watch = Some(watched.watch()?);
+        let watch = Some(watched.watch("cuda-collective")?);
         let state = Mutex::default();
         Ok(Self { watched, rank, world, combine: Some(combine), state, watch })
     }
@@ -79,22 +81,22 @@ impl Communicator {
         work: impl FnOnce(&Combine, &driver::Stream, Issue<'_>) -> Result<()>,
     ) -> Result<()> {
         let watched = &self.watched;
-        let _bound = watched.shared.bind()?;
-        let stream = watched.shared.stream(s)?;
+        let _bound = watched.link.shared.bind()?;
+        let stream = watched.link.shared.stream(s)?;
         // The graph is what is ordered and watched, each time that it is launched.
-        let captured = watched.shared.captures.takes(s, watched);
+        let captured = watched.link.shared.captures.takes(s, watched);
         if !captured {
             watched.follow(s, &stream)?;
         }
         let issue = |moves: &[Move]| {
             // SAFETY: the addresses are of views that were checked, which the host keeps until the work is done, and of scratch
             // memory, which lives as long as this.
-            unsafe { watched.comm.issue(moves, &stream, watched.health.patience(what)) }
+            unsafe { watched.link.comm.issue(moves, &stream, watched.health.patience(what)) }
         };
         let combine = self.combine.as_ref().ok_or_else(|| Error::invalid("it is closed"))?;
         if let Err(error) = work(combine, &stream, &issue) {
             let first = watched.health.fail(&error);
-            watched.comm.abort();
+            watched.link.comm.abort();
             return Err(first);
         }
         if captured { Ok(()) } else { watched.mark(s, &stream, what) }
@@ -198,11 +200,11 @@ impl Collective for Communicator {
         state.group.check_split()?;
         let watched = &self.watched;
         let control = watched.health.control.split(color, key)?;
-        let _bound = watched.shared.bind()?;
-        let part = watched.comm.split(color, key, watched.health.patience("split"));
+        let _bound = watched.link.shared.bind()?;
+        let part = watched.link.comm.split(color, key, watched.health.patience("split"));
         match (control, part.map_err(|error| watched.health.fail(&error))?) {
             (Some(control), Some(comm)) => {
-                Ok(Box::new(Self::new(&watched.shared, Health::new(control), comm)?))
+                Ok(Box::new(Self::new(&watched.link.shared, Health::new(control), comm)?))
             }
             (None, None) => Ok(outsider()),
             _ => Err(watched.health.control.fail("NCCL and the control split in different ways")),
@@ -218,10 +220,10 @@ impl Drop for Communicator {
         {
             tracing::error!("the watch over a communicator panicked");
         }
-        let Ok(_bound) = self.watched.shared.bind() else { return };
+        let Ok(_bound) = self.watched.link.shared.bind() else { return };
         match self.watched.health.control.status() {
-            Ok(()) => self.watched.comm.close(GOODBYE),
-            Err(_) => self.watched.comm.abort(),
+            Ok(()) => self.watched.link.comm.close(GOODBYE),
+            Err(_) => self.watched.link.comm.abort(),
         }
         // An abort lets the streams go on: what still runs ends before its memory goes.
         if let Err(error) = self.watched.wait_for_last() {

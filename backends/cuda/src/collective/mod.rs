@@ -2,24 +2,31 @@
 //!
 //! - `communicator`: the trait; `call`: checked calls and what they enqueue
 //! - `combine`: reductions of short floats, and those in which a NaN wins, by a kernel of ours
-//! - `health`: how ranks fail together, and the watch over what is under way
+//! - `rank`: what the watch over calls under way (`halyard_sdk::vendor::Watched`) needs of NCCL
 
 mod call;
 mod combine;
 mod communicator;
-mod health;
+mod rank;
 
 use std::sync::Arc;
 
-use halyard_sdk::{Collective, CommDesc, Error, Result, abi::RSlice, comm};
+use halyard_sdk::{
+    Collective, CommDesc, Error, Result,
+    abi::RSlice,
+    comm,
+    vendor::{self, Health},
+};
 
 use crate::{
     device::Shared,
     nccl::{self, Comm, UniqueId},
 };
 use communicator::Communicator;
-use health::Health;
-pub(crate) use health::Watched;
+use rank::Rank;
+
+/// A communicator's rank whose calls are watched.
+pub(crate) type Watched = vendor::Watched<Rank>;
 
 /// Writes a fresh id to `out` if it fits; returns its size: NCCL's id, then that of the ranks' control.
 ///

@@ -40,6 +40,7 @@ pub use communicator::outsider;
 pub use control::Control;
 pub use group::Group;
 use member::{Member, Seat};
+pub use reduce::reduce;
 
 /// Writes a fresh communicator id to `out` if it fits; returns its size. The id is 128 random bits: who has it can join.
 ///

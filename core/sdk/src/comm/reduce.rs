@@ -6,8 +6,11 @@ use halyard_abi::{DType, ReduceOp, fp8};
 /// Elements combined at a time, so that the loop over ranks is outside that over elements.
 const BLOCK: usize = 256;
 
-/// `out = op over ranks of part(rank)`; all are `out.len()` bytes of `dtype`, which `collective` has found fit for `op`.
-pub(super) fn reduce<'a>(
+/// `out = op over ranks of part(rank)`; all are `out.len()` bytes of `dtype`.
+///
+/// # Panics
+/// For a dtype or a reduction that the rules of `halyard_abi::collective` refuse; if a part is shorter.
+pub fn reduce<'a>(
     dtype: DType,
     op: ReduceOp,
     world: u32,

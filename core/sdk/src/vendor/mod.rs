@@ -3,9 +3,12 @@
 //! - [`Handles`]: streams, events and graphs
 //! - [`Buffers`]: device memory and pinned host memory; [`Plane`]: one side of a copy
 //! - [`wait`], [`report`]
+//! - [`Watched`]: ranks of a vendor's communicator that fail together; [`pieces`]: how a reduction is cut
 
 mod buffers;
 mod handles;
+mod pieces;
+mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,8 @@ use halyard_abi::{Code, Metric, MetricKey};
 
 pub use buffers::{ALIGN, Buffers, Place, Plane};
 pub use handles::Handles;
+pub use pieces::{Piece, SCRATCH, pieces};
+pub use watch::{Health, Link, Mark, Watched};
 
 use crate::{Error, Result};
 
