@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use halyard_sdk::{
-    AllocReq, Buffer, CopyReq, DType, Device, Error, Event, InfoKey, Kernel, KvDesc, KvLayout,
-    MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream, Support, Weight,
-    WeightDesc, WeightFill, WeightPlan,
+    AllocReq, Buffer, Code, Collective, CommDesc, CopyReq, DType, Device, Error, Event, InfoKey,
+    Kernel, KvDesc, KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream,
+    Support, Weight, WeightDesc, WeightFill, WeightPlan,
     vendor::{Handles, report, wait},
 };
 
 use crate::{
+    collective::{self, Fates},
     driver::{self, Bound, Context, Driver},
     kv,
     memory::{self, ALIGN, Buffers},
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     events: Handles<driver::Event>,
     /// What [`Stream::NONE`] names.
     default_stream: Option<Arc<driver::Stream>>,
+    pub(crate) fates: Fates,
 }
 
 impl Shared {
@@ -104,6 +106,7 @@ impl AscendDevice {
             streams: Handles::new("stream"),
             events: Handles::new("event"),
             default_stream,
+            fates: Fates::default(),
             context,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -189,18 +192,27 @@ impl Device for AscendDevice {
 
     fn stream_destroy(&self, s: Stream) -> Result<()> {
         let _bound = self.shared.bind()?;
-        self.shared.streams.remove(s.0)?.synchronize()
+        let ended = self.shared.streams.remove(s.0)?.synchronize();
+        let ended = ended.map_err(|error| self.shared.fates.cause(s, error));
+        self.shared.fates.forget(s);
+        match ended {
+            // Its communicator told of it.
+            Err(error) if [Code::COMM_ERROR, Code::COMM_ABORTED].contains(&error.code) => Ok(()),
+            other => other,
+        }
     }
 
     fn stream_sync(&self, s: Stream, timeout_ns: u64) -> Result<()> {
         let _bound = self.shared.bind()?;
         let stream = self.shared.stream(s)?;
-        wait(timeout_ns, || stream.synchronize(), || stream.query())
+        let waited = wait(timeout_ns, || stream.synchronize(), || stream.query());
+        waited.map_err(|error| self.shared.fates.cause(s, error))
     }
 
     fn stream_query(&self, s: Stream) -> Result<()> {
         let _bound = self.shared.bind()?;
-        self.shared.stream(s)?.query()
+        let asked = self.shared.stream(s)?.query();
+        asked.map_err(|error| self.shared.fates.cause(s, error))
     }
 
     fn event_create(&self, flags: u32) -> Result<Event> {
@@ -291,6 +303,14 @@ impl Device for AscendDevice {
 
     fn kv_layout(&self, desc: &KvDesc<'_>) -> Result<KvLayout> {
         kv::layout(desc)
+    }
+
+    fn comm_unique_id(&self, out: &mut [u8]) -> Result<u32> {
+        collective::unique_id(&self.shared, out)
+    }
+
+    fn comm_create(&self, desc: &CommDesc<'_>) -> Result<Box<dyn Collective>> {
+        collective::join(&self.shared, desc)
     }
 
     fn notify(&self, s: Stream, n: &Notify) -> Result<()> {

@@ -3,7 +3,8 @@
 //! - [`Ascend`]: the backend, exported through both doors
 //! - `device`: what the host sees; `memory`: what its buffers own; `weights`: packing through the host's hook
 //! - `kv`: the arrangement of paged caches
-//! - `driver`: AscendCL and aclnn as safe Rust; nothing is linked, libraries are looked for when the backend is probed
+//! - `collective`: communicators over HCCL
+//! - `driver`: AscendCL, aclnn and HCCL as safe Rust; nothing is linked, libraries are looked for when the backend is probed
 //! - `ops`: one op a file, which operators it enqueues and how
 #![expect(
     clippy::cast_possible_truncation,
@@ -12,6 +13,7 @@
 )]
 
 mod backend;
+mod collective;
 mod device;
 mod driver;
 mod kv;

@@ -17,6 +17,7 @@ const RESULTS: &[(i32, &str, Code)] = &[
     (107_019, "wait timed out", Code::TIMEOUT),
     (107_020, "task timed out", Code::TIMEOUT),
     (107_022, "device task aborted", Code::KERNEL_FAULT),
+    (107_023, "stream aborted", Code::INTERNAL),
     (161_001, "null argument of an operator", Code::INTERNAL),
     (161_002, "argument that the operator refuses", Code::UNSUPPORTED),
     (200_000, "allocation failed", Code::OUT_OF_MEMORY),
@@ -54,7 +55,7 @@ const RESULTS: &[(i32, &str, Code)] = &[
 ];
 
 /// The vendor's messages of this thread since they were last asked for.
-fn last_message(acl: &Acl) -> String {
+pub(super) fn last_message(acl: &Acl) -> String {
     let Some(ask) = acl.aclGetRecentErrMsg else { return String::new() };
     // SAFETY: takes nothing.
     let text = unsafe { ask() };

@@ -64,6 +64,7 @@ impl Drop for Memory {
 pub(crate) struct Pinned {
     driver: &'static Driver,
     raw: *mut c_void,
+    bytes: usize,
 }
 
 // SAFETY: an address that the runtime takes from any thread.
@@ -77,11 +78,20 @@ impl Pinned {
         let padded = bytes.saturating_add(ALIGN);
         // SAFETY: the address goes to a variable of ours.
         unsafe { call!(&driver.acl, aclrtMallocHost(&raw mut raw, padded)) }?;
-        Ok(Self { driver, raw })
+        Ok(Self { driver, raw, bytes })
     }
 
     pub(crate) fn start(&self) -> u64 {
         (self.raw as u64).next_multiple_of(ALIGN as u64)
+    }
+
+    /// All of it.
+    ///
+    /// # Safety
+    /// No work of a stream writes it or reads what the host is going to write.
+    pub(crate) unsafe fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: so many bytes from there on are ours; the caller sees to the device.
+        unsafe { std::slice::from_raw_parts_mut(self.start() as *mut u8, self.bytes) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! AscendCL and aclnn as safe Rust: all `unsafe` of this crate that is not an operator's call or a host's weight.
+//! AscendCL and aclnn as safe Rust: all `unsafe` of this crate that is not an operator's call, a collective's or a host's weight.
 //!
 //! Every function wants its device's context bound ([`Context::bind`]), and says which call failed.
 
@@ -15,6 +15,7 @@ macro_rules! call {
 
 mod context;
 mod error;
+pub(crate) mod hccl;
 mod memory;
 mod operator;
 mod stream;

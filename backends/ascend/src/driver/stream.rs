@@ -61,6 +61,12 @@ impl Stream {
         if status == ACL_STREAM_STATUS_COMPLETE { Ok(()) } else { Err(pending()) }
     }
 
+    /// Stops what runs, leaves out what has not begun. The next wait for the stream tells of it; then it takes new work.
+    pub(crate) fn abort(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as this.
+        unsafe { call!(&self.driver.acl, aclrtStreamAbort(self.raw)) }
+    }
+
     /// Calls `function` with `context` when the stream reaches this point.
     pub(crate) fn call(&self, function: extern "C" fn(u64, i32), context: u64) -> Result<()> {
         let call = Box::into_raw(Box::new((function, context)));

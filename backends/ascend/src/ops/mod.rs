@@ -19,6 +19,7 @@ macro_rules! enqueue {
 
 mod args;
 mod attention;
+mod combine;
 mod elementwise;
 mod index;
 mod kv;
@@ -49,9 +50,10 @@ use crate::{
     weights::Packed,
 };
 use args::Args;
+pub(crate) use combine::{Combination, combine};
 
 /// What the backend promises (`conformance/README.md`).
-pub(crate) const PROFILES: &str = "";
+pub(crate) const PROFILES: &str = "comm";
 
 /// An op, ready to launch.
 pub(crate) trait Launch: Send + Sync + 'static {

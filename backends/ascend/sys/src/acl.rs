@@ -39,6 +39,7 @@ functions! {
     aclrtCreateStreamWithConfig(stream: *mut aclrtStream, priority: u32, flag: u32) -> aclError;
     aclrtDestroyStream(stream: aclrtStream) -> aclError;
     aclrtSynchronizeStream(stream: aclrtStream) -> aclError;
+    aclrtStreamAbort(stream: aclrtStream) -> aclError;
     aclrtStreamQuery(stream: aclrtStream, status: *mut i32) -> aclError;
     aclrtStreamWaitEvent(stream: aclrtStream, event: aclrtEvent) -> aclError;
     aclrtCreateEventExWithFlag(event: *mut aclrtEvent, flag: u32) -> aclError;

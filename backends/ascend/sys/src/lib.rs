@@ -1,4 +1,4 @@
-//! Our own declarations of Huawei's CANN: AscendCL (`acl`) and the operators (`aclnn`).
+//! Our own declarations of Huawei's CANN: AscendCL (`acl`), the operators (`aclnn`) and collectives (`hccl`).
 //!
 //! Nothing is linked: libraries are opened when [`Libraries::open`] is called and stay open for the life of the process. Each symbol is
 //! looked up by itself, never by a release's number: a function that a release lacks is `None`.
@@ -7,6 +7,7 @@
 
 pub mod acl;
 pub mod aclnn;
+pub mod hccl;
 mod load;
 pub mod types;
 

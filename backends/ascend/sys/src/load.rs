@@ -79,6 +79,20 @@ impl Libraries {
         Ok(Self { found: [runtime, base].into_iter().chain(operators).collect() })
     }
 
+    /// Opens HCCL: one library up to CANN 8.3, two from 8.5 on.
+    ///
+    /// # Errors
+    /// If there is none, with what the loader said.
+    pub fn open_collectives() -> Result<Self, OpenError> {
+        let first = open("libhccl.so").map_err(|why| {
+            OpenError(format!(
+                "no HCCL: libhccl.so cannot be loaded ({why}); devices that work together need the HCCL of a CANN toolkit: install it and \
+                 source its set_env.sh"
+            ))
+        })?;
+        Ok(Self { found: [Some(first), open("libhcomm.so").ok()].into_iter().flatten().collect() })
+    }
+
     /// The symbol of this name.
     ///
     /// # Safety
