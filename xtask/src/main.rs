@@ -1,6 +1,7 @@
 //! `cargo xtask`: every command a person or CI needs.
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
+mod ascend;
 mod ascend_headers;
 mod bench;
 mod cuda;
@@ -38,6 +39,8 @@ enum Task {
     VerifyCuda(cuda::Args),
     /// What the CUDA kernels do, counted on the software GPU: bytes against the least, tensor cores, bank conflicts, roofline
     CudaFigures(cuda::FiguresArgs),
+    /// Run `halyard verify ascend` on the software NPU, with the libraries of each release of CANN
+    VerifyAscend(ascend::Args),
     /// Compare the declarations of CANN with the vendor's headers: those of the torch-npu wheel, or an installed toolkit's
     AscendHeaders(ascend_headers::Args),
     /// Write docs/ops.md from the op catalogue
@@ -61,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         Task::Ptx(args) => ptx::ptx(&args),
         Task::VerifyCuda(args) => cuda::verify(&args),
         Task::CudaFigures(args) => cuda::figures(&args),
+        Task::VerifyAscend(args) => ascend::verify(&args),
         Task::AscendHeaders(args) => ascend_headers::check(&args),
         Task::Docs => docs::docs(),
         Task::Mutants(args) => mutants::mutants(&args),

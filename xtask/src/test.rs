@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    cuda, example, example_c, mutants_cuda,
+    ascend, cuda, example, example_c, mutants_cuda,
     tool::{self, cargo, exists, run, target},
 };
 
@@ -31,6 +31,7 @@ const STEPS: &[Step] = &[
     ("example backend in C", example_c::example),
     ("cuda on the software GPU", cuda::test),
     ("mutants of the CUDA kernels", mutants_cuda::test),
+    ("ascend on the software NPU", ascend::test),
     ("openai sdk", openai_sdk),
 ];
 
@@ -81,8 +82,8 @@ fn architecture() -> Result<()> {
     unsafe_only_in("backends/cuda/src", &cuda)?;
     let software_gpu = ["/warp/mod.rs"];
     unsafe_only_in("sim/memory/src", &["/arena.rs"])?;
-    // Calls of CANN, and rows of weights in the host's memory.
-    let ascend = ["/driver/", "/ops/mod.rs", "/weights.rs", "/device.rs"];
+    // Calls of CANN, HCCL and DCMI, and rows of weights in the host's memory.
+    let ascend = ["/driver/", "/ops/mod.rs", "/weights.rs", "/device.rs", "/collective/co"];
     unsafe_only_in("backends/ascend/src", &ascend)?;
     unsafe_only_in("sim/cuda/exec/src", &software_gpu)?;
     unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])?;
