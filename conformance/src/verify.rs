@@ -8,7 +8,7 @@ use crate::{
     catalog::{self, Case, CatalogError},
     comm::{self, CommCase},
     compare::Comparison,
-    conduct::{self, Subject},
+    conduct::{self, Left, Subject},
     execute::{Layout, Outputs, Prepared, Setting, Trouble},
     generate::{Inputs, Slot, inputs, parts},
     judge::{Reference, first_difference, judge},
@@ -59,6 +59,9 @@ impl Options {
     }
 }
 
+/// What a case came to, and what it left of the device.
+type Verdict = Result<(Vec<Comparison>, Left), Trouble>;
+
 /// A case of any kind.
 enum Job {
     /// Of an op.
@@ -89,10 +92,13 @@ impl Job {
         }
     }
 
-    fn run(&self, device: &Device, oracle: &Device, seed: u64) -> Result<Vec<Comparison>, Trouble> {
+    fn run(&self, device: &Device, oracle: &Device, seed: u64) -> Verdict {
         match self {
             Self::Op(case) => run_case(device, oracle, case, seed),
-            Self::Comm(case) => comm::run(device, case, seed).map(|comparison| vec![comparison]),
+            Self::Comm(case) => {
+                let comparison = comm::run(device, case, seed)?;
+                Ok((vec![comparison], Left::Usable))
+            }
         }
     }
 
@@ -162,18 +168,20 @@ pub fn verify_while(
 ) -> Result<Report, CatalogError> {
     let jobs = options.jobs()?;
     let mut report = empty_report(device, options);
-    // After a sticky error the device is opened anew, so that one bad kernel does not hide the others.
+    // A device that a case ended is opened anew, so that one bad kernel, or one bad index, does not hide the others.
     let mut device = device.clone();
     for (done, job) in jobs.iter().enumerate() {
         progress(Progress { done, total: jobs.len(), name: job.name() });
         let start = Instant::now();
         let verdict = job.run(&device, oracle, options.seed);
-        if let Err(trouble) = &verdict
-            && trouble.is_sticky()
-            && let Ok(fresh) = device.reopen()
-        {
+        let lost = match &verdict {
+            Ok((_, left)) => *left == Left::Lost,
+            Err(trouble) => trouble.is_sticky(),
+        };
+        if lost && let Ok(fresh) = device.reopen() {
             device = fresh;
         }
+        let verdict = verdict.map(|(comparisons, _)| comparisons);
         let result = job.result(verdict, &report.declared, start);
         let go_on = more(&result);
         report.add(result);
@@ -240,12 +248,7 @@ pub(crate) fn drawn(case: &Case, seed: u64) -> Result<(Vec<WeightSource>, Inputs
     Ok((weights, inputs(&case.op, &case.symbols, &case.recipe, &mut rng)?))
 }
 
-fn run_case(
-    device: &Device,
-    oracle: &Device,
-    case: &Case,
-    seed: u64,
-) -> Result<Vec<Comparison>, Trouble> {
+fn run_case(device: &Device, oracle: &Device, case: &Case, seed: u64) -> Verdict {
     check_support(device, &case.op)?;
     let (weights, inputs) = drawn(case, seed).map_err(Trouble::Case)?;
     let inputs = inputs.shown(&case.op, case.layout);
@@ -256,20 +259,14 @@ fn run_case(
 
     let reference = expected(oracle, &case.op, &weights, &inputs, case.layout)?;
     let comparisons = judge(&case.op, &inputs, &got, &reference, None);
-    if comparisons.iter().all(|c| c.passed) {
-        check_promises(&under_test, &case.op, &inputs, (case.layout, &got))?;
-        conduct::signs_of_zeros(&case.op, &got, &reference)?;
-        conduct::check(Subject {
-            device,
-            oracle,
-            case,
-            weights: &weights,
-            inputs: &inputs,
-            reference: &reference,
-            seed,
-        })?;
+    if comparisons.iter().any(|c| !c.passed) {
+        return Ok((comparisons, Left::Usable));
     }
-    Ok(comparisons)
+    check_promises(&under_test, &case.op, &inputs, (case.layout, &got))?;
+    conduct::signs_of_zeros(&case.op, &got, &reference)?;
+    let (weights, inputs, reference) = (&weights[..], &inputs, &reference);
+    let subject = Subject { device, oracle, case, weights, inputs, reference, seed };
+    Ok((comparisons, conduct::check(subject)?))
 }
 
 /// What the oracle gives for the same inputs.

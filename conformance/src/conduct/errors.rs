@@ -3,7 +3,7 @@
 
 use halyard_core::{OpKind, Sym, ops::OpSchema};
 
-use super::{Subject, judged};
+use super::{Left, Subject, judged};
 use crate::{
     execute::{Outputs, Prepared, Setting, Trouble},
     generate::{Inputs, Slot},
@@ -11,11 +11,11 @@ use crate::{
     verify::expected,
 };
 
-/// A launch with one bad index, then the right one again.
-pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
+/// A launch with one bad index, then, if the device lives, the right one again.
+pub(super) fn check(subject: Subject<'_>) -> Result<Left, Trouble> {
     let Subject { device, case, weights, inputs, reference, .. } = subject;
     if !weights.is_empty() {
-        return unfilled(subject);
+        return unfilled(subject).map(|()| Left::Usable);
     }
     let Some(bad) = Bad::of(subject) else {
         return Err(Trouble::Case("it has no index to spoil".into()));
@@ -23,7 +23,7 @@ pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
     let setting = Setting { layout: case.layout, scratch: u32::MAX };
     let prepared = Prepared::new(device, &case.op, weights)?;
     match prepared.launch(&bad.inputs, setting) {
-        Err(Trouble::Device(error)) if error.is_sticky() => return Ok(()),
+        Err(Trouble::Device(error)) if error.is_sticky() => return Ok(Left::Lost),
         Err(Trouble::Device(_)) => {}
         Err(other) => return Err(other),
         Ok(got) => {
@@ -35,7 +35,8 @@ pub(super) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
         }
     }
     let got = prepared.launch(inputs, setting)?;
-    judged(&case.op, inputs, (&got, reference), "after a launch that failed")
+    judged(&case.op, inputs, (&got, reference), "after a launch that failed")?;
+    Ok(Left::Usable)
 }
 
 /// Weights whose rows come twice or not at all.

@@ -48,18 +48,31 @@ pub(crate) struct Subject<'a> {
     pub(crate) seed: u64,
 }
 
-/// Does what the case lists.
-pub(crate) fn check(subject: Subject<'_>) -> Result<(), Trouble> {
+/// What is left of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It goes on.
+    Usable,
+    /// A mistake that it was given ended it, as it may.
+    Lost,
+}
+
+/// Does what the case lists, up to what ends the device.
+pub(crate) fn check(subject: Subject<'_>) -> Result<Left, Trouble> {
     for conduct in &subject.case.conduct {
         match conduct {
             Conduct::Again => again::check(subject)?,
             Conduct::Streams => streams::check(subject)?,
             Conduct::Threads => threads::check(subject)?,
             Conduct::Leaks => leaks::check(subject)?,
-            Conduct::Errors => errors::check(subject)?,
+            Conduct::Errors => {
+                if errors::check(subject)? == Left::Lost {
+                    return Ok(Left::Lost);
+                }
+            }
         }
     }
-    Ok(())
+    Ok(Left::Usable)
 }
 
 /// Compares outputs with the oracle's; `when` says what is different from a launch on its own.
