@@ -26,8 +26,26 @@ pub(crate) unsafe fn run<F: Copy>(
     let planned = plan(operator.size, &raw mut bytes, &raw mut executor);
     check(&on.driver.acl, &format!("aclnn{name}GetWorkspaceSize"), planned)?;
     let size = usize::try_from(bytes).map_err(|_| Error::invalid("a workspace too large"))?;
-    let scratch = on.scratch(size)?;
+    let scratch = match on.scratch(size) {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            forget(on, executor);
+            return Err(error);
+        }
+    };
     // SAFETY: the executor is of this operator's first phase and used once; the scratch memory is the stream's.
     let enqueued = unsafe { (operator.run)(scratch, bytes, executor, on.raw()) };
     check(&on.driver.acl, &format!("aclnn{name}"), enqueued)
+}
+
+/// Frees an executor whose second phase will not come. Only one that may be used again can be freed.
+fn forget(on: &Stream, executor: *mut aclOpExecutor) {
+    let acl = &on.driver.acl;
+    // SAFETY: the executor is of a first phase, and was not used.
+    let repeatable = unsafe { call!(acl, aclSetAclOpExecutorRepeatable(executor)) };
+    // SAFETY: as above; it is named no more after this.
+    let freed = repeatable.and_then(|()| unsafe { call!(acl, aclDestroyAclOpExecutor(executor)) });
+    if let Err(error) = freed {
+        tracing::debug!(%error, "an executor that was not used");
+    }
 }

@@ -94,4 +94,6 @@ functions! {
     aclDestroyScalar(scalar: *const aclScalar) -> aclnnStatus;
     aclCreateIntArray(value: *const i64, size: u64) -> *mut aclIntArray;
     aclDestroyIntArray(array: *const aclIntArray) -> aclnnStatus;
+    aclSetAclOpExecutorRepeatable(executor: *mut aclOpExecutor) -> aclnnStatus;
+    aclDestroyAclOpExecutor(executor: *mut aclOpExecutor) -> aclnnStatus;
 }
