@@ -90,6 +90,7 @@ pub(crate) const OPS: &[Op] = &[
         },
     },
     unary("Exp", |a| map(a, f32::exp)),
+    unary("Log", |a| map(a, f32::ln)),
     unary("Tanh", |a| map(a, f32::tanh)),
     unary("Cos", |a| map(a, f32::cos)),
     unary("Sin", |a| map(a, f32::sin)),

@@ -24,6 +24,7 @@ mod activation;
 mod arg;
 mod attention;
 mod cache;
+mod compare;
 mod copy;
 mod dtype;
 mod elementwise;
@@ -70,6 +71,7 @@ pub static FAMILIES: &[&[Op]] = &[
     format::OPS,
     sample::OPS,
     elementwise::OPS,
+    compare::OPS,
     copy::OPS,
     fill::OPS,
     reduce::OPS,

@@ -13,6 +13,7 @@ mod activation;
 mod attention;
 mod cache;
 mod catalogue;
+mod compare;
 mod copy;
 mod device;
 mod elementwise;
