@@ -6,7 +6,7 @@ use crate::stream::Stream;
 use halyard_sim_memory::{Home, Memory, Order, Past};
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::env;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -49,19 +49,28 @@ pub(crate) struct Context {
     pub(crate) device: u32,
 }
 
+/// Operations whose names are kept: those that a failure may still name.
+const NAMED: usize = 1 << 16;
+
 /// What was enqueued so far, and what the host knows to be done.
 #[derive(Default)]
 pub(crate) struct Timeline {
-    /// Names of the operations, which are numbered from 1.
-    names: Vec<&'static str>,
+    /// The number of the operation that was enqueued last; they are numbered from 1.
+    last: u32,
+    /// Names of the latest ones, for messages.
+    names: VecDeque<&'static str>,
     pub(crate) host: Past,
 }
 
 impl Timeline {
     /// The number of the next operation.
     pub(crate) fn next(&mut self, name: &'static str) -> u32 {
-        self.names.push(name);
-        u32::try_from(self.names.len()).expect("fewer than four thousand million operations")
+        if self.names.len() == NAMED {
+            self.names.pop_front();
+        }
+        self.names.push_back(name);
+        self.last = self.last.checked_add(1).expect("fewer than four thousand million operations");
+        self.last
     }
 
     /// An operation of the host, after all that it knows to be done.
@@ -73,8 +82,9 @@ impl Timeline {
 
     /// What the operation with this number is.
     pub(crate) fn name(&self, op: u32) -> &'static str {
-        let index = (op as usize).wrapping_sub(1);
-        self.names.get(index).copied().unwrap_or("an operation")
+        let back = self.last.checked_sub(op).map(|back| back as usize);
+        let index = back.and_then(|back| self.names.len().checked_sub(back + 1));
+        index.and_then(|i| self.names.get(i)).copied().unwrap_or("an operation")
     }
 }
 
