@@ -1,6 +1,9 @@
 //! Paged caches: a plane is `[block][token][KV head][dim]` without gaps, which the operators see as `[blocks, block, heads · dim]`.
 
-use halyard_sdk::{DType, Error, KvDesc, KvLayout, Result, TensorSpec, abi::types::KV_STANDARD};
+use halyard_sdk::{
+    DType, Error, KvDesc, KvLayout, Result, TensorSpec,
+    abi::types::{KV_MLA, KV_STANDARD},
+};
 
 use crate::memory::ALIGN;
 
@@ -10,8 +13,8 @@ const FORMAT: u64 = 0x6163_6c6b_7600_0001;
 /// Tokens a block that the attention operators run best with.
 pub(crate) const PREFERRED_BLOCK: u64 = 128;
 
-/// Block sizes that attention takes: 16, 32, 64 and 128 tokens.
-pub(crate) const BLOCK_MASK: u64 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7;
+/// Block sizes of caches: powers of two up to what the attention operators take.
+pub(crate) const BLOCK_MASK: u64 = 0xff;
 
 /// One plane's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,47 +29,62 @@ impl Plane {
     /// # Errors
     /// `UNSUPPORTED`, naming the limit.
     fn new(dtype: DType, block: i64, heads: i64, dim: i64) -> Result<Self> {
-        if ![DType::F16, DType::BF16].contains(&dtype) {
+        if ![DType::F32, DType::F16, DType::BF16].contains(&dtype) {
             return Err(Error::unsupported(format!(
-                "a cache of {dtype}; attention of this chip has f16 and bf16"
+                "a cache of {dtype}; supported: f32, f16, bf16"
             )));
         }
-        if ![16, 32, 64, 128].contains(&block) {
+        if block < 1 || BLOCK_MASK & block.cast_unsigned() == 0 || block.count_ones() != 1 {
             return Err(Error::unsupported(format!(
-                "blocks of {block} tokens; supported: 16, 32, 64, 128"
+                "blocks of {block} tokens; supported: powers of two up to 128"
             )));
         }
-        if dim % 16 != 0 || !(16..=256).contains(&dim) || !(1..=65535 / dim).contains(&heads) {
+        let most = i64::from(u16::MAX);
+        if !(1..=most).contains(&dim) || !(1..=most).contains(&heads) {
             return Err(Error::unsupported(format!(
-                "a cache of {heads} heads of {dim} dims; supported: multiples of 16 dims up to 256, heads times dims up to 65535"
+                "a cache of {heads} heads of {dim} dims; supported: 1 to {most} each"
             )));
         }
         Ok(Self { dtype, block, heads, dim })
     }
 
-    /// The plane of a slot: `[blocks, block, heads, dim]`.
+    /// The plane of a slot: `[blocks, block, heads, dim]`, of latents without heads.
     pub(crate) fn of(spec: &TensorSpec) -> Result<Self> {
-        let [_, block, heads, dim] = *spec.dims() else {
-            return Err(Error::invalid(format!("a cache of rank {}, expected 4", spec.rank)));
-        };
-        Self::new(spec.dtype, block, heads, dim)
+        match *spec.dims() {
+            [_, block, heads, dim] => Self::new(spec.dtype, block, heads, dim),
+            [_, block, dim] => Self::new(spec.dtype, block, 1, dim),
+            _ => Err(Error::invalid(format!("a cache of rank {}, expected 3 or 4", spec.rank))),
+        }
+    }
+
+    /// Whether the attention operators read it; others are read by products of matrices.
+    pub(crate) fn is_for_operators(&self) -> bool {
+        [DType::F16, DType::BF16].contains(&self.dtype)
+            && [16, 32, 64, 128].contains(&self.block)
+            && self.dim % 16 == 0
+            && self.dim <= 256
+            && self.heads * self.dim <= 65535
     }
 
     fn block_bytes(&self) -> u64 {
-        2 * (self.block * self.heads * self.dim).unsigned_abs()
+        let elements = (self.block * self.heads * self.dim).unsigned_abs();
+        self.dtype.bytes(elements).unwrap_or(u64::MAX)
     }
 }
 
 /// What a block of a cache takes.
 pub(crate) fn layout(kv: &KvDesc<'_>) -> Result<KvLayout> {
-    if kv.kind != KV_STANDARD || !kv.attrs.is_empty() {
+    let latent = kv.kind == KV_MLA && kv.heads <= 1;
+    if !(kv.kind == KV_STANDARD || latent) || !kv.attrs.is_empty() {
         return Err(Error::unsupported(format!(
-            "a cache of kind {} with {} attributes; supported: {KV_STANDARD} (keys and values) with none",
+            "a cache of kind {} of {} heads with {} attributes; supported: {KV_STANDARD} (keys and values), and {KV_MLA} (latents) of one head, with none",
             kv.kind,
+            kv.heads,
             kv.attrs.len()
         )));
     }
-    let plane = |dim: u32| Plane::new(kv.dtype, kv.block_size.into(), kv.heads.into(), dim.into());
+    let heads = if latent { 1 } else { kv.heads };
+    let plane = |dim: u32| Plane::new(kv.dtype, kv.block_size.into(), heads.into(), dim.into());
     let (k, v) = (plane(kv.dim_k)?, plane(kv.dim_v)?);
     Ok(KvLayout { block_bytes: [k.block_bytes(), v.block_bytes()], align: ALIGN, format: FORMAT })
 }
@@ -89,17 +107,27 @@ mod tests {
     }
 
     #[test]
-    fn what_attention_cannot_read_is_refused() {
+    fn what_nothing_reads_is_refused() {
         for bad in [
-            desc(DType::F32, 8, 128, 128),
             desc(DType::I8, 8, 128, 128),
-            desc(DType::BF16, 8, 120, 128),
             desc(DType::BF16, 0, 128, 128),
-            desc(DType::BF16, 512, 128, 128),
+            desc(DType::BF16, 8, 0, 128),
             desc(DType::BF16, 8, 128, 256),
-            desc(DType::BF16, 8, 128, 8),
+            desc(DType::BF16, 8, 128, 24),
+            KvDesc { kind: 3, ..desc(DType::BF16, 8, 128, 16) },
+            KvDesc { kind: KV_MLA, ..desc(DType::BF16, 2, 128, 16) },
         ] {
             assert!(layout(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_attention_operators_read_few_shapes() {
+        let read = |dtype, heads, dim, block| {
+            Plane::new(dtype, block, heads, dim).unwrap().is_for_operators()
+        };
+        assert!(read(DType::BF16, 8, 128, 128) && read(DType::F16, 1, 16, 16));
+        assert!(!read(DType::F32, 8, 128, 128) && !read(DType::BF16, 8, 128, 8));
+        assert!(!read(DType::BF16, 8, 120, 128) && !read(DType::BF16, 512, 128, 128));
     }
 }

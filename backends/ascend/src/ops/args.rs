@@ -23,6 +23,8 @@ pub(super) struct Kind(i32);
 impl Kind {
     pub(super) const F32: Self = Self(ACL_FLOAT);
     pub(super) const I8: Self = Self(ACL_INT8);
+    pub(super) const U8: Self = Self(ACL_UINT8);
+    pub(super) const I32: Self = Self(ACL_INT32);
     pub(super) const I64: Self = Self(ACL_INT64);
     pub(super) const BOOL: Self = Self(ACL_BOOL);
 
@@ -35,8 +37,9 @@ impl Kind {
             DType::BF16 => ACL_BF16,
             DType::I8 => ACL_INT8,
             DType::U8 => ACL_UINT8,
-            DType::I32 => ACL_INT32,
-            DType::I64 => ACL_INT64,
+            // Words without a sign are used for their bits alone.
+            DType::I32 | DType::U32 => ACL_INT32,
+            DType::I64 | DType::U64 => ACL_INT64,
             other => return Err(Error::unsupported(format!("tensors of {other}"))),
         }))
     }
@@ -133,12 +136,37 @@ impl Place {
         column
     }
 
-    /// The highest byte of each element, whose sign is the element's.
-    pub(super) fn high_bytes(&self) -> Self {
-        let bytes = self.kind.bytes();
-        let strides = self.strides.iter().map(|s| s * bytes).collect();
-        let offset = self.offset * bytes + bytes - 1;
-        Self { kind: Kind::I8, offset, strides, ..self.clone() }
+    /// The same elements with an axis of one element before that one.
+    pub(super) fn spread(&self, axis: usize) -> Self {
+        let mut wider = self.clone();
+        wider.dims.insert(axis, 1);
+        wider.strides.insert(axis, 0);
+        wider
+    }
+
+    /// The same elements with two axes exchanged.
+    pub(super) fn exchanged(&self, a: usize, b: usize) -> Self {
+        let mut other = self.clone();
+        other.dims.swap(a, b);
+        other.strides.swap(a, b);
+        other
+    }
+
+    /// The part of each element's memory that is an element of a smaller kind, the lowest being number 0.
+    pub(super) fn part(&self, kind: Kind, number: i64) -> Self {
+        let parts = self.kind.bytes() / kind.bytes();
+        let strides = self.strides.iter().map(|s| s * parts).collect();
+        Self { kind, offset: self.offset * parts + number, strides, ..self.clone() }
+    }
+
+    /// All of these parts, along the last axis, which has no gaps.
+    pub(super) fn parts(&self, kind: Kind) -> Self {
+        let parts = self.kind.bytes() / kind.bytes();
+        let mut all = self.part(kind, 0);
+        if let (Some(dim), Some(stride)) = (all.dims.last_mut(), all.strides.last_mut()) {
+            (*dim, *stride) = (*dim * parts, 1);
+        }
+        all
     }
 }
 
@@ -157,7 +185,35 @@ pub(super) fn scratch_bytes(kind: Kind, dims: &[i64]) -> u64 {
     elements.saturating_mul(kind.bytes()).unsigned_abs().next_multiple_of(ALIGN)
 }
 
+/// Scratch bytes that rows are worked on with at a time, and what rounding each part up takes.
+const A_TIME: u64 = 256 << 20;
+const ROUNDING: u64 = 64 * ALIGN;
+
+/// Scratch bytes of [`Args::in_pieces`].
+pub(super) fn piece_bytes(rows: i64, a_row: i64) -> u64 {
+    let (rows, a_row) = (rows.max(0).unsigned_abs(), a_row.max(1).unsigned_abs());
+    rows.saturating_mul(a_row).min(A_TIME.max(a_row)).saturating_add(ROUNDING)
+}
+
 impl<'a> Args<'a> {
+    /// Works on some rows at a time, first and number, so that scratch memory of `a_row` bytes for each has its bound.
+    pub(super) fn in_pieces(
+        &self,
+        rows: i64,
+        a_row: i64,
+        work: impl Fn(i64, i64) -> Result<()>,
+    ) -> Result<()> {
+        let a_time = (A_TIME.cast_signed() / a_row.max(1)).max(1);
+        let mark = self.mark();
+        let mut first = 0;
+        while first < rows {
+            self.release(mark);
+            work(first, a_time.min(rows - first))?;
+            first += a_time;
+        }
+        Ok(())
+    }
+
     pub(crate) fn new(shared: &'a Shared, on: &'a Stream, args: &'a LaunchArgs<'a>) -> Self {
         Self { shared, on, args, used: Cell::new(0) }
     }
@@ -192,6 +248,16 @@ impl<'a> Args<'a> {
         }
         self.used.set(end);
         Ok(Place::contiguous(at + begin, kind, dims))
+    }
+
+    /// How much of the workspace is in use, for [`Self::release`].
+    pub(super) fn mark(&self) -> u64 {
+        self.used.get()
+    }
+
+    /// Gives back what [`Self::scratch`] gave since: what is enqueued later may write it, when what was enqueued before has read it.
+    pub(super) fn release(&self, mark: u64) {
+        self.used.set(mark);
     }
 
     /// The descriptor of elements.

@@ -10,7 +10,7 @@ use halyard_sdk::{
 
 use super::{
     Launch, Op,
-    args::{Args, Kind, scratch_bytes},
+    args::{Args, Kind, Place, scratch_bytes},
 };
 use crate::driver::Scalar;
 
@@ -83,26 +83,52 @@ const ERF: i64 = 0;
 
 struct ActMul {
     act: Act,
+    /// 0: none.
+    limit: f32,
     width: i64,
+}
+
+/// Puts what is above a number to it.
+fn cap(args: &Args<'_>, x: &Place, most: f32) -> Result<()> {
+    let (most, mask) = (args.number(most)?, args.scratch(Kind::BOOL, &x.dims)?);
+    args.less(&most, x, &mask)?;
+    args.choose(&mask, [&most, x], x)
+}
+
+impl ActMul {
+    /// One operator does it all.
+    fn fused(&self) -> bool {
+        self.act == Act::Silu && self.limit == 0.0
+    }
+
+    /// The gate in f32, bounded, to its activation.
+    fn activate(&self, args: &Args<'_>, gate: &Place, to: &Place) -> Result<()> {
+        if self.act == Act::Silu {
+            args.sigmoid(gate, to)?;
+            return args.mul(gate, to, to);
+        }
+        let approximate = if self.act == Act::GeluTanh { TANH } else { ERF };
+        let (gate, to) = (args.tensor(gate)?, args.tensor(to)?);
+        enqueue!(args.on, GeluV2(gate.raw(), approximate, to.raw()))
+    }
 }
 
 pub(super) fn act_mul(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::ActMul { act, limit } = op.attrs()?;
     op.floats(&[0, 1])?;
-    if limit != 0.0 {
-        return Err(op.refuse("a limit; supported: none"));
-    }
-    Ok(Box::new(ActMul { act, width: op.dim(Sym::I) }))
+    Ok(Box::new(ActMul { act, limit: limit as f32, width: op.dim(Sym::I) }))
 }
 
 impl Launch for ActMul {
     /// The gate and the rest in f32: products are rounded once.
     fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
-        if self.act == Act::Silu {
+        if self.fused() {
             return 0;
         }
         let rows = shapes.first().map_or(0, |s| s.dims[0]);
-        3 * scratch_bytes(Kind::F32, &[rows, self.width])
+        let dims = [rows, self.width];
+        3 * scratch_bytes(Kind::F32, &dims)
+            + 3 * (scratch_bytes(Kind::BOOL, &dims) + scratch_bytes(Kind::F32, &[1]))
     }
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {
@@ -110,17 +136,22 @@ impl Launch for ActMul {
         if y.is_empty() {
             return Ok(());
         }
-        if self.act == Act::Silu {
+        if self.fused() {
             let (gu, y) = (args.tensor(&gu)?, args.tensor(&y)?);
             return enqueue!(args.on, SwiGlu(gu.raw(), -1, y.raw()));
         }
         let gate = args.cast(&gu.slice(1, 0, self.width), Kind::F32)?;
         let up = args.cast(&gu.slice(1, self.width, self.width), Kind::F32)?;
+        if self.limit != 0.0 {
+            cap(args, &gate, self.limit)?;
+            cap(args, &up, self.limit)?;
+            args.scale(&up, -1.0, &up)?;
+            cap(args, &up, self.limit)?;
+            args.scale(&up, -1.0, &up)?;
+        }
         let product = args.scratch(Kind::F32, &gate.dims)?;
-        let approximate = if self.act == Act::GeluTanh { TANH } else { ERF };
-        let (g, u, p) = (args.tensor(&gate)?, args.tensor(&up)?, args.tensor(&product)?);
-        enqueue!(args.on, GeluV2(g.raw(), approximate, p.raw()))?;
-        enqueue!(args.on, Mul(p.raw(), u.raw(), g.raw()))?;
+        self.activate(args, &gate, &product)?;
+        args.mul(&product, &up, &gate)?;
         args.copy(&y, &gate)
     }
 }

@@ -15,12 +15,15 @@ pub(super) struct Indices {
 
 /// Scratch bytes of [`indices`].
 pub(super) fn index_bytes(count: i64) -> u64 {
-    scratch_bytes(Kind::I64, &[count]) + scratch_bytes(Kind::BOOL, &[count])
+    let one = scratch_bytes(Kind::I64, &[1]);
+    scratch_bytes(Kind::I64, &[count]) + scratch_bytes(Kind::BOOL, &[count]) + one
 }
 
-/// True for negative elements of an i64 tensor: the highest byte of one is not zero, that of others is (below 2^56).
+/// True for negative elements of an i64 tensor.
 pub(super) fn negative(args: &Args<'_>, of: &Place) -> Result<Place> {
-    args.cast(&of.high_bytes(), Kind::BOOL)
+    let mask = args.scratch(Kind::BOOL, &of.dims)?;
+    args.less(of, &args.whole(0)?, &mask)?;
+    Ok(mask)
 }
 
 /// Puts a number where the mask is true.
@@ -49,16 +52,4 @@ pub(super) fn put_index(args: &Args<'_>, to: &Place, mask: &Place) -> Result<()>
 pub(super) fn select(args: &Args<'_>, from: &Place, at: &Place, to: &Place) -> Result<()> {
     let (from, at, to) = (args.tensor(from)?, args.tensor(at)?, args.tensor(to)?);
     enqueue!(args.on, IndexSelect(from.raw(), 0, at.raw(), to.raw()))
-}
-
-/// `to = mask ? yes : no`.
-pub(super) fn choose(
-    args: &Args<'_>,
-    mask: &Place,
-    [yes, no]: [&Place; 2],
-    to: &Place,
-) -> Result<()> {
-    let (mask, yes) = (args.tensor(mask)?, args.tensor(yes)?);
-    let (no, to) = (args.tensor(no)?, args.tensor(to)?);
-    enqueue!(args.on, SWhere(mask.raw(), yes.raw(), no.raw(), to.raw()))
 }

@@ -1,4 +1,4 @@
-//! KV_WRITE, KV_COPY_BLOCKS: rows scattered to a cache, of which some go nowhere.
+//! KV_WRITE, MLA_WRITE, KV_COPY_BLOCKS: rows scattered to a cache, of which some go nowhere.
 
 use halyard_sdk::{
     Result, TensorSpec,
@@ -8,7 +8,7 @@ use halyard_sdk::{
 use super::{
     Launch, Op,
     args::{Args, Kind, Place, scratch_bytes},
-    index::{choose, index_bytes, indices, negative, put_index, select},
+    index::{index_bytes, indices, negative, put_index, select},
 };
 use crate::{driver::Scalar, kv::Plane};
 
@@ -19,15 +19,24 @@ struct Write {
 
 pub(super) fn write(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::KvWrite {} = op.attrs()?;
+    if op.present(5) || op.present(6) {
+        return Err(op.refuse("a cache with scales; supported: f32, f16, bf16"));
+    }
+    write_both(op)
+}
+
+pub(super) fn write_latent(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::MlaWrite {} = op.attrs()?;
+    write_both(op)
+}
+
+fn write_both(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     op.floats(&[0, 1])?;
-    if !op.present(4) || op.present(5) || op.present(6) {
-        return Err(op.refuse("one fused cache, or scales; supported: two caches of f16 or bf16"));
+    if !op.present(4) {
+        return Err(op.refuse("one fused cache; this backend has two"));
     }
     let plane = |slot: usize| Plane::of(&op.desc.tensors[slot]);
     let (k, v) = (plane(3)?, plane(4)?);
-    if op.dtype(0) != k.dtype || op.dtype(1) != v.dtype {
-        return Err(op.refuse("a cache of another type than the keys and values"));
-    }
     if op.dim(Sym::Block) != k.block {
         return Err(op.refuse("a block whose size is known at launch only"));
     }
@@ -72,13 +81,13 @@ impl Targets {
         let none = negative(args, at)?;
         let stand = stand(args, at)?;
         let safe = args.scratch(Kind::I64, &at.dims)?;
-        choose(args, &none, [&stand.slot, at], &safe)?;
+        args.choose(&none, [&stand.slot, at], &safe)?;
         Ok(Self { at: safe, none, stand })
     }
 
     /// Scratch bytes of [`Self::of`].
     fn bytes(rows: i64) -> u64 {
-        3 * scratch_bytes(Kind::I64, &[rows]) + 3 * scratch_bytes(Kind::I64, &[1])
+        3 * scratch_bytes(Kind::I64, &[rows]) + 6 * scratch_bytes(Kind::I64, &[1])
     }
 }
 
@@ -95,9 +104,9 @@ fn scatter(args: &Args<'_>, rows: &Place, cells: &Place, to: &Targets) -> Result
     select(args, cells, &to.stand.slot, &there)?;
     select(args, rows, &to.stand.token, &own)?;
     let instead = args.scratch(rows.kind, &one)?;
-    choose(args, &to.stand.nobody.column(), [&there, &own], &instead)?;
+    args.choose(&to.stand.nobody.column(), [&there, &own], &instead)?;
     let written = args.scratch(rows.kind, &rows.dims)?;
-    choose(args, &to.none.column(), [&instead, rows], &written)?;
+    args.choose(&to.none.column(), [&instead, rows], &written)?;
     let (cells, at) = (args.tensor(cells)?, args.tensor(&to.at.column())?);
     let written = args.tensor(&written)?;
     enqueue!(args.on, ScatterNdUpdate(cells.raw(), at.raw(), written.raw()))
@@ -121,7 +130,7 @@ impl Launch for Write {
         let to = Targets::of(args, &slots)?;
         for (slot, (plane, cache)) in [&self.k, &self.v].into_iter().zip(&caches).enumerate() {
             let (x, width) = (args.place(slot)?, plane.heads * plane.dim);
-            let rows = args.scratch(x.kind, &[x.dims[0], width])?;
+            let rows = args.scratch(cache.kind, &[x.dims[0], width])?;
             args.copy(&rows.reshaped(&x.dims), &x)?;
             let cells = cache.reshaped(&[cache.dims[0] * plane.block, width]);
             scatter(args, &rows, &cells, &to)?;
@@ -135,9 +144,9 @@ struct CopyBlocks {
 }
 
 pub(super) fn copy_blocks(op: &Op<'_>) -> Result<Box<dyn Launch>> {
-    let attrs::KvCopyBlocks { latent } = op.attrs()?;
-    if latent || !op.present(1) {
-        return Err(op.refuse("a cache of latents; supported: two caches of f16 or bf16"));
+    let attrs::KvCopyBlocks { latent: _ } = op.attrs()?;
+    if !op.present(1) {
+        return Err(op.refuse("one fused cache; this backend has two"));
     }
     let plane = |slot: usize| Plane::of(&op.desc.tensors[slot]);
     Ok(Box::new(CopyBlocks { planes: [plane(0)?, plane(1)?] }))

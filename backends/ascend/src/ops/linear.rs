@@ -30,7 +30,7 @@ struct Linear {
     dtype: DType,
     n: i64,
     k: i64,
-    /// 16-bit operands with a result that must not be rounded to them: the weight is widened, some rows at a time.
+    /// Operands of two types, or of 16 bits with a result that must not be rounded to them: the weight is widened, some rows at a time.
     widen: bool,
     /// A bias that is added before the one rounding.
     fused: bool,
@@ -43,15 +43,13 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
         return Err(op.refuse("quantised activations; supported: none"));
     }
     let (x, w, y) = (op.dtype(0), &op.weights[0], op.dtype(2));
-    if x != w.dtype {
-        return Err(op.refuse(format!("x of {x} with a weight of {}", w.dtype)));
-    }
     let (bias, dtype) = (op.present(1), w.dtype);
     let short = w.n < MAX_LAST && w.k < MAX_LAST;
     // f16 wants its bias in f16, which others do not fit.
     let exact = dtype == DType::BF16 || (dtype == DType::F16 && op.dtype(1) == DType::F16);
-    let fused = exact && y == dtype && bias && !accumulate && short;
-    let widen = dtype != DType::F32 && !fused && (y != dtype || bias || accumulate);
+    let fused = exact && x == dtype && y == dtype && bias && !accumulate && short;
+    let alike = x == dtype && (dtype == DType::F32 || y == dtype && !bias && !accumulate);
+    let widen = !fused && !alike;
     Ok(Box::new(Linear { accumulate, bias, dtype, n: w.n, k: w.k, widen, fused }))
 }
 

@@ -19,6 +19,8 @@ macro_rules! enqueue {
 
 mod args;
 mod attention;
+mod batched;
+mod calc;
 mod combine;
 mod elementwise;
 mod index;
@@ -26,8 +28,10 @@ mod kv;
 mod linear;
 mod logits;
 mod norm;
+mod process;
 mod rope;
 mod rows;
+mod sample;
 
 use std::sync::Arc;
 
@@ -53,7 +57,7 @@ use args::Args;
 pub(crate) use combine::{Combination, combine};
 
 /// What the backend promises (`conformance/README.md`).
-pub(crate) const PROFILES: &str = "comm";
+pub(crate) const PROFILES: &str = "dense,mla,contiguous,sample,comm";
 
 /// An op, ready to launch.
 pub(crate) trait Launch: Send + Sync + 'static {
@@ -132,8 +136,18 @@ pub(crate) fn prepare(desc: &OpDesc<'_>) -> Result<Box<dyn Launch>> {
         OpKind::LINEAR => linear::prepare(&op),
         OpKind::KV_WRITE => kv::write(&op),
         OpKind::KV_COPY_BLOCKS => kv::copy_blocks(&op),
+        OpKind::MLA_WRITE => kv::write_latent(&op),
         OpKind::PAGED_ATTENTION => attention::paged(&op),
+        OpKind::MLA_ATTENTION => attention::latent(&op),
+        OpKind::VARLEN_ATTENTION => attention::contiguous(&op),
+        OpKind::MERGE_ATTENTION => attention::merge(&op),
+        OpKind::KV_GATHER => attention::gather(&op),
+        OpKind::BATCHED_LINEAR => batched::prepare(&op),
         OpKind::ARGMAX => logits::argmax(&op),
+        OpKind::TOPK => logits::topk(&op),
+        OpKind::LOGPROBS => logits::logprobs(&op),
+        OpKind::LOGITS_PROCESS => process::prepare(&op),
+        OpKind::SAMPLE => sample::prepare(&op),
         other => Err(Error::unsupported(format!("the Ascend backend has no op {other}"))),
     }
 }

@@ -8,7 +8,7 @@ use halyard_sdk::{
 use super::{
     Launch, Op,
     args::{Args, Kind, Place, scratch_bytes},
-    index::{choose, index_bytes, indices, select},
+    index::{index_bytes, indices, select},
 };
 use crate::driver::{self, Scalar};
 
@@ -118,7 +118,7 @@ impl Rope {
         }
         // A row without a position stays.
         let kept = args.scratch(Kind::F32, &part.dims)?;
-        choose(args, &none.column().column(), [&wide, &turned], &kept)?;
+        args.choose(&none.column().column(), [&wide, &turned], &kept)?;
         args.copy(&part, &kept)
     }
 }

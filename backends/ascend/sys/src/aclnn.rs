@@ -84,6 +84,37 @@ operators! {
     InplaceFillScalar(selfRef: T, value: Sc);
     SWhere(condition: T, this: T, other: T, out: T);
     InplaceMaskedFillScalar(selfRef: T, mask: T, value: Sc);
+    BatchMatMul(this: T, mat2: T, out: T, cubeMathType: i8);
+    Exp(this: T, out: T);
+    Log(this: T, out: T);
+    Sigmoid(this: T, out: T);
+    Div(this: T, other: T, out: T);
+    LtTensor(this: T, other: T, out: T);
+    LeTensor(this: T, other: T, out: T);
+    EqTensor(this: T, other: T, out: T);
+    BitwiseAndTensor(this: T, other: T, out: T);
+    BitwiseXorTensor(this: T, other: T, out: T);
+    Arange(start: Sc, end: Sc, step: Sc, out: T);
+    Softmax(this: T, dim: i64, out: T);
+    LogSoftmax(this: T, dim: i64, out: T);
+    Sort(this: T, stable: bool, dim: i64, descending: bool, valuesOut: T, indicesOut: T);
+    Gather(this: T, dim: i64, index: T, out: T);
+    ReduceSum(this: T, dims: IA, keepDims: bool, dtype: i32, out: T);
+    Cumsum(this: T, dim: i64, dtype: i32, out: T);
+    MaxDim(this: T, dim: i64, keepdim: bool, out: T, indices: T);
+    Triu(this: T, diagonal: i64, out: T);
+    DynamicQuant(x: T, smoothScales: T, yOut: T, scaleOut: T);
+    QuantMatmulV4(
+        x1: T, x2: T, scale: T, offset: T, pertokenScale: T, bias: T, transposeX1: bool, transposeX2: bool, out: T,
+    );
+    QuantMatmulV5(
+        x1: T, x2: T, x1Scale: T, x2Scale: T, yScale: T, x1Offset: T, x2Offset: T, yOffset: T, bias: T,
+        transposeX1: bool, transposeX2: bool, groupSize: i64, out: T,
+    );
+    WeightQuantBatchMatmulV2(
+        x: T, weight: T, antiquantScale: T, antiquantOffset: T, quantScale: T, quantOffset: T, bias: T,
+        antiquantGroupSize: i32, y: T,
+    );
     GroupedMatmulV4(
         x: TL, weight: TL, bias: TL, scale: TL, offset: TL, antiquantScale: TL, antiquantOffset: TL, perTokenScale: TL,
         groupList: T, activationInput: TL, activationQuantScale: TL, activationQuantOffset: TL,

@@ -1,4 +1,4 @@
-//! PAGED_ATTENTION: one path for prefill and decode, rows of all sequences one behind the other (layout TND).
+//! Attention by `FusedInferAttentionScore`: prefill and decode at once, rows of all sequences one behind the other (layout TND).
 
 use std::{ffi::CStr, ptr::null};
 
@@ -6,15 +6,16 @@ use halyard_ascend_sys::{
     aclnn::{IA, T, TL},
     types::ACL_INT8,
 };
-use halyard_sdk::{Error, Result, TensorSpec, abi::ops::attrs};
+use halyard_sdk::{Result, TensorSpec};
 
-use super::{
-    Launch, MASK, Op,
-    args::{Args, Kind, Place, scratch_bytes},
-};
+use super::{Attend, Lengths, blank};
 use crate::{
-    driver::{self, IntArray, Scalar, Tensor, TensorList},
+    driver::{self, IntArray, Tensor, TensorList},
     kv::Plane,
+    ops::{
+        Launch, MASK, Op,
+        args::{Args, Kind, Place, scratch_bytes},
+    },
 };
 
 /// `sparseMode`: every key, those up to the query (lower right corners aligned), a band.
@@ -25,10 +26,7 @@ const BAND: i64 = 4;
 /// No bound of a band.
 const FAR: i64 = i32::MAX as i64;
 
-/// Entries that lists of lengths may have.
-const MAX_SEQUENCES: usize = 4096;
-
-struct Paged {
+pub(super) struct Paged {
     plane: Plane,
     heads: i64,
     scale: f64,
@@ -37,97 +35,25 @@ struct Paged {
     lse: bool,
 }
 
-pub(super) fn paged(op: &Op<'_>) -> Result<Box<dyn Launch>> {
-    let attrs::PagedAttention { scale, causal, window, softcap } = op.attrs()?;
-    if !op.present(2) {
-        return Err(op.refuse("values fused into the key cache; this backend has two caches"));
-    }
+/// The operator for a paged cache; `None` where it lacks something.
+pub(super) fn paged(op: &Op<'_>, rule: &Attend) -> Result<Option<Paged>> {
     let found = &driver::start()?.operators;
-    if found.FusedInferAttentionScoreV4.is_none() && found.FusedInferAttentionScoreV3.is_none() {
-        return Err(op.refuse("the installed CANN has no aclnnFusedInferAttentionScoreV3"));
-    }
+    let there =
+        found.FusedInferAttentionScoreV4.is_some() || found.FusedInferAttentionScoreV3.is_some();
     let (plane, v) = (Plane::of(&op.desc.tensors[1])?, Plane::of(&op.desc.tensors[2])?);
-    if plane != v || op.dtype(0) != plane.dtype {
-        return Err(op.refuse("keys, values and queries of different types or widths"));
-    }
-    if softcap != 0.0 || op.present(8) || op.present(9) || op.present(10) {
-        return Err(op.refuse("a soft-cap, scales or sinks; supported: none of these"));
-    }
-    let heads = op.desc.tensors[0].dims[1];
-    if !(1..=256).contains(&heads) || heads / plane.heads > 64 {
-        return Err(op.refuse(format!(
-            "{heads} query heads over {}; supported: up to 256, 64 for each KV head",
-            plane.heads
-        )));
-    }
-    let sparse = match (causal, window >= 0) {
+    let plain = plane == v && op.dtype(0) == plane.dtype && rule.softcap == 0.0 && !rule.sinks;
+    let few = (1..=256).contains(&rule.heads) && rule.heads / plane.heads <= 64;
+    let sparse = match (rule.causal, rule.window >= 0) {
         (true, false) => CAUSAL,
         (true, true) => BAND,
-        (false, false) => ALL,
-        (false, true) => return Err(op.refuse("a window that is not causal")),
+        (false, _) => ALL,
     };
-    Ok(Box::new(Paged { plane, heads, scale, sparse, window, lse: op.present(7) }))
-}
-
-/// The lengths of a batch, as the operator wants them.
-struct Lengths {
-    /// Ends of the sequences' queries.
-    ends: Vec<i64>,
-    /// Keys of each sequence.
-    keys: Vec<i64>,
-}
-
-impl Lengths {
-    fn of(args: &Args<'_>) -> Result<Self> {
-        let list = |i: usize| args.args.host.as_slice().get(i).map(|l| l.as_slice());
-        let (Some(cu_q), Some(kv_len)) = (list(0), list(1)) else {
-            return Err(Error::invalid("no lengths on the host"));
-        };
-        if cu_q.len() != kv_len.len() + 1 || kv_len.len() > MAX_SEQUENCES {
-            return Err(Error::invalid(format!(
-                "{} sequences with {} ends; at most {MAX_SEQUENCES}",
-                kv_len.len(),
-                cu_q.len()
-            )));
-        }
-        Ok(Self {
-            ends: cu_q[1..].iter().map(|&n| n.into()).collect(),
-            keys: kv_len.iter().map(|&n| n.into()).collect(),
-        })
-    }
-
-    /// Runs of rows, first and length, that see no key.
-    fn blind(&self, causal: bool) -> Vec<(i64, i64)> {
-        let mut begin = 0;
-        let runs = self.ends.iter().zip(&self.keys).map(|(&end, &keys)| {
-            let (first, queries) = (begin, end - begin);
-            begin = end;
-            let rows = if causal || keys == 0 { queries - keys } else { 0 };
-            (first, rows.clamp(0, queries.max(0)))
-        });
-        runs.filter(|(_, rows)| *rows > 0).collect()
-    }
+    let fits = there && plain && few && plane.is_for_operators();
+    let (heads, scale, window, lse) = (rule.heads, rule.scale, rule.window, op.present(7));
+    Ok(fits.then_some(Paged { plane, heads, scale, sparse, window, lse }))
 }
 
 impl Paged {
-    /// Rows that see nothing: those of no sequence, and those before a sequence's first key.
-    fn blank(
-        &self,
-        args: &Args<'_>,
-        (o, lse): (&Place, Option<&Place>),
-        (first, rows): (i64, i64),
-    ) -> Result<()> {
-        if rows == 0 {
-            return Ok(());
-        }
-        let o = args.tensor(&o.slice(0, first, rows))?;
-        enqueue!(args.on, InplaceZero(o.raw()))?;
-        let Some(lse) = lse else { return Ok(()) };
-        let lse = args.tensor(&lse.slice(0, first, rows))?;
-        let value = Scalar::float(args.on.driver(), f32::NEG_INFINITY)?;
-        enqueue!(args.on, InplaceFillScalar(lse.raw(), value.raw()))
-    }
-
     fn cache(&self, args: &Args<'_>, slot: usize) -> Result<TensorList> {
         let cache = args.place(slot)?;
         let width = self.plane.heads * self.plane.dim;
@@ -239,15 +165,12 @@ impl Launch for Paged {
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {
         let (q, o, lse) = (args.place(0)?, args.place(6)?, args.optional(7)?);
-        let lengths = Lengths::of(args)?;
-        let used = lengths.ends.last().copied().unwrap_or(0);
+        let lengths = Lengths::paged(args)?;
+        let used = lengths.used(&o)?;
         if o.is_empty() {
             return Ok(());
         }
-        if !(0..=o.dims[0]).contains(&used) {
-            return Err(Error::invalid(format!("{used} queries in {} rows", o.dims[0])));
-        }
-        self.blank(args, (&o, lse.as_ref()), (used, o.dims[0] - used))?;
+        blank(args, (&o, lse.as_ref()), (used, o.dims[0] - used))?;
         if used == 0 {
             return Ok(());
         }
@@ -264,18 +187,6 @@ impl Launch for Paged {
             args.copy(lse, sums)?;
         }
         let blind = lengths.blind(self.sparse != ALL);
-        blind.into_iter().try_for_each(|run| self.blank(args, (&o, lse.as_ref()), run))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_before_the_first_key_see_nothing() {
-        let lengths = Lengths { ends: vec![3, 3, 5, 6], keys: vec![1, 4, 0, 9] };
-        assert_eq!(lengths.blind(true), [(0, 2), (3, 2)]);
-        assert_eq!(lengths.blind(false), [(3, 2)]);
+        blind.into_iter().try_for_each(|run| blank(args, (&o, lse.as_ref()), run))
     }
 }
