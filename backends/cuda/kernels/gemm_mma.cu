@@ -1,108 +1,62 @@
 // Linear layers on many rows with tensor cores: x and W of the same 16-bit type. Tiles go through stages of shared memory that
 // cp.async fills ahead.
-#include "linear.h"
-#include "mma.h"
+#include "tile.h"
 
-constexpr u32 DEPTH = 32;
-
-// Byte offset in a tile of chunk `chunk` (8 elements) of row `row`: chunks are permuted so that eight rows of one column of chunks lie in
-// different banks.
-DEVICE u32 swizzled(u32 row, u32 chunk) { return (row * DEPTH + ((chunk ^ ((row >> 1) & 3)) << 3)) * 2; }
-
-// A block has TILE_M x TILE_N outputs, a warp WARP_M x WARP_N.
 template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 STAGES> struct Gemm {
-    static constexpr u32 WARPS_N = TILE_N / WARP_N, THREADS = TILE_M / WARP_M * WARPS_N * WARP;
-    static constexpr u32 BYTES_M = TILE_M * DEPTH * 2, STAGE = BYTES_M + TILE_N * DEPTH * 2;
-    static constexpr u32 ROWS = WARP_M / 16, PAIRS = WARP_N / 16;
-    static_assert(TILE_M * TILE_N * 4 <= STAGES * STAGE, "the sums take the stages' place");
+    using Tiles = Tile<T, TILE_M, TILE_N, WARP_M, WARP_N, 32>;
+    static constexpr u32 STAGE = Tiles::BYTES_M + Tiles::BYTES_N;
+    static_assert(Tiles::BYTES_SUMS <= STAGES * STAGE, "the sums take the stages' place");
 
     const Linear& p;
     Matrix weight;
-    Span span;
-    u32 group, row0, column0, shared;
+    Place place;
+    u32 shared;
 
     // Starts the copies of columns depth.. of both tiles.
     DEVICE void load(u32 stage, u32 depth) const {
-        const u32 tile = shared + stage * STAGE, chunk = thread_index() % 4, k = depth + chunk * 8;
+        const u32 tile = shared + stage * STAGE, k = depth + Tiles::chunk() * 8;
+        Tiles::load_x(p, place, depth, tile);
 #pragma unroll
-        for (u32 i = 0; i < TILE_M * 4 / THREADS; i++) {
-            u32 line = (thread_index() + i * THREADS) / 4;
-            bool in = row0 + line < span.count && k < p.k;
-            copy_async(tile + swizzled(line, chunk), x_row<T>(p, group, span.first + (in ? row0 + line : 0)) + (in ? k : 0), in ? 16 : 0);
+        for (u32 i = 0; i < Tiles::LINES_N; i++) {
+            const u32 line = Tiles::line(i), n = place.column0 + line;
+            const bool in = n < p.n && k < p.k;
+            const u8* row = weight.codes.data + (in ? n * weight.codes.pitch + k * 2 : 0);
+            copy_async(tile + Tiles::BYTES_M + Tiles::swizzled(line, Tiles::chunk()), row, in ? 16 : 0);
         }
-#pragma unroll
-        for (u32 i = 0; i < TILE_N * 4 / THREADS; i++) {
-            u32 line = (thread_index() + i * THREADS) / 4;
-            bool in = column0 + line < p.n && k < p.k;
-            const u8* row = weight.codes.data + (in ? (column0 + line) * weight.codes.pitch + k * 2 : 0);
-            copy_async(tile + BYTES_M + swizzled(line, chunk), row, in ? 16 : 0);
-        }
-    }
-
-    DEVICE void multiply(float (&sum)[ROWS][PAIRS * 2][4], u32 stage, u32 row, u32 column) const {
-        const u32 tile_x = shared + stage * STAGE, tile_w = tile_x + BYTES_M, lane = lane_index();
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u32 a[ROWS][4], b[PAIRS][4];
-#pragma unroll
-            for (u32 i = 0; i < ROWS; i++) load_matrices(a[i], tile_x + swizzled(row + i * 16 + (lane & 15), half * 2 + (lane >> 4)));
-#pragma unroll
-            for (u32 j = 0; j < PAIRS; j++)
-                load_matrices(b[j], tile_w + swizzled(column + j * 16 + (lane & 7) + ((lane >> 4) << 3), half * 2 + ((lane >> 3) & 1)));
-#pragma unroll
-            for (u32 i = 0; i < ROWS; i++)
-#pragma unroll
-                for (u32 j = 0; j < PAIRS * 2; j++) Multiply<T>::add(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-        }
-    }
-
-    DEVICE void store(const float (&sum)[ROWS][PAIRS * 2][4], u32 row, u32 column, float* memory) const {
-        const SumTile<TILE_M, TILE_N> sums = {memory};
-        // The stages' memory is used again.
-        wait_copies<0>();
-        __syncthreads();
-#pragma unroll
-        for (u32 i = 0; i < ROWS * 2; i++)
-#pragma unroll
-            for (u32 j = 0; j < PAIRS * 2; j++) {
-                float* at = sums.at(row + i * 8 + lane_index() / 4, column + j * 8 + lane_index() % 4 * 2);
-                at[0] = sum[i / 2][j][i % 2 * 2];
-                at[1] = sum[i / 2][j][i % 2 * 2 + 1];
-            }
-        __syncthreads();
-        sums.template store<THREADS>(p, group, span, row0, column0);
     }
 
     DEVICE void run(u8* memory) const {
-        const u32 steps = ceil_div(p.k, DEPTH), row = warp_index() / WARPS_N * WARP_M, column = warp_index() % WARPS_N * WARP_N;
-        float sum[ROWS][PAIRS * 2][4] = {};
+        const u32 steps = ceil_div(p.k, Tiles::DEPTH);
+        typename Tiles::Sums sum = {};
 #pragma unroll
         for (u32 stage = 0; stage < STAGES - 1; stage++) {
-            if (stage < steps) load(stage, stage * DEPTH);
+            if (stage < steps) load(stage, stage * Tiles::DEPTH);
             commit_copies();
         }
         for (u32 step = 0; step < steps; step++) {
             wait_copies<STAGES - 2>();
             __syncthreads();
-            multiply(sum, step % STAGES, row, column);
+            const u32 tile = shared + step % STAGES * STAGE;
+#pragma unroll
+            for (u32 part = 0; part < Tiles::DEPTH / 16; part++) {
+                typename Tiles::Fragments fragments;
+                fragments.load(tile, tile + Tiles::BYTES_M, part);
+                fragments.multiply(sum);
+            }
             // The stage that was multiplied before the barrier is free.
-            if (step + STAGES - 1 < steps) load((step + STAGES - 1) % STAGES, (step + STAGES - 1) * DEPTH);
+            if (step + STAGES - 1 < steps) load((step + STAGES - 1) % STAGES, (step + STAGES - 1) * Tiles::DEPTH);
             commit_copies();
         }
-        store(sum, row, column, reinterpret_cast<float*>(memory));
+        Tiles::store(p, place, sum, reinterpret_cast<float*>(memory));
     }
 };
 
 template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 STAGES> DEVICE void gemm(const Linear& p) {
-    using Tiled = Gemm<T, TILE_M, TILE_N, WARP_M, WARP_N, STAGES>;
+    using Product = Gemm<T, TILE_M, TILE_N, WARP_M, WARP_N, STAGES>;
     extern __shared__ __attribute__((aligned(128))) u8 memory[];
-    const u32 group = block_z();
-    if (group == p.groups) return zero_rest(p, Tiled::THREADS);
-    const Span span = rows_of(p, group);
-    // Blocks of one tile of W follow each other, so that it stays in the cache.
-    const u32 row0 = block_y() * TILE_M, column0 = block_x() * TILE_N;
-    if (row0 >= span.count) return;
-    Tiled{p, group_of(p.weight, group), span, group, row0, column0, shared_address(memory)}.run(memory);
+    if (block_z() == p.groups) return zero_rest(p, Product::Tiles::THREADS);
+    const Place place = Product::Tiles::place(p);
+    if (place.row0 < place.span.count) Product{p, group_of(p.weight, place.group), place, shared_address(memory)}.run(memory);
 }
 
 #define GEMM(suffix, T) \

@@ -15,7 +15,13 @@ struct Linear {
     i64 x_stride, y_stride, x_group, y_group;
     u32 rows, n, k, groups;
     u32 bias_type, y_type, accumulate;
+    // Scales of a row of x_scale: one, or one for X_SCALE_COLUMNS columns.
+    u32 x_scales;
+    // Null, or x is codes, which stand for themselves times these floats.
+    const float* x_scale;
 };
+
+constexpr u32 X_SCALE_COLUMNS = 128;
 
 // The rows that a group multiplies.
 struct Span { u32 first, count; };

@@ -99,25 +99,33 @@ template <class T, class Q> DEVICE void norm_quant(const NormQuant& p) {
     });
 }
 
-// Rows for a linear layer that quantises them: what their codes stand for, in whole eights of columns. A block row is a group.
+// Rows for a linear layer that quantises them, in whole eights of columns: codes and scales, or what they stand for. A block row is a
+// group.
 struct StageQuantised {
     const void* x;
-    float* y;
+    void* y;
+    // Of codes: floats, `scales` a row of the one group that there is.
+    float* scale;
     i64 x_stride, x_group, y_stride, y_group;
-    u32 cols, padded;
+    u32 cols, padded, scales;
 };
 
-template <class T, class Q> DEVICE void stage(const StageQuantised& p) {
+template <class T, class Q, class Y> DEVICE void stage(const StageQuantised& p) {
     __shared__ float scratch[WARPS];
     const T* x = static_cast<const T*>(p.x) + block_x() * p.x_stride + block_y() * p.x_group;
-    float* y = p.y + block_x() * p.y_stride + block_y() * p.y_group;
+    Y* y = static_cast<Y*>(p.y) + block_x() * p.y_stride + block_y() * p.y_group;
     quantise({p.cols, warp_index(), WARPS}, static_cast<Q*>(nullptr), scratch, [&](u32 column) { return to_float(x[column]); },
-             [&](u32 column, bool, Q code, float scale) { y[column] = to_float(code) * scale; });
-    for (u32 column = p.cols + thread_index(); column < p.padded; column += THREADS) y[column] = 0.0f;
+             [&](u32 column, bool first, Q code, float scale) {
+                 // A code has a bf16 of its own.
+                 y[column] = narrow<Y>(p.scales ? to_float(code) : to_float(code) * scale);
+                 if (p.scales && first) p.scale[u64(block_x()) * p.scales + column / GROUP] = scale;
+             });
+    for (u32 column = p.cols + thread_index(); column < p.padded; column += THREADS) y[column] = narrow<Y>(0.0f);
 }
 
 #define QUANTISE(suffix, T, name, Q) \
-    KERNEL __launch_bounds__(THREADS) stage_##suffix##_##name(StageQuantised p) { stage<T, Q>(p); } \
+    KERNEL __launch_bounds__(THREADS) stage_##suffix##_##name(StageQuantised p) { stage<T, Q, float>(p); } \
+    KERNEL __launch_bounds__(THREADS) stage_codes_##suffix##_##name(StageQuantised p) { stage<T, Q, bf16>(p); } \
     KERNEL __launch_bounds__(THREADS) quant_act_##suffix##_##name(QuantAct p) { quant_act<T, Q>(p); } \
     KERNEL __launch_bounds__(THREADS) rms_norm_quant_##suffix##_##name(NormQuant p) { norm_quant<T, Q>(p); }
 #define QUANTISE_EACH(suffix, T) QUANTISE(suffix, T, i8, i8) QUANTISE(suffix, T, e4m3, e4m3)

@@ -83,9 +83,8 @@ struct Experts {
     gating: Gating,
     second: Product,
     sums: Sums,
+    /// What x is, and what is between the products.
     x: Float,
-    /// What is between the products.
-    between: Float,
     weight_on_input: bool,
     groups: u32,
     h: u64,
@@ -99,18 +98,15 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Prepared> {
         return Err(Error::invalid("moe_experts: expected two weights"));
     };
     let x = op.float(0)?;
-    // Kernels of quantised weights read f32.
-    let between = if w1.scheme == Scheme::DENSE { x } else { Float::F32 };
     let (h, i) = (w0.k, w1.k);
     Ok(Prepared::native(Experts {
         few: Few::new(op, x, &attrs)?,
         permutation: Permutation::new(op, x, expert_start, weight_on_input)?,
         first: Product::new(op, 0, x, attrs.act_quant)?,
-        gating: Gating::new(op, between, act, limit)?,
-        second: Product::new(op, 1, between, attrs.act_quant)?,
+        gating: Gating::new(op, x, act, limit)?,
+        second: Product::new(op, 1, x, attrs.act_quant)?,
         sums: Sums::new(op, Float::F32, x)?,
         x,
-        between,
         weight_on_input,
         groups: op.desc.weights[0].groups,
         h,
@@ -140,9 +136,9 @@ impl Experts {
         let inverse = after(0, u64::from(self.groups) + 1, 1, 4);
         let sorted = after(inverse, pairs, 1, 4);
         let gates = after(sorted, pairs, self.h.next_multiple_of(EIGHT), self.x.bytes());
-        let gates_end = after(gates, pairs, 2 * self.i, self.between.bytes());
+        let gates_end = after(gates, pairs, 2 * self.i, self.x.bytes());
         let gated = gates_end.max(after(sorted, pairs, self.h, 4));
-        let scratch = after(gated, pairs, self.i.next_multiple_of(EIGHT), self.between.bytes());
+        let scratch = after(gated, pairs, self.i.next_multiple_of(EIGHT), self.x.bytes());
         let staged = self.first.scratch_bytes(pairs).max(self.second.scratch_bytes(pairs));
         let few = after(0, pairs.min(FEW_PAIRS.into()), self.i.next_multiple_of(EIGHT), 4);
         let bytes = scratch.saturating_add(staged).max(few);
@@ -217,7 +213,7 @@ impl Experts {
         let (h, i) = (self.h as u32, self.i as u32);
         self.permutation.run(args, &pairs, (t.x, sorted, h), t.weight)?;
         let scratch = memory + parts.scratch;
-        self.first.run(args, weights[0], product(sorted, gates, self.between), scratch)?;
+        self.first.run(args, weights[0], product(sorted, gates, self.x), scratch)?;
         let matrix = |m: Strided| Rows::matrix(m.data, m.stride);
         self.gating.run(args, matrix(gates), matrix(gated), rows, i)?;
         self.second.run(args, weights[1], product(gated, outputs, Float::F32), scratch)?;

@@ -1,4 +1,4 @@
-//! LINEAR, BATCHED_LINEAR and GROUPED_LINEAR: `kernels/{gemv*,gemm_*,stage}.cu`.
+//! LINEAR, BATCHED_LINEAR and GROUPED_LINEAR: `kernels/{gemv*,gemm_*}.cu`.
 
 use halyard_sdk::{Error, Result, Scheme, TensorSpec, TensorView, abi::ops::attrs};
 
@@ -7,11 +7,12 @@ use super::{
     args::{Args, Float, Rows, Strided, address, small},
     elementwise::Gating,
     matrix::Matrix,
+    stage::{Scales, Stage},
 };
 use crate::{
     driver::{Function, Grid},
     memory::ALIGN,
-    weights::{EIGHT, Layout, Packed, ROW_ALIGN},
+    weights::{Layout, Packed},
 };
 
 /// `struct Linear` of `kernels/linear.h`.
@@ -34,24 +35,8 @@ struct Params {
     bias_type: Float,
     y_type: Float,
     accumulate: u32,
-}
-
-/// `struct Stage` of `kernels/stage.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct StageParams {
-    x: u64,
-    y: u64,
-    order: u64,
-    order_group: i64,
-    offsets: u64,
-    x_stride: i64,
-    x_group: i64,
-    y_stride: i64,
-    y_group: i64,
-    cols: u32,
-    padded: u32,
-    groups: u32,
+    x_scales: u32,
+    x_scale: u64,
 }
 
 /// A kernel for many rows and the tile that a block of it computes.
@@ -77,7 +62,29 @@ impl Tiled {
         Ok(Self { kernel, rows: tile, columns, threads, shared })
     }
 
-    /// A kernel of `gemm_simt.cu` or `gemm_quant.cu`.
+    /// A kernel of `gemm_quant.h`.
+    fn quantised(op: &Op<'_>, read: Float, layout: &Layout, tile: u32) -> Result<Self> {
+        let module = match (Family::of(layout.scheme), read) {
+            (Family::Scaled, Float::F16) => "gemm_quant_f16",
+            (Family::Scaled, _) => "gemm_quant_bf16",
+            (Family::Gguf, Float::F16) => "gemm_gguf_f16",
+            (Family::Gguf, _) => "gemm_gguf_bf16",
+            (Family::GgufK, Float::F16) => "gemm_gguf_k_f16",
+            (Family::GgufK, _) => "gemm_gguf_k_bf16",
+        };
+        let form = layout.kernel_name();
+        let kernel = op.kernel(module, &format!("gemm_{tile}_{}_{form}", read.suffix()))?;
+        let (columns, threads) = match tile {
+            16 | 64 => (64, 128),
+            _ => (128, 256),
+        };
+        // Three stages of x and two of W, 64 columns of 2 bytes; twice the most scales and minima of W, four of each a row; scales of x.
+        let shared = (3 * tile + 2 * columns) * 64 * 2 + 2 * (8 * columns + tile) * 4;
+        kernel.allow_shared(shared)?;
+        Ok(Self { kernel, rows: tile, columns, threads, shared })
+    }
+
+    /// A kernel of `gemm_simt.cu` or `gemm_simt_quant.cu`.
     fn plain(op: &Op<'_>, module: &'static str, form: &str) -> Result<Self> {
         let kernel = op.kernel(module, &format!("gemm_simt_{form}"))?;
         Ok(Self { kernel, rows: 64, columns: 64, threads: 256, shared: 0 })
@@ -88,30 +95,32 @@ impl Tiled {
     }
 }
 
+/// Schemes whose kernels for many rows are in one module.
+#[derive(Clone, Copy)]
+enum Family {
+    /// With float scales.
+    Scaled,
+    /// Blocks of 32 columns.
+    Gguf,
+    /// Blocks of 256 columns.
+    GgufK,
+}
+
+impl Family {
+    fn of(scheme: Scheme) -> Self {
+        match scheme.gguf_block() {
+            None => Self::Scaled,
+            Some((32, _)) => Self::Gguf,
+            Some(_) => Self::GgufK,
+        }
+    }
+}
+
 /// The most rows that are multiplied one after the other.
 const FEW_ROWS: u32 = 4;
 
-/// `struct StageQuantised` of `kernels/quantise.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct StageQuantisedParams {
-    x: u64,
-    y: u64,
-    x_stride: i64,
-    x_group: i64,
-    y_stride: i64,
-    y_group: i64,
-    cols: u32,
-    padded: u32,
-}
-
-/// How rows are copied to scratch memory.
-enum Stage {
-    /// As they are, or as f32.
-    Copied(Function<StageParams>),
-    /// As what their codes of 8 bits stand for.
-    Quantised(Function<StageQuantisedParams>),
-}
+/// Columns with one scale that kernels of `gemm_quant.h` multiply at once.
+const SCALED_COLUMNS: u64 = 32;
 
 /// A kernel for few rows.
 struct Few {
@@ -122,15 +131,14 @@ struct Few {
 
 /// `x Wᵀ` of one type of x and one form of W.
 pub(super) struct Product {
-    /// What x is, and what kernels read.
-    x: Float,
-    read: Float,
     layout: Layout,
+    groups: u32,
     /// For one row, and for up to four at once.
     few: [Few; 2],
+    few_stage: Stage,
     /// For more rows, by growing tiles.
     many: Vec<Tiled>,
-    stage: Stage,
+    many_stage: Stage,
     processors: u32,
 }
 
@@ -150,6 +158,8 @@ pub(super) struct Operands {
     pub(super) accumulate: bool,
     /// Address of the groups' first rows, if rows are sorted by group; otherwise each group has all rows.
     pub(super) offsets: Option<u64>,
+    /// Of an x that is codes.
+    pub(super) scales: Option<Scales>,
 }
 
 impl Operands {
@@ -167,6 +177,7 @@ impl Operands {
             bias: None,
             accumulate: false,
             offsets: None,
+            scales: None,
         }
     }
 
@@ -182,88 +193,73 @@ impl Product {
     pub(super) fn new(op: &Op<'_>, slot: usize, x: Float, act_quant: i64) -> Result<Self> {
         let layout = op.layouts.get(slot).cloned();
         let layout = layout.ok_or_else(|| Error::invalid(format!("weight {slot} is missing")))?;
+        let groups = op.desc.weights.get(slot).map_or(1, |w| w.groups);
+        let (few, few_read) = Self::few(op, &layout, x, act_quant)?;
+        let (many, many_read) = Self::many(op, &layout, x, act_quant)?;
+        // What is not multiplied as codes is multiplied as what they stand for.
+        let codes = act_quant != 0 && many_read != Float::F32;
+        Ok(Self {
+            few,
+            few_stage: Stage::new(op, &layout, (x, few_read), act_quant, false)?,
+            many,
+            many_stage: Stage::new(op, &layout, (x, many_read), act_quant, codes)?,
+            processors: op.shared.limits.processors,
+            groups,
+            layout,
+        })
+    }
+
+    /// The kernels for few rows, and the type that they read x as. Those of quantised weights, whose work is elsewhere, are compiled for
+    /// one type.
+    fn few(op: &Op<'_>, layout: &Layout, x: Float, act_quant: i64) -> Result<([Few; 2], Float)> {
         let (w, quantised) = (layout.kernel_name(), layout.scheme != Scheme::DENSE);
-        // Kernels of quantised weights, whose work is elsewhere, are compiled for one type of x.
         let read = if quantised || act_quant != 0 { Float::F32 } else { x };
-        let (module, form) = if quantised {
-            ("gemv_quant", w.clone())
+        let (module, form, outputs) = if quantised {
+            ("gemv_quant", w, [16, 8])
         } else {
-            ("gemv", format!("{}_{w}", read.suffix()))
+            ("gemv", format!("{}_{w}", read.suffix()), [16, 16])
         };
         let few = |rows: u32, outputs: u32| {
             let kernel = op.kernel(module, &format!("gemv_{rows}_{form}"))?;
             Ok(Few { kernel, outputs })
         };
-        let many = if read != Float::F32 && w == read.suffix() {
-            [16, 64, 128]
-                .map(|tile| Tiled::tensor(op, read, tile))
-                .into_iter()
-                .collect::<Result<_>>()?
-        } else {
-            vec![Tiled::plain(op, if quantised { "gemm_quant" } else { "gemm_simt" }, &form)?]
-        };
-        Ok(Self {
-            x,
-            read,
-            few: [few(1, 16)?, few(FEW_ROWS, if quantised { 8 } else { 16 })?],
-            many,
-            stage: Self::stage(op, &layout, (x, read), act_quant)?,
-            processors: op.shared.limits.processors,
-            layout,
-        })
+        Ok(([few(1, outputs[0])?, few(FEW_ROWS, outputs[1])?], read))
     }
 
-    fn stage(op: &Op<'_>, layout: &Layout, (x, read): (Float, Float), mode: i64) -> Result<Stage> {
-        let codes = match mode {
-            0 => {
-                let name =
-                    if read == x { format!("b{}", x.bytes() * 8) } else { x.suffix().into() };
-                return Ok(Stage::Copied(op.kernel("stage", &format!("stage_{name}"))?));
-            }
-            1 => "i8",
-            2 => "e4m3",
-            _ => {
-                return Err(Error::unsupported(format!(
-                    "{}: act_quant {mode}; supported: 0 (none), 1 (i8 a row), 2 (f8e4m3 a group of 128)",
-                    op.desc.kind
-                )));
-            }
+    /// The kernels for many rows, and the type that they read x as: tensor cores have products of 16-bit types with themselves, and of
+    /// codes.
+    fn many(op: &Op<'_>, layout: &Layout, x: Float, act_quant: i64) -> Result<(Vec<Tiled>, Float)> {
+        let (w, quantised) = (layout.kernel_name(), layout.scheme != Scheme::DENSE);
+        let read = match (act_quant, quantised) {
+            (0, _) => x,
+            (_, true) => Float::Bf16,
+            (_, false) => Float::F32,
         };
-        if layout.order.is_some() {
-            return Err(Error::unsupported(format!(
-                "{}: quantised activations and a weight with an order of columns",
-                op.desc.kind
-            )));
+        let tiles = [16, 64, 128].into_iter();
+        if quantised && read != Float::F32 && Self::scaled_at_once(layout) {
+            let many = tiles.map(|tile| Tiled::quantised(op, read, layout, tile));
+            return Ok((many.collect::<Result<_>>()?, read));
         }
-        let name = format!("stage_{}_{codes}", x.suffix());
-        Ok(Stage::Quantised(op.kernel("quantise", &name)?))
+        if quantised {
+            return Ok((vec![Tiled::plain(op, "gemm_simt_quant", &w)?], Float::F32));
+        }
+        if read != Float::F32 && w == read.suffix() {
+            let many = tiles.map(|tile| Tiled::tensor(op, read, tile));
+            return Ok((many.collect::<Result<_>>()?, read));
+        }
+        let form = format!("{}_{w}", read.suffix());
+        Ok((vec![Tiled::plain(op, "gemm_simt", &form)?], read))
     }
 
-    fn k(&self) -> u32 {
-        self.layout.k as u32
-    }
-
-    /// Elements from row to row of staged rows.
-    fn padded(&self) -> u64 {
-        self.layout.k.next_multiple_of(EIGHT)
+    /// Whether the columns that kernels of tiles take have one scale.
+    fn scaled_at_once(layout: &Layout) -> bool {
+        layout.columns >= layout.k || layout.columns.is_multiple_of(SCALED_COLUMNS)
     }
 
     /// Scratch bytes for `rows` rows of x (counting groups), wherever they lie.
     pub(super) fn scratch_bytes(&self, rows: u64) -> u64 {
-        let bytes = rows.saturating_mul(self.padded()).saturating_mul(self.read.bytes());
-        bytes.checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX)
-    }
-
-    /// Whether kernels can read x where it lies.
-    fn reads_in_place(&self, o: &Operands) -> bool {
-        let aligned = |step: i64| (step.unsigned_abs() * self.x.bytes()).is_multiple_of(ROW_ALIGN);
-        matches!(self.stage, Stage::Copied(_))
-            && self.read == self.x
-            && self.layout.order.is_none()
-            && o.x.is_multiple_of(ROW_ALIGN)
-            && aligned(o.x_stride)
-            && aligned(o.x_group)
-            && self.layout.k.is_multiple_of(EIGHT)
+        let few = rows.min(u64::from(FEW_ROWS) * u64::from(self.groups));
+        self.few_stage.bytes(few).max(self.many_stage.bytes(rows))
     }
 
     /// Enqueues the product with the groups of `weight`; `scratch` has [`Self::scratch_bytes`].
@@ -277,7 +273,13 @@ impl Product {
         if o.rows == 0 {
             return Ok(());
         }
-        let o = if self.reads_in_place(&o) { o } else { self.staged(args, weight, o, scratch)? };
+        // Sorted rows are spread over the groups; one block more fills the rows of no group.
+        let (rows, z) = match o.offsets {
+            Some(_) => (o.rows.div_ceil(weight.groups), weight.groups + 1),
+            None => (o.rows, weight.groups),
+        };
+        let stage = if rows <= FEW_ROWS { &self.few_stage } else { &self.many_stage };
+        let o = stage.run(args, weight, o, scratch)?;
         let params = Params {
             x: o.x,
             y: o.y,
@@ -290,16 +292,13 @@ impl Product {
             y_group: o.y_group,
             rows: o.rows,
             n: self.layout.n as u32,
-            k: self.k(),
+            k: self.layout.k as u32,
             groups: weight.groups,
             bias_type: o.bias.map_or(Float::F32, |(_, float)| float),
             y_type: o.y_type,
             accumulate: u32::from(o.accumulate),
-        };
-        // Sorted rows are spread over the groups; one block more fills the rows of no group.
-        let (rows, z) = match o.offsets {
-            Some(_) => (o.rows.div_ceil(weight.groups), weight.groups + 1),
-            None => (o.rows, weight.groups),
+            x_scales: o.scales.map_or(0, |scales| scales.a_row),
+            x_scale: o.scales.map_or(0, |scales| scales.start),
         };
         if rows <= FEW_ROWS {
             let few = &self.few[usize::from(rows > 1)];
@@ -322,57 +321,6 @@ impl Product {
         let fits = |t: &&Tiled| rows > t.rows / 2 && t.blocks(rows, n, groups) >= self.processors;
         let second = self.many.get(1).filter(|t| rows > first.rows && rows * 2 > t.rows);
         self.many.iter().rev().find(fits).or(second).unwrap_or(first)
-    }
-
-    /// Copies x to scratch memory, as kernels read it.
-    fn staged(
-        &self,
-        args: &Args<'_>,
-        weight: &Packed,
-        o: Operands,
-        scratch: u64,
-    ) -> Result<Operands> {
-        let stride = self.padded().cast_signed();
-        // Sorted rows are of one group each: there is one set of them.
-        let (groups, group) = match o.offsets {
-            Some(_) => (1, 0),
-            None => (weight.groups, stride * i64::from(o.rows)),
-        };
-        let grid = Grid { blocks: [o.rows, groups, 1], threads: 256, shared: 0 };
-        let (cols, padded) = (self.k(), self.padded() as u32);
-        match &self.stage {
-            Stage::Copied(kernel) => {
-                let params = StageParams {
-                    x: o.x,
-                    y: scratch,
-                    order: weight.layout.order.map_or(0, |offset| weight.start + offset),
-                    order_group: (weight.layout.bytes / 4).cast_signed(),
-                    offsets: o.offsets.unwrap_or(0),
-                    x_stride: o.x_stride,
-                    x_group: o.x_group,
-                    y_stride: stride,
-                    y_group: group,
-                    cols,
-                    padded,
-                    groups: weight.groups,
-                };
-                args.enqueue(kernel, grid, &params)?;
-            }
-            Stage::Quantised(kernel) => {
-                let params = StageQuantisedParams {
-                    x: o.x,
-                    y: scratch,
-                    x_stride: o.x_stride,
-                    x_group: o.x_group,
-                    y_stride: stride,
-                    y_group: group,
-                    cols,
-                    padded,
-                };
-                args.enqueue(kernel, grid, &params)?;
-            }
-        }
-        Ok(Operands { x: scratch, x_stride: stride, x_group: group, ..o })
     }
 }
 

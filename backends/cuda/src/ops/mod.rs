@@ -19,6 +19,7 @@ mod rope;
 mod router;
 mod rows;
 mod select;
+mod stage;
 
 use std::sync::Arc;
 
