@@ -249,6 +249,46 @@ const MUTANTS: &[Mutant] = &[
         "--op linear --case linear_sizes",
     ),
     mutant(
+        "gemm of codes: no wait for the copies of a stage",
+        "gemm_64_bf16_q4_k; 2; cp.async.wait_group; drop",
+        "--op linear --case quant_linear_prefill",
+    ),
+    mutant(
+        "gemm of codes: no barrier after the wait for a stage",
+        "gemm_64_bf16_q4_k; 3; bar.sync; drop",
+        "--op linear --case quant_linear_prefill",
+    ),
+    mutant(
+        "gemm of codes: a tile of x in the stage after its own",
+        "gemm_64_bf16_q4_k; 9; cp.async.cg.shared.global; shift 8192",
+        "--op linear --case quant_linear_prefill",
+    ),
+    mutant(
+        "gemm of codes: a fragment of the next chunk",
+        "gemm_64_bf16_q4_k; 3; ldmatrix.sync.aligned.m8n8.x4; shift 16",
+        "--op linear --case quant_linear_prefill",
+    ),
+    mutant(
+        "gemm of codes: the next group's scale",
+        "gemm_64_bf16_q4_k; 1; ld.shared.f32; shift 256",
+        "--op linear --case quant_linear_prefill",
+    ),
+    mutant(
+        "gemm of codes: minima of half a group's x",
+        "gemm_64_bf16_q4_k; 9; mma.sync; drop",
+        "--op linear --case quant_linear_prefill",
+    ),
+    mutant(
+        "gemm of codes: codes of the next row",
+        "gemm_128_bf16_q4_k; 5; st.shared.v4; shift 128",
+        "--op linear --case quant_linear_tiles",
+    ),
+    mutant(
+        "codes of activations: scales are not stored",
+        "stage_codes_bf16_e4m3; 1; st.global.f32; drop",
+        "--op linear --case act_quant_linear",
+    ),
+    mutant(
         "gemm without tensor cores: tiles overwritten too soon",
         "gemm_simt_f32_f32; 1; bar.sync; drop",
         "--op linear --case linear_many_rows",
