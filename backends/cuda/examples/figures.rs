@@ -4,7 +4,7 @@
 //! move, the others to tensor cores in their main loop and to few bank conflicts.
 #![expect(clippy::print_stdout, reason = "a report on the terminal")]
 
-use std::{collections::BTreeMap, env, ffi::c_char, process::ExitCode};
+use std::{collections::BTreeMap, env, ffi::c_char, path::Path, process::ExitCode};
 
 use halyard_conformance::{Counted, Counter, counted};
 use halyard_core::{
@@ -176,7 +176,9 @@ impl Figures {
 
 fn open() -> Result<(Device, Simulator), String> {
     let found = discover(&SearchPath::standard(&[])).map_err(|error| error.to_string())?;
-    let cuda = found.iter().find(|library| library.path.to_string_lossy().contains("cuda"));
+    let named =
+        |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().contains("cuda"));
+    let cuda = found.iter().find(|library| named(&library.path));
     let cuda = cuda.ok_or("HALYARD_BACKEND_PATH has no CUDA backend")?;
     let backend: Backend = load(cuda, &Trust { insecure: true, ..Trust::default() })
         .map_err(|error| error.to_string())?;

@@ -101,17 +101,24 @@ EACH_CACHE(ATTENTION)
 template <class T> DEVICE void merge_parts(const Attention& p) {
     const u32 token = u32(p.starts[p.first_sequence]) + block_x(), head = block_y(), pitch = p.v.dim + 2;
     if (token >= u32(p.starts[p.last_sequence]) || token >= p.tokens) return;
+    u32 count = p.parts;
+    if (p.long_tiles != 0) {
+        const Sequence sequence = sequence_of(p, p.first_sequence + block_x());
+        count = parts_of(p, tiles_of(seen_from(p, sequence.place(), sequence.keys)).count());
+        // Its block has written the result.
+        if (count == 1) return;
+    }
     const float* parts = p.partial + (u64(block_x()) * p.parts * p.heads + head) * pitch;
     const u64 step = u64(p.heads) * pitch;
     float top = negative_infinity(), weight = 0.0f;
-    for (u32 part = 0; part < p.parts; part++) top = most(top, parts[part * step]);
+    for (u32 part = 0; part < count; part++) top = most(top, parts[part * step]);
     const float from = top == negative_infinity() ? 0.0f : top;
-    for (u32 part = 0; part < p.parts; part++) weight = fused(parts[part * step + 1], exp2_approx(parts[part * step] - from), weight);
+    for (u32 part = 0; part < count; part++) weight = fused(parts[part * step + 1], exp2_approx(parts[part * step] - from), weight);
     const End end = finish(p, top * LN2, weight, head);
     T* o = row_of<T>(p.o, token, head);
     for (u32 d = thread_index(); d < p.v.dim; d += THREADS) {
         float sum = 0.0f;
-        for (u32 part = 0; part < p.parts; part++) sum = fused(parts[part * step + 2 + d], exp2_approx(parts[part * step] - from), sum);
+        for (u32 part = 0; part < count; part++) sum = fused(parts[part * step + 2 + d], exp2_approx(parts[part * step] - from), sum);
         o[d] = narrow<T>(sum * end.share);
     }
     if (thread_index() == 0) store_lse(p, token, head, end.lse);

@@ -39,8 +39,10 @@ struct Attention {
     u32 code;
     // Queries can be read, and results written, 16 bytes at a time.
     u32 aligned;
-    // The sequences of a launch, and into how many parts their keys are split.
+    // The sequences of a launch, and into how many parts their keys are split: of decodes at most.
     u32 first_sequence, last_sequence, parts;
+    // Of decodes: as many parts as fill the device, and from how many tiles a part may cost what its result does. Otherwise 0.
+    u32 few_parts, long_tiles;
     // Partial results [query][part][query head]: the largest score times log2(e), the sum of weights, and the sums of values.
     float* partial;
 };
@@ -58,6 +60,27 @@ DEVICE Seen seen_from(const Attention& p, i32 place, i32 length) {
     if (!p.causal) return {0, length};
     i32 first = p.window >= 0 && place > p.window ? place - p.window : 0;
     return {first, least(place + 1, length)};
+}
+
+// Keys of a tile, and fewest tiles that are worth a part.
+constexpr u32 KEYS = 64, SHORT_TILES = 4;
+
+// Tiles [first, end) of keys.
+struct Tiles {
+    u32 first, end;
+    DEVICE u32 count() const { return end - first; }
+};
+
+DEVICE Tiles tiles_of(const Seen& keys) {
+    const u32 first = u32(keys.first) / KEYS;
+    return {first, keys.end > keys.first ? ceil_div(u32(keys.end), KEYS) : first};
+}
+
+// Into how many parts a sequence is split of which so many tiles are seen; `Split` in flash.rs says the same of the longest.
+DEVICE u32 parts_of(const Attention& p, u32 tiles) {
+    if (p.long_tiles == 0) return p.parts;
+    const u32 wanted = least(most(p.few_parts, tiles / p.long_tiles), ceil_div(tiles, SHORT_TILES));
+    return most(least(wanted, p.parts), 1u);
 }
 
 // Where a sequence's queries and keys are.

@@ -14,7 +14,7 @@
 #include "attention.h"
 #include "mma.h"
 
-constexpr u32 THREADS = 128, WARPS = 4, KEYS = 64;
+constexpr u32 THREADS = 128, WARPS = 4;
 
 constexpr u32 pitch_of(u32 dims) { return (dims / 8 | 1) * 16; }
 
@@ -89,8 +89,8 @@ struct Job {
     u32 row, rows;
     // What any row sees, and what every row sees.
     Seen any, every;
-    // Tiles of keys.
-    u32 tile, last_tile;
+    // Tiles of keys, and the parts of the sequence's.
+    u32 tile, last_tile, parts;
     // Rows see different keys.
     bool mixed;
 };
@@ -127,12 +127,12 @@ template <class F> DEVICE bool find_job(const Attention& p, Job& job) {
     job.any = {a.first, z.end};
     job.every = {z.first, a.end};
     job.mixed = last != first;
-    job.tile = u32(a.first) / KEYS;
-    job.last_tile = z.end > a.first ? ceil_div(u32(z.end), KEYS) : job.tile;
-    const u32 count = job.last_tile - job.tile, begin = job.tile, part = block_z();
-    job.tile = begin + count * part / p.parts;
-    job.last_tile = begin + count * (part + 1) / p.parts;
-    return true;
+    const Tiles seen = tiles_of(job.any);
+    const u32 part = block_z();
+    job.parts = parts_of(p, seen.count());
+    job.tile = seen.first + seen.count() * part / job.parts;
+    job.last_tile = seen.first + seen.count() * (part + 1) / job.parts;
+    return part < job.parts;
 }
 
 // The partial result of a row, for `attention_parts`.
@@ -477,7 +477,7 @@ template <class F> DEVICE void take_out(const Attention& p, const Job& job, Stat
 
 // Ends the softmax of a row, by one thread: gives what its values are multiplied by.
 template <class F> DEVICE float end_row(const Attention& p, const Job& job, u32 row, float top, float weight) {
-    if (p.parts > 1) {
+    if (job.parts > 1) {
         float* part = part_of(p, job, row);
         part[0] = top, part[1] = weight;
         return 1.0f;
@@ -564,7 +564,7 @@ template <class F> DEVICE void store_rows(const Attention& p, const Job& job, u3
 }
 
 template <class F> DEVICE void store(const Attention& p, const Job& job, const State<F>& s, u32 base) {
-    if (p.parts > 1) return store_part(p, job, s);
+    if (job.parts > 1) return store_part(p, job, s);
     // Results go where the queries were, for whole rows to be written.
 #pragma unroll
     for (u32 r = 0; r < F::ROW_TILES; r++)

@@ -75,6 +75,8 @@ pub(super) struct Params {
     pub(super) first_sequence: u32,
     pub(super) last_sequence: u32,
     pub(super) parts: u32,
+    pub(super) few_parts: u32,
+    pub(super) long_tiles: u32,
     pub(super) partial: u64,
 }
 
@@ -198,7 +200,12 @@ fn prepare(op: &Op<'_>, source: Source, rule: Rule, dims: [u32; 2]) -> Result<Pr
         code: code.unwrap_or(0) as u32,
         ..Params::default()
     };
-    let flash = if code.is_some() { Flash::of(op, &source, dims, &fixed)? } else { None };
+    let all = if let Source::Latent(_) = source { dims[0] } else { dims[0] + dims[1] };
+    let key_bytes = u64::from(all) * cells.bytes(1).unwrap_or(0);
+    let flash = match code {
+        Some(_) => Flash::of(op, &source, dims, key_bytes, &fixed)?,
+        None => None,
+    };
     let kernel = format!("attention_{}_{}", op.float(0)?.suffix(), cell(cells)?);
     let kernel = op.kernel("attention", &kernel)?;
     Ok(Prepared::native(Attention { kernel, flash, source, fixed }))
