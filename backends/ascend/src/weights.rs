@@ -1,10 +1,14 @@
-//! Weights on the device: rows one behind the other, as the checkpoint has them.
+//! Weights on the device: each part of all groups one behind the other, rows as the checkpoint has them. Codes of 4 bits get a sign.
 
 use std::sync::Arc;
 
 use halyard_sdk::{
     DType, Error, Result, Scheme, Weight, WeightDesc, WeightFill, WeightPlan, WeightTable,
-    weights::{FillParts, known_parts},
+    abi::{
+        scheme::Rows,
+        types::{WEIGHT_PERM, WEIGHT_ZERO},
+    },
+    weights::{FillParts, PartRows, known_parts},
 };
 
 use crate::{
@@ -13,23 +17,58 @@ use crate::{
 };
 
 /// Schemes that weights can have.
-pub(crate) const SCHEMES: [Scheme; 1] = [Scheme::DENSE];
+pub(crate) const SCHEMES: [Scheme; 3] = [Scheme::DENSE, Scheme::INT8_CHANNEL, Scheme::INT4_GROUP];
 
 /// Identity of the packed form, for caches on disk: a change of this module needs a new number.
-const FORMAT: u64 = 0x6163_6c00_0001;
+const FORMAT: u64 = 0x6163_6c00_0002;
 
 /// Bytes that are gathered on the host before they are sent.
 const PIECE: usize = 8 << 20;
 
+/// Bytes of [`Packed::codes`]: two f32 for each byte.
+const TABLE_BYTES: u64 = 256 * 2 * 4;
+
+/// What the numbers of a weight are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Floats.
+    Dense,
+    /// `code scale` of an i8 and a row's f32.
+    Int8,
+    /// `(code + offset) scale` of 4 bits with a sign, `group` of a row with one scale and offset each.
+    Int4 { group: i64, offset: bool, perm: bool },
+}
+
+/// A part of all groups: where it begins, and the bytes of a row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    start: u64,
+    row: u64,
+}
+
 /// A weight on the device: `[groups, n, k]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packed {
+    pub(crate) form: Form,
+    /// Of the elements, or of scales and offsets.
     pub(crate) dtype: DType,
+    pub(crate) groups: i64,
     pub(crate) n: i64,
     pub(crate) k: i64,
-    /// Address of the first group.
+    /// Address of the elements or codes.
     pub(crate) start: u64,
-    row_bytes: u64,
+    /// Of scales: `[groups, n, scales]`.
+    pub(crate) scale: u64,
+    /// Of offsets, as scales.
+    pub(crate) offset: u64,
+    /// Of an i8 weight's scales rounded to bf16.
+    pub(crate) rounded: u64,
+    /// Of the inputs' columns, i32 `[groups, k]`.
+    pub(crate) perm: u64,
+    /// Of the two numbers that each byte of codes is, f32 `[256, 2]`.
+    pub(crate) codes: u64,
+    rows: [u64; 3],
+    bytes: u64,
 }
 
 impl Packed {
@@ -38,25 +77,151 @@ impl Packed {
     /// # Errors
     /// `UNSUPPORTED`, naming what is.
     pub(crate) fn of(w: &WeightDesc<'_>, start: u64) -> Result<Self> {
-        known_parts(w, &SCHEMES)?;
-        if ![DType::F32, DType::F16, DType::BF16].contains(&w.dtype) {
-            return Err(Error::unsupported(format!(
-                "weights of {}; supported: f32, f16, bf16",
-                w.dtype
-            )));
-        }
+        let parts = known_parts(w, &SCHEMES)?;
         let small = |what, size: u64| {
             i32::try_from(size)
                 .map(i64::from)
                 .map_err(|_| Error::unsupported(format!("a weight with {what} of {size}")))
         };
-        let row_bytes = w.dtype.bytes(w.k).ok_or_else(|| Error::invalid("a row too long"))?;
-        Ok(Self { dtype: w.dtype, n: small("n", w.n)?, k: small("k", w.k)?, start, row_bytes })
+        let (n, k, groups) = (small("n", w.n)?, small("k", w.k)?, i64::from(w.groups));
+        let has = |flag: u32| w.flags & flag != 0;
+        let form = match w.scheme {
+            Scheme::INT8_CHANNEL => Form::Int8,
+            Scheme::INT4_GROUP => Form::Int4 {
+                group: w.group_size.into(),
+                offset: has(WEIGHT_ZERO),
+                perm: has(WEIGHT_PERM),
+            },
+            _ => Form::Dense,
+        };
+        let too_large = || Error::invalid(format!("a weight of {} × {} × {}", w.groups, w.n, w.k));
+        let mut end = start;
+        let mut lay = |row: u64, rows: u64| -> Result<Part> {
+            let bytes = row.checked_mul(rows).and_then(|b| b.checked_mul(u64::from(w.groups)));
+            let part = Part { start: end, row };
+            end = bytes
+                .and_then(|b| end.checked_add(b))
+                .filter(|e| e - start < 1 << 46)
+                .ok_or_else(too_large)?
+                .next_multiple_of(ALIGN);
+            Ok(part)
+        };
+        let row = |part: usize| {
+            let part = parts.get(part).ok_or_else(too_large)?;
+            part.dtype.bytes(part.columns).ok_or_else(too_large)
+        };
+        let data = lay(row(0)?, w.n)?;
+        let (mut scale, mut offset, mut perm, mut codes) = <(Part, Part, Part, Part)>::default();
+        let mut rounded = Part::default();
+        if form != Form::Dense {
+            scale = lay(row(1)?, w.n)?;
+        }
+        if form == Form::Int8 {
+            rounded = lay(2, w.n)?;
+        }
+        if has(WEIGHT_ZERO) {
+            offset = lay(scale.row, w.n)?;
+        }
+        if let Some(order) = parts.iter().find(|p| p.rows == Rows::Shared) {
+            perm = lay(order.bytes(1).ok_or_else(too_large)?, 1)?;
+        }
+        if matches!(form, Form::Int4 { .. }) {
+            codes = Part { start: end, row: 0 };
+            end += TABLE_BYTES;
+        }
+        Ok(Self {
+            form,
+            dtype: w.dtype,
+            groups,
+            n,
+            k,
+            start,
+            scale: scale.start,
+            offset: offset.start,
+            rounded: rounded.start,
+            perm: perm.start,
+            codes: codes.start,
+            rows: [data.row, scale.row, perm.row],
+            bytes: end - start,
+        })
     }
 
-    fn group_bytes(&self) -> u64 {
-        self.row_bytes * self.n.unsigned_abs()
+    /// Scales of a row.
+    pub(crate) fn scales(&self) -> i64 {
+        match self.form {
+            Form::Int4 { group, .. } => self.k / group.max(1),
+            _ => 1,
+        }
     }
+}
+
+/// Sends rows of a part, changed on the way; they are on the device when this returns.
+///
+/// # Safety
+/// The part is of a fill that has been checked and has not ended, and has so many rows. `to` is of memory that holds them.
+unsafe fn send(
+    on: &Stream,
+    part: &PartRows,
+    (rows, bytes): (usize, u64),
+    to: u64,
+    change: impl Fn(&[u8], &mut Vec<u8>),
+) -> Result<()> {
+    let a_piece = (PIECE / (bytes as usize).max(1)).clamp(1, rows.max(1));
+    let mut piece = Vec::with_capacity(a_piece * bytes as usize);
+    for at in (0..rows).step_by(a_piece) {
+        piece.clear();
+        for row in at..rows.min(at + a_piece) {
+            // SAFETY: the caller's promise.
+            change(unsafe { part.row(row) }, &mut piece);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(on, &piece, to + at as u64 * bytes) }?;
+    }
+    Ok(())
+}
+
+/// Sends bytes; they are on the device when this returns.
+///
+/// # Safety
+/// `to` is of memory that holds them.
+unsafe fn put(on: &Stream, bytes: &[u8], to: u64) -> Result<()> {
+    let size = bytes.len() as u64;
+    let plane = |start, on_host| Plane { start, on_host, pitch: size };
+    // SAFETY: the caller's promise; the bytes live until the stream has passed the copy.
+    unsafe { driver::copy(on, plane(to, false), plane(bytes.as_ptr() as u64, true), size, 1) }?;
+    on.synchronize()
+}
+
+/// A number of 0 to 255 in the type of scales, to `out`.
+fn push_number(dtype: DType, value: i16, out: &mut Vec<u8>) {
+    let value = f32::from(value);
+    let bits = value.to_bits();
+    match dtype {
+        DType::F32 => out.extend_from_slice(&value.to_le_bytes()),
+        // Whole numbers below 256 have at most 8 digits, so that the lower half of an f32 is zeros.
+        DType::BF16 => out.extend_from_slice(&((bits >> 16) as u16).to_le_bytes()),
+        _ => {
+            let exponent = (bits >> 23 & 0xff).saturating_sub(112);
+            let half = if value == 0.0 { 0 } else { exponent << 10 | bits >> 13 & 0x3ff };
+            out.extend_from_slice(&((bits >> 16 & 0x8000 | half) as u16).to_le_bytes());
+        }
+    }
+}
+
+/// f32 rounded to bf16, to the nearest even.
+fn push_rounded(from: &[u8], out: &mut Vec<u8>) {
+    for bytes in from.chunks_exact(4) {
+        let bits = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        let kept = if f32::from_bits(bits).is_finite() { nearest } else { bits };
+        out.extend_from_slice(&((kept >> 16) as u16).to_le_bytes());
+    }
+}
+
+/// The two codes of a byte, the low one first, as numbers.
+fn code_table() -> Vec<u8> {
+    let signed = |code: u8| f32::from(code as i8 - if code > 7 { 16 } else { 0 });
+    (0..=255u8).flat_map(|b| [signed(b & 15), signed(b >> 4)]).flat_map(f32::to_le_bytes).collect()
 }
 
 /// Weights by handle.
@@ -68,11 +233,10 @@ pub(crate) struct Weights {
 impl Weights {
     /// What a weight takes.
     pub(crate) fn plan(w: &WeightDesc<'_>) -> Result<WeightPlan> {
-        let group = Packed::of(w, 0)?.group_bytes();
-        let bytes = group.checked_mul(u64::from(w.groups)).filter(|&b| b > 0 && b < 1 << 46);
-        let bytes = bytes.ok_or_else(|| {
-            Error::invalid(format!("a weight of {} groups of {group} bytes", w.groups))
-        })?;
+        let bytes = Packed::of(w, 0)?.bytes;
+        if bytes == 0 {
+            return Err(Error::invalid(format!("a weight of {} groups of nothing", w.groups)));
+        }
         Ok(WeightPlan { bytes, align: ALIGN, scratch_bytes: 0, format: FORMAT })
     }
 
@@ -87,23 +251,39 @@ impl Weights {
     pub(crate) fn fill(&self, on: &Stream, w: Weight, f: &WeightFill<'_>) -> Result<()> {
         self.table.fill(w, f, |desc, packed| {
             let parts = FillParts::new(desc, f)?;
-            let bytes = packed.row_bytes as usize;
-            let (rows, a_piece) = (f.rows as usize, (PIECE / bytes.max(1)).max(1));
-            let first = u64::from(f.group) * packed.group_bytes() + f.row0 * packed.row_bytes;
-            let mut piece = Vec::with_capacity(a_piece.min(rows) * bytes);
-            for at in (0..rows).step_by(a_piece) {
-                piece.clear();
-                for row in at..rows.min(at + a_piece) {
-                    // SAFETY: the table has checked the fill, which has this row.
-                    piece.extend_from_slice(unsafe { parts.data.row(row) });
-                }
-                let size = piece.len() as u64;
-                let plane = |start, on_host| Plane { start, on_host, pitch: size };
-                let to = plane(packed.start + first + (at * bytes) as u64, false);
-                let from = plane(piece.as_ptr() as u64, true);
-                // SAFETY: the rows are the weight's, whose memory the host keeps; the piece lives until the stream has passed the copy.
-                unsafe { driver::copy(on, to, from, size, 1) }?;
-                on.synchronize()?;
+            let [data, scale, perm] = packed.rows;
+            let first = u64::from(f.group) * packed.n.unsigned_abs() + f.row0;
+            let rows = f.rows as usize;
+            let sign = if matches!(packed.form, Form::Int4 { .. }) { 0x88 } else { 0 };
+            let copied = |from: &[u8], to: &mut Vec<u8>| to.extend(from.iter().map(|b| b ^ sign));
+            // SAFETY: the table has checked the fill, and the host keeps the weight's memory, which holds each part's rows as planned.
+            unsafe { send(on, &parts.data, (rows, data), packed.start + first * data, copied) }?;
+            let plain = |from: &[u8], to: &mut Vec<u8>| to.extend_from_slice(from);
+            if let Some(part) = &parts.scale {
+                // SAFETY: as above.
+                unsafe { send(on, part, (rows, scale), packed.scale + first * scale, plain) }?;
+            }
+            if let (Some(part), Form::Int8) = (&parts.scale, packed.form) {
+                // SAFETY: as above.
+                unsafe { send(on, part, (rows, 2), packed.rounded + first * 2, push_rounded) }?;
+            }
+            if let Some(part) = &parts.zero {
+                let offsets = |from: &[u8], to: &mut Vec<u8>| {
+                    from.iter().for_each(|&z| push_number(packed.dtype, 8 - i16::from(z), to));
+                };
+                // SAFETY: as above.
+                unsafe { send(on, part, (rows, scale), packed.offset + first * scale, offsets) }?;
+            }
+            if let Some(part) = &parts.perm {
+                // SAFETY: as above; a fill has a row at least.
+                let order = unsafe { part.row(0) };
+                check_order(order, packed.k)?;
+                // SAFETY: as above.
+                unsafe { put(on, order, packed.perm + u64::from(f.group) * perm) }?;
+            }
+            if packed.codes != 0 && first == 0 {
+                // SAFETY: as above.
+                unsafe { put(on, &code_table(), packed.codes) }?;
             }
             Ok(())
         })
@@ -120,5 +300,69 @@ impl Weights {
     /// A sealed weight.
     pub(crate) fn get(&self, w: Weight) -> Result<Arc<Packed>> {
         Ok(self.table.get(w)?.1)
+    }
+}
+
+/// Refuses an order of columns that leaves them.
+fn check_order(order: &[u8], k: i64) -> Result<()> {
+    let columns = order.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    match columns.map(i64::from).find(|column| !(0..k).contains(column)) {
+        Some(column) => Err(Error::invalid(format!("perm has column {column}, there are {k}"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_scales_types() {
+        let push = |dtype, value| {
+            let mut out = Vec::new();
+            push_number(dtype, value, &mut out);
+            out
+        };
+        assert_eq!(push(DType::F32, -3), (-3f32).to_le_bytes());
+        assert_eq!(push(DType::BF16, 1), 0x3f80u16.to_le_bytes());
+        assert_eq!(push(DType::F16, 1), 0x3c00u16.to_le_bytes());
+        assert_eq!(push(DType::F16, -247), 0xdbb8u16.to_le_bytes());
+        assert_eq!(push(DType::F16, 0), [0, 0]);
+        assert_eq!(push(DType::BF16, -247), 0xc377u16.to_le_bytes());
+    }
+
+    #[test]
+    fn scales_are_rounded_to_the_nearest() {
+        let rounded = |bits: u32| {
+            let mut out = Vec::new();
+            push_rounded(&bits.to_le_bytes(), &mut out);
+            u16::from_le_bytes([out[0], out[1]])
+        };
+        // Below, at and above the middle of two neighbours, the lower one even and odd.
+        assert_eq!(rounded(0x3f80_7fff), 0x3f80);
+        assert_eq!([rounded(0x3f80_8000), rounded(0x3f81_8000)], [0x3f80, 0x3f82]);
+        assert_eq!(rounded(0x3f80_8001), 0x3f81);
+        assert_eq!(rounded(f32::INFINITY.to_bits()), 0x7f80);
+    }
+
+    #[test]
+    fn codes_have_a_sign() {
+        let table = code_table();
+        let pair = |byte: usize| &table[8 * byte..8 * byte + 8];
+        assert_eq!(pair(0x7f), [-1f32, 7.0].map(f32::to_le_bytes).concat());
+        assert_eq!(pair(0x80), [0f32, -8.0].map(f32::to_le_bytes).concat());
+    }
+
+    #[test]
+    fn parts_lie_one_behind_the_other() {
+        let dense = WeightDesc::linear(Scheme::DENSE, DType::BF16, 3, 5);
+        assert_eq!(Weights::plan(&dense).unwrap().bytes, 256);
+        let int4 = WeightDesc::linear(Scheme::INT4_GROUP, DType::F16, 16, 64);
+        let int4 = WeightDesc { group_size: 32, flags: WEIGHT_ZERO | WEIGHT_PERM, ..int4 };
+        let packed = Packed::of(&int4, 1 << 20).unwrap();
+        let at = |address: u64| address - (1 << 20);
+        assert_eq!([at(packed.scale), at(packed.offset), at(packed.perm)], [512, 768, 1024]);
+        assert_eq!((at(packed.codes), packed.bytes), (1280, 1280 + TABLE_BYTES));
+        assert!(Packed::of(&WeightDesc::linear(Scheme::FP8_CHANNEL, DType::F32, 4, 4), 0).is_err());
     }
 }

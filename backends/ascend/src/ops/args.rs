@@ -5,7 +5,7 @@
 use std::{cell::Cell, sync::Arc};
 
 use halyard_ascend_sys::types::{
-    ACL_BF16, ACL_BOOL, ACL_FLOAT, ACL_FLOAT16, ACL_INT8, ACL_INT32, ACL_INT64, ACL_UINT8,
+    ACL_BF16, ACL_BOOL, ACL_FLOAT, ACL_FLOAT16, ACL_INT4, ACL_INT8, ACL_INT32, ACL_INT64, ACL_UINT8,
 };
 use halyard_sdk::{DType, Error, LaunchArgs, Result, TensorView};
 
@@ -25,6 +25,8 @@ impl Kind {
     pub(super) const I8: Self = Self(ACL_INT8);
     pub(super) const U8: Self = Self(ACL_UINT8);
     pub(super) const I32: Self = Self(ACL_INT32);
+    /// Two elements a byte.
+    pub(super) const I4: Self = Self(ACL_INT4);
     pub(super) const I64: Self = Self(ACL_INT64);
     pub(super) const BOOL: Self = Self(ACL_BOOL);
 

@@ -1,47 +1,31 @@
 //! BATCHED_LINEAR: one matrix a group.
 
-use halyard_sdk::{
-    DType, Result, TensorSpec,
-    abi::ops::{Sym, attrs},
-};
+use halyard_sdk::{Result, TensorSpec, abi::ops::attrs};
 
 use super::{
     Launch, Op,
-    args::{Args, Kind, Place, piece_bytes, scratch_bytes},
+    args::{Args, Kind, Place, scratch_bytes},
+    widen,
 };
+use crate::weights::{Form, Packed};
 
 struct Batched {
-    groups: i64,
-    n: i64,
-    k: i64,
-    dtype: DType,
-    /// The result must not be rounded to the operands' type: these are widened.
+    weight: Packed,
+    /// Matrices of codes or of another type, or a result that must not be rounded to the operands' 16 bits.
     widen: bool,
 }
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::BatchedLinear {} = op.attrs()?;
     op.floats(&[0, 1])?;
-    let (x, y, w) = (op.dtype(0), op.dtype(1), &op.weights[0]);
-    let widen = x != w.dtype || y != w.dtype;
-    Ok(Box::new(Batched { groups: op.dim(Sym::G), n: w.n, k: w.k, dtype: w.dtype, widen }))
+    let weight = op.weights[0];
+    let plain = weight.form == Form::Dense && [0, 1].iter().all(|&s| op.dtype(s) == weight.dtype);
+    Ok(Box::new(Batched { weight, widen: !plain }))
 }
 
-/// `[tokens, groups, width]` with the groups first.
-fn by_group(rows: &Place) -> Place {
-    rows.exchanged(0, 1)
-}
-
-/// `[groups, n, k]` with the columns first.
-fn columns_first(w: &Place) -> Place {
-    w.exchanged(1, 2)
-}
-
-impl Batched {
-    /// Scratch bytes of a group's matrix.
-    fn a_group(&self) -> i64 {
-        self.n.saturating_mul(self.k).saturating_mul(4)
-    }
+/// `out = x Wᵀ` of groups: `[tokens, groups, width]` each, the matrices `[groups, n, k]`.
+fn multiply(args: &Args<'_>, x: &Place, w: &Place, out: &Place) -> Result<()> {
+    args.batched(&x.exchanged(0, 1), &w.exchanged(1, 2), &out.exchanged(0, 1))
 }
 
 impl Launch for Batched {
@@ -49,10 +33,10 @@ impl Launch for Batched {
         if !self.widen {
             return 0;
         }
-        let tokens = shapes.first().map_or(0, |s| s.dims[0]);
-        scratch_bytes(Kind::F32, &[tokens, self.groups, self.k])
-            + scratch_bytes(Kind::F32, &[tokens, self.groups, self.n])
-            + piece_bytes(self.groups, self.a_group())
+        let (tokens, w) = (shapes.first().map_or(0, |s| s.dims[0]), &self.weight);
+        2 * scratch_bytes(Kind::F32, &[tokens, w.groups.max(2), w.k])
+            + scratch_bytes(Kind::F32, &[tokens, w.groups, w.n])
+            + widen::row_bytes(w, widen::rows_at_a_time(w))
     }
 
     fn slow(&self) -> Option<&'static str> {
@@ -66,17 +50,26 @@ impl Launch for Batched {
         if y.is_empty() {
             return Ok(());
         }
-        let w = Place::contiguous(w.start, Kind::of(self.dtype)?, &[self.groups, w.n, w.k]);
         if !self.widen {
-            return args.batched(&by_group(&x), &columns_first(&w), &by_group(&y));
+            let w = Place::contiguous(w.start, Kind::of(w.dtype)?, &[w.groups, w.n, w.k]);
+            return multiply(args, &x, &w, &y);
         }
         let wide = args.cast(&x, Kind::F32)?;
         let out = args.scratch(Kind::F32, &y.dims)?;
-        args.in_pieces(self.groups, self.a_group(), |first, groups| {
-            let w = args.cast(&w.slice(0, first, groups), Kind::F32)?;
-            let (x, out) = (wide.slice(1, first, groups), out.slice(1, first, groups));
-            args.batched(&by_group(&x), &columns_first(&w), &by_group(&out))
-        })?;
+        let (a_time, mark) = (widen::rows_at_a_time(&w), args.mark());
+        for group in 0..w.groups {
+            let (x, out) = (wide.slice(1, group, 1), out.slice(1, group, 1));
+            let mut first = 0;
+            while first < w.n {
+                args.release(mark);
+                let flat = x.seen(&[x.dims[0], w.k], &[x.strides[0], 1]);
+                let x = widen::arranged(args, &w, group, &flat)?.spread(1);
+                let rows = a_time.min(w.n - first);
+                let part = widen::rows(args, &w, group, (first, rows))?.spread(0);
+                multiply(args, &x, &part, &out.slice(2, first, rows))?;
+                first += rows;
+            }
+        }
         args.copy(&y, &out)
     }
 }

@@ -1,5 +1,7 @@
 //! Operators as calculations: results go to a place that the caller gives, of the dims that both operands broadcast to.
 
+use std::ptr::null;
+
 use halyard_ascend_sys::types::ACL_FLOAT;
 use halyard_sdk::Result;
 
@@ -190,5 +192,11 @@ impl Args<'_> {
     pub(super) fn upper(&self, x: &Place, diagonal: i64, to: &Place) -> Result<()> {
         let (x, to) = (self.tensor(x)?, self.tensor(to)?);
         enqueue!(self.on, Triu(x.raw(), diagonal, to.raw()))
+    }
+
+    /// Codes of i8 and a scale a row, f32.
+    pub(super) fn quantise(&self, x: &Place, codes: &Place, scale: &Place) -> Result<()> {
+        let (x, codes, scale) = (self.tensor(x)?, self.tensor(codes)?, self.tensor(scale)?);
+        enqueue!(self.on, DynamicQuant(x.raw(), null(), codes.raw(), scale.raw()))
     }
 }

@@ -1,4 +1,4 @@
-//! LINEAR with weights as floats.
+//! LINEAR, with weights as floats and as codes.
 
 use std::ptr::null;
 
@@ -7,14 +7,15 @@ use halyard_sdk::{DType, Result, TensorSpec, abi::ops::attrs};
 use super::{
     Launch, Op,
     args::{Args, Kind, Place, scratch_bytes},
+    quantised, widen,
 };
-use crate::driver::{Scalar, TensorList};
+use crate::{
+    driver::{Scalar, TensorList},
+    weights::{Form, Packed},
+};
 
 /// `cubeMathType`: products of the operands' own type.
 const KEEP: i8 = 0;
-
-/// Bytes of the weight's rows that are widened at a time.
-const WIDENED: i64 = 64 << 20;
 
 /// Last dims of `GroupedMatmul` are below this.
 const MAX_LAST: i64 = 65536;
@@ -24,53 +25,72 @@ const ONE_TENSOR: i64 = 3;
 const ROWS: i64 = 0;
 const COUNTS: i64 = 1;
 
+/// How a layer is computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A product of floats, a bias added by its operator or by none.
+    Floats { bias: bool },
+    /// Inputs quantised a row, a product of codes of 8 bits.
+    Int8,
+    /// A product of floats with codes.
+    Codes,
+    /// The weight is widened, some rows at a time: operands of two types, codes that no operator takes, or a result that must not be rounded
+    /// to its operands' 16 bits.
+    Widened,
+}
+
 struct Linear {
     accumulate: bool,
     bias: bool,
-    dtype: DType,
-    n: i64,
-    k: i64,
-    /// Operands of two types, or of 16 bits with a result that must not be rounded to them: the weight is widened, some rows at a time.
-    widen: bool,
-    /// A bias that is added before the one rounding.
-    fused: bool,
+    weight: Packed,
+    way: Way,
 }
 
 pub(super) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::Linear { accumulate, act_quant } = op.attrs()?;
     op.floats(&[0, 1, 2])?;
+    let weight = op.weights[0];
+    let (x, bias, y) = (op.dtype(0), op.present(1), op.dtype(2));
+    let sixteen = x == y && [DType::F16, DType::BF16].contains(&x) && !accumulate;
     if act_quant != 0 {
-        return Err(op.refuse("quantised activations; supported: none"));
+        if act_quant != 1 || weight.form != Form::Int8 || !sixteen {
+            return Err(op.refuse(format!(
+                "activations quantised by {act_quant} with a weight of {}, x of {x}, y of {y}; supported: 1 (int8 a token) with int8_channel, both f16 or both bf16, without accumulation",
+                op.desc.weights[0].scheme
+            )));
+        }
+        quantised::check(op)?;
+        return Ok(Box::new(Linear { accumulate, bias, weight, way: Way::Int8 }));
     }
-    let (x, w, y) = (op.dtype(0), &op.weights[0], op.dtype(2));
-    let (bias, dtype) = (op.present(1), w.dtype);
-    let short = w.n < MAX_LAST && w.k < MAX_LAST;
     // f16 wants its bias in f16, which others do not fit.
-    let exact = dtype == DType::BF16 || (dtype == DType::F16 && op.dtype(1) == DType::F16);
-    let fused = exact && x == dtype && y == dtype && bias && !accumulate && short;
-    let alike = x == dtype && (dtype == DType::F32 || y == dtype && !bias && !accumulate);
-    let widen = !fused && !alike;
-    Ok(Box::new(Linear { accumulate, bias, dtype, n: w.n, k: w.k, widen, fused }))
+    let exact = !bias || x == DType::BF16 || op.dtype(1) == DType::F16;
+    let short = weight.n < MAX_LAST && weight.k < MAX_LAST;
+    let dense = weight.form == Form::Dense && x == weight.dtype;
+    let way = if dense && sixteen && bias && exact && short {
+        Way::Floats { bias: true }
+    } else if dense && (x == DType::F32 || sixteen && !bias) {
+        Way::Floats { bias: false }
+    } else if sixteen && exact && quantised::takes(&weight, x) {
+        Way::Codes
+    } else {
+        Way::Widened
+    };
+    Ok(Box::new(Linear { accumulate, bias, weight, way }))
 }
 
 impl Linear {
-    fn rows_widened(&self) -> i64 {
-        (WIDENED / 4 / self.k.max(1)).clamp(1, self.n.max(1))
-    }
-
     /// `out = x Wᵀ`, in the type of the operands or of `out`, which is f32 then.
-    fn product(&self, args: &Args<'_>, x: &Place, w: &Place, out: &Place) -> Result<()> {
-        if !self.widen {
-            return multiply(args, x, w, out);
+    fn product(&self, args: &Args<'_>, x: &Place, w: &Packed, out: &Place) -> Result<()> {
+        if self.way != Way::Widened {
+            let w = Place::contiguous(w.start, Kind::of(w.dtype)?, &[w.n, w.k]);
+            return multiply(args, x, &w, out);
         }
-        let x = args.cast(x, Kind::F32)?;
-        let a_time = self.rows_widened();
-        let wide = args.scratch(Kind::F32, &[a_time, self.k])?;
-        let mut first = 0;
-        while first < self.n {
-            let rows = a_time.min(self.n - first);
-            let part = wide.slice(0, 0, rows);
-            args.copy(&part, &w.slice(0, first, rows))?;
+        let x = args.cast(&widen::arranged(args, w, 0, x)?, Kind::F32)?;
+        let (a_time, mark, mut first) = (widen::rows_at_a_time(w), args.mark(), 0);
+        while first < w.n {
+            args.release(mark);
+            let rows = a_time.min(w.n - first);
+            let part = widen::rows(args, w, 0, (first, rows))?;
             multiply(args, &x, &part, &out.slice(1, first, rows))?;
             first += rows;
         }
@@ -127,20 +147,20 @@ fn multiply(args: &Args<'_>, x: &Place, w: &Place, out: &Place) -> Result<()> {
 impl Launch for Linear {
     fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
         let rows = shapes.first().map_or(0, |s| s.dims[0]);
-        let mut bytes = 2 * scratch_bytes(Kind::F32, &[rows, self.n]);
-        bytes += scratch_bytes(Kind::F32, &[self.n]) + scratch_bytes(Kind::I64, &[1]);
-        if self.fused {
-            bytes += scratch_bytes(Kind::F32, &[rows, self.k]);
-        }
-        if self.widen {
-            bytes += scratch_bytes(Kind::F32, &[rows, self.k]);
-            bytes += scratch_bytes(Kind::F32, &[self.rows_widened(), self.k]);
-        }
-        bytes
+        let w = &self.weight;
+        let (x, y) =
+            (scratch_bytes(Kind::F32, &[rows, w.k]), scratch_bytes(Kind::F32, &[rows, w.n]));
+        let lists = scratch_bytes(Kind::F32, &[w.n]) + scratch_bytes(Kind::F32, &[rows.max(2)]);
+        let widened = if self.way == Way::Widened {
+            widen::row_bytes(w, widen::rows_at_a_time(w))
+        } else {
+            0
+        };
+        2 * x + 2 * y + lists + widened
     }
 
     fn slow(&self) -> Option<&'static str> {
-        self.widen.then_some(
+        (self.way == Way::Widened).then_some(
             "the weight is widened to f32 at each launch, for a result that is rounded once",
         )
     }
@@ -150,26 +170,27 @@ impl Launch for Linear {
         if y.is_empty() {
             return Ok(());
         }
-        let w = Place::contiguous(w.start, Kind::of(self.dtype)?, &[w.n, w.k]);
-        if self.fused {
-            return multiply_add(args, (&x, &w), &args.place(1)?, &y);
+        let bias = args.optional(1)?;
+        match self.way {
+            Way::Int8 => return quantised::both(args, &x, &w, (bias.as_ref(), &y)),
+            Way::Codes => return quantised::weight_only(args, &x, &w, (bias.as_ref(), &y)),
+            Way::Floats { bias: true } => {
+                let w = Place::contiguous(w.start, Kind::of(w.dtype)?, &[w.n, w.k]);
+                return multiply_add(args, (&x, &w), &args.place(1)?, &y);
+            }
+            Way::Floats { bias: false } | Way::Widened => {}
         }
-        let plain = Kind::of(self.dtype)?;
-        let sum = if self.widen { Kind::F32 } else { plain };
+        let sum = if self.way == Way::Widened { Kind::F32 } else { x.kind };
         if !self.bias && !self.accumulate && sum == y.kind {
             return self.product(args, &x, &w, &y);
         }
         let out = args.scratch(sum, &y.dims)?;
         self.product(args, &x, &w, &out)?;
-        let one = Scalar::float(args.on.driver(), 1.0)?;
-        let to = args.tensor(&out)?;
         if self.accumulate {
-            let y = args.tensor(&y)?;
-            enqueue!(args.on, InplaceAdd(to.raw(), y.raw(), one.raw()))?;
+            args.add_to(&out, &y)?;
         }
-        if self.bias {
-            let bias = args.tensor(&args.place(1)?)?;
-            enqueue!(args.on, InplaceAdd(to.raw(), bias.raw(), one.raw()))?;
+        if let Some(bias) = &bias {
+            args.add_to(&out, bias)?;
         }
         args.copy(&y, &out)
     }

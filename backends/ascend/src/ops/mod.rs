@@ -29,9 +29,11 @@ mod linear;
 mod logits;
 mod norm;
 mod process;
+mod quantised;
 mod rope;
 mod rows;
 mod sample;
+mod widen;
 
 use std::sync::Arc;
 
@@ -57,7 +59,8 @@ use args::Args;
 pub(crate) use combine::{Combination, combine};
 
 /// What the backend promises (`conformance/README.md`).
-pub(crate) const PROFILES: &str = "dense,mla,contiguous,sample,comm";
+pub(crate) const PROFILES: &str =
+    "dense,mla,contiguous,sample,quant:int8_channel,quant:int4_group,comm";
 
 /// An op, ready to launch.
 pub(crate) trait Launch: Send + Sync + 'static {

@@ -7,7 +7,7 @@ use super::{
     args::{Args, Kind, Place, scratch_bytes},
     index::{index_bytes, indices, negative, put, put_index, select},
 };
-use crate::driver::Scalar;
+use crate::{driver::Scalar, weights::Form};
 
 fn count(shapes: &[TensorSpec], slot: usize) -> i64 {
     shapes.get(slot).map_or(0, |s| s.dims[0])
@@ -55,6 +55,11 @@ pub(super) fn embedding(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::Embedding { scale, vocab_start } = op.attrs()?;
     op.floats(&[1])?;
     let weight = &op.weights[0];
+    if weight.form != Form::Dense {
+        return Err(
+            op.refuse(format!("a table of {}; supported: dense", op.desc.weights[0].scheme))
+        );
+    }
     let direct = scale.to_bits() == 1f64.to_bits() && weight.dtype == op.dtype(1);
     Ok(Box::new(Embedding {
         scale: scale as f32,

@@ -29,6 +29,7 @@ pub const ACL_UINT8: i32 = 4;
 pub const ACL_INT64: i32 = 9;
 pub const ACL_BOOL: i32 = 12;
 pub const ACL_BF16: i32 = 27;
+pub const ACL_INT4: i32 = 29;
 
 pub const ACL_FORMAT_ND: i32 = 2;
 
