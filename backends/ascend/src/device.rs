@@ -1,6 +1,6 @@
 //! One NPU, as a host sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use halyard_sdk::{
     AllocReq, Buffer, Code, Collective, CommDesc, CopyReq, DType, Device, Error, Event, InfoKey,
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     /// What [`Stream::NONE`] names.
     default_stream: Option<Arc<driver::Stream>>,
     pub(crate) fates: Fates,
+    /// Found when measurements are first wanted; none without DCMI.
+    sensors: OnceLock<Option<driver::Sensors>>,
 }
 
 impl Shared {
@@ -107,6 +109,7 @@ impl AscendDevice {
             events: Handles::new("event"),
             default_stream,
             fates: Fates::default(),
+            sensors: OnceLock::new(),
             context,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -147,12 +150,14 @@ impl Device for AscendDevice {
 
     fn telemetry(&self, out: &mut [Metric]) -> u32 {
         let Ok((free, total)) = self.memory_now() else { return 0 };
-        let numbers = [
+        let memory = [
             (MetricKey::MEM_FREE, free),
             (MetricKey::MEM_USED, total - free),
             (MetricKey::MEM_USED_BY_US, self.shared.buffers.device_bytes()),
         ];
-        report(out, numbers)
+        let sensors = self.shared.sensors.get_or_init(|| self.shared.context.sensors());
+        let measured = sensors.iter().flat_map(driver::Sensors::read);
+        report(out, memory.into_iter().chain(measured))
     }
 
     fn alloc(&self, req: &AllocReq) -> Result<Buffer> {

@@ -83,6 +83,11 @@ impl Context {
         Ok(Bound { driver: self.driver, before: back, _of: PhantomData })
     }
 
+    /// The device's sensors; none without DCMI.
+    pub(crate) fn sensors(&self) -> Option<super::Sensors> {
+        super::Sensors::of(self.ordinal)
+    }
+
     /// The chip's name, such as `Ascend910B1`. A context is bound.
     pub(crate) fn chip(&self) -> Result<String> {
         let ask = self.driver.acl.aclrtGetSocName;
@@ -111,13 +116,16 @@ impl Context {
 
     /// Free bytes of the device's memory, and all. The context is bound.
     pub(crate) fn memory_now(&self) -> Result<(u64, u64)> {
-        let (mut free, mut total) = (0, 0);
-        // SAFETY: the numbers go to variables of ours.
-        unsafe {
-            call!(&self.driver.acl, aclrtGetMemInfo(ACL_HBM_MEM, &raw mut free, &raw mut total))
-        }?;
-        Ok((free as u64, total as u64))
+        memory_now(self.driver)
     }
+}
+
+/// Free bytes of the memory of the device whose context is bound, and all.
+pub(super) fn memory_now(driver: &Driver) -> Result<(u64, u64)> {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: the numbers go to variables of ours.
+    unsafe { call!(&driver.acl, aclrtGetMemInfo(ACL_HBM_MEM, &raw mut free, &raw mut total)) }?;
+    Ok((free as u64, total as u64))
 }
 
 impl Drop for Bound<'_> {

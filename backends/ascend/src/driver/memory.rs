@@ -6,7 +6,7 @@ use halyard_ascend_sys::types::{
     ACL_MEM_MALLOC_HUGE_FIRST, ACL_MEMCPY_DEVICE_TO_DEVICE, ACL_MEMCPY_DEVICE_TO_HOST,
     ACL_MEMCPY_HOST_TO_DEVICE,
 };
-use halyard_sdk::{Error, Result};
+use halyard_sdk::{Code, Error, Result};
 
 use halyard_sdk::vendor::Plane;
 
@@ -35,9 +35,10 @@ impl Memory {
         let padded = padded.ok_or_else(|| Error::invalid(format!("{bytes} bytes of memory")))?;
         let mut raw = ptr::null_mut();
         // SAFETY: the address goes to a variable of ours.
-        unsafe {
+        let made = unsafe {
             call!(&driver.acl, aclrtMalloc(&raw mut raw, padded, ACL_MEM_MALLOC_HUGE_FIRST))
-        }?;
+        };
+        made.map_err(|error| with_numbers(driver, error, bytes))?;
         Ok(Self { driver, raw, bytes })
     }
 
@@ -48,6 +49,23 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+/// Says how much was wanted, and how much there is.
+fn with_numbers(driver: &Driver, error: Error, bytes: usize) -> Error {
+    if error.code != Code::OUT_OF_MEMORY {
+        return error;
+    }
+    let Ok((free, total)) = super::context::memory_now(driver) else { return error };
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let message = format!(
+        "{}; {} MiB are wanted, {} MiB of the device's {} MiB are free",
+        error.message,
+        mib(bytes as u64),
+        mib(free),
+        mib(total)
+    );
+    Error { message: message.into(), ..error }
 }
 
 impl Drop for Memory {

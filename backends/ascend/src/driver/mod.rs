@@ -14,6 +14,7 @@ macro_rules! call {
 }
 
 mod context;
+mod dcmi;
 mod error;
 pub(crate) mod hccl;
 mod memory;
@@ -27,6 +28,7 @@ use halyard_ascend_sys::{Libraries, acl::Acl, aclnn::Aclnn};
 use halyard_sdk::{Error, Result};
 
 pub(crate) use context::{Bound, Context, count};
+pub(crate) use dcmi::Sensors;
 pub(crate) use halyard_sdk::vendor::Plane;
 pub(crate) use memory::{Memory, Pinned, copy};
 pub(crate) use operator::run;

@@ -23,7 +23,14 @@ fn pending() -> Error {
 pub(crate) struct Stream {
     pub(super) driver: &'static Driver,
     raw: aclrtStream,
-    scratch: Mutex<Option<Memory>>,
+    scratch: Mutex<Scratch>,
+}
+
+#[derive(Debug, Default)]
+struct Scratch {
+    current: Option<Memory>,
+    /// What was too small, and may still be in use.
+    outgrown: Vec<Memory>,
 }
 
 // SAFETY: a stream is a name that the runtime takes from any thread.
@@ -49,8 +56,12 @@ impl Stream {
 
     /// Waits for everything enqueued so far.
     pub(crate) fn synchronize(&self) -> Result<()> {
+        let outgrown = std::mem::take(&mut self.lock().outgrown);
         // SAFETY: the stream lives as long as this.
-        unsafe { call!(&self.driver.acl, aclrtSynchronizeStream(self.raw)) }
+        let waited = unsafe { call!(&self.driver.acl, aclrtSynchronizeStream(self.raw)) };
+        // Nothing uses it any more.
+        drop(outgrown);
+        waited
     }
 
     /// `NOT_READY` while work is pending.
@@ -84,25 +95,24 @@ impl Stream {
         enqueued
     }
 
-    /// Memory of at least so many bytes for the operator that is enqueued next. It is kept for the stream and grows where an operator wants
-    /// more than all before, once the stream has done their work.
+    /// Memory of at least so many bytes for the operator that is enqueued next. It is kept for the stream and at least doubles where an
+    /// operator wants more than all before; what it was stays until the stream is waited for.
     pub(super) fn scratch(&self, bytes: usize) -> Result<*mut c_void> {
         if bytes == 0 {
             return Ok(ptr::null_mut());
         }
         let mut scratch = self.lock();
-        match &*scratch {
-            Some(memory) if memory.bytes() >= bytes => {}
-            _ => {
-                self.synchronize()?;
-                *scratch = None;
-                *scratch = Some(Memory::alloc(self.driver, bytes.next_multiple_of(1 << 20))?);
-            }
+        let have = scratch.current.as_ref().map_or(0, Memory::bytes);
+        if have < bytes {
+            let wanted = bytes.max(2 * have).next_multiple_of(1 << 20);
+            let larger = Memory::alloc(self.driver, wanted)?;
+            let outgrown = scratch.current.replace(larger);
+            scratch.outgrown.extend(outgrown);
         }
-        Ok(scratch.as_ref().map_or(ptr::null_mut(), |memory| memory.start() as *mut c_void))
+        Ok(scratch.current.as_ref().map_or(ptr::null_mut(), |memory| memory.start() as *mut c_void))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Memory>> {
+    fn lock(&self) -> MutexGuard<'_, Scratch> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,5 @@
-//! Our own declarations of Huawei's CANN: AscendCL (`acl`), the operators (`aclnn`) and collectives (`hccl`).
+//! Our own declarations of Huawei's CANN: AscendCL (`acl`), the operators (`aclnn`), collectives (`hccl`) and
+//! the driver's management (`dcmi`).
 //!
 //! Nothing is linked: libraries are opened when [`Libraries::open`] is called and stay open for the life of the process. Each symbol is
 //! looked up by itself, never by a release's number: a function that a release lacks is `None`.
@@ -7,6 +8,7 @@
 
 pub mod acl;
 pub mod aclnn;
+pub mod dcmi;
 pub mod hccl;
 mod load;
 pub mod types;

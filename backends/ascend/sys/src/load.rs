@@ -41,6 +41,18 @@ fn folders() -> Vec<PathBuf> {
     named.chain(usual.map(PathBuf::from)).map(|home| home.join("lib64")).collect()
 }
 
+/// Libraries of operators in the folders that `ASCEND_CUSTOM_OPP_PATH` lists.
+fn custom_operators() -> Vec<&'static Library> {
+    let Some(folders) = env::var_os("ASCEND_CUSTOM_OPP_PATH") else { return Vec::new() };
+    let paths = env::split_paths(&folders).map(|f| f.join("op_api/lib/libcust_opapi.so"));
+    let open = |path: PathBuf| {
+        // SAFETY: as in `open`.
+        let library = unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_GLOBAL) }.ok()?;
+        Some(&*Box::leak(Box::new(library)))
+    };
+    paths.filter_map(open).collect()
+}
+
 fn open(name: &str) -> Result<&'static Library, String> {
     let flags = RTLD_LAZY | RTLD_GLOBAL;
     // SAFETY: the vendor's libraries run no code at load but constructors of their own, as programs that link them rely on.
@@ -76,7 +88,9 @@ impl Libraries {
         if operators.is_empty() {
             return Err(missing("libopapi.so or libopapi_nn.so", "none is there"));
         }
-        Ok(Self { found: [runtime, base].into_iter().chain(operators).collect() })
+        // Operators that somebody installed come before those of the toolkit.
+        let custom = custom_operators();
+        Ok(Self { found: [runtime, base].into_iter().chain(custom).chain(operators).collect() })
     }
 
     /// Opens HCCL: one library up to CANN 8.3, two from 8.5 on.
@@ -91,6 +105,21 @@ impl Libraries {
             ))
         })?;
         Ok(Self { found: [Some(first), open("libhcomm.so").ok()].into_iter().flatten().collect() })
+    }
+
+    /// Opens the driver's management library.
+    ///
+    /// # Errors
+    /// If it is not there, with what the loader said.
+    pub fn open_management() -> Result<Self, OpenError> {
+        let found = open("libdcmi.so").or_else(|why| {
+            // Where the driver puts it, which is on no library path.
+            // SAFETY: as in `open`.
+            let library = unsafe { Library::open(Some("/usr/local/dcmi/libdcmi.so"), RTLD_LAZY) };
+            library.map(|library| &*Box::leak(Box::new(library))).map_err(|_| why)
+        });
+        let found = found.map_err(|why| OpenError(format!("no DCMI: libdcmi.so ({why})")))?;
+        Ok(Self { found: vec![found] })
     }
 
     /// The symbol of this name.

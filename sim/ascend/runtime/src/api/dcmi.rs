@@ -16,6 +16,17 @@ pub(crate) struct HbmInfo {
     bandwidth_percent: u32,
 }
 
+/// `struct dcmi_ecc_info`: whether errors are counted; of one bit and of two since the start, all of each, pages that were taken out.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct EccInfo {
+    enable_flag: i32,
+    counts: [u32; 6],
+}
+
+/// `DCMI_DEVICE_TYPE_HBM`
+const HBM: i32 = 2;
+
 /// What the system of an idle card takes.
 const SYSTEM_MIB: u64 = 3072;
 
@@ -88,6 +99,26 @@ entries! { ENTRIES of Dcmi:
         let card = Card::find(card, device_id)?;
         let (memory_mib, used_mib) = (card.chip.hbm_bytes >> 20, SYSTEM_MIB + (card.used() >> 20));
         info.set("hbm_info", HbmInfo { memory_mib, frequency: 1600, used_mib, temperature: 40, bandwidth_percent: 0 })
+    }
+
+    /* Degrees Celsius; the first card is the coolest. */
+    fn dcmi_get_device_temperature(card: i32, device_id: i32, temperature: Out<i32>) {
+        Card::find(card, device_id)?;
+        temperature.set("temperature", 42 + card)
+    }
+
+    /* Tenths of a watt. */
+    fn dcmi_get_device_power_info(card: i32, device_id: i32, power: Out<i32>) {
+        Card::find(card, device_id)?;
+        power.set("power", 951)
+    }
+
+    fn dcmi_get_device_ecc_info(card: i32, device_id: i32, kind: i32, info: Out<EccInfo>) {
+        Card::find(card, device_id)?;
+        if kind != HBM {
+            return Err(Failure::argument("input_type", format!("{kind}; a 910B has HBM, 2")));
+        }
+        info.set("device_ecc_info", EccInfo { enable_flag: 1, counts: [0; 6] })
     }
 
     /* 0 well, 3 critical: the device is lost. */
