@@ -18,6 +18,12 @@ pub trait Memory {
     /// # Errors
     /// The bytes are not all inside of one allocation of the device.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Fault>;
+
+    /// Copies bytes from an address to another; those that nothing wrote may move, and stay unwritten.
+    ///
+    /// # Errors
+    /// The bytes are not all inside of one allocation of the device.
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Fault>;
 }
 
 /// What ends an operator while it runs.
@@ -299,6 +305,17 @@ impl Launch<'_> {
             return Err(Fault::exception(text));
         }
         Ok(self.base(view)? + bits / 8)
+    }
+
+    /// Moves elements as they are, if both views are rows of whole bytes of one type; whether it did.
+    pub(crate) fn moved(&self, from: &View, to: &View) -> Result<bool, Fault> {
+        let plain = |view: &View| view.is_contiguous() && !view.nz && view.dtype.bits() >= 8;
+        if from.dtype != to.dtype || from.len() == 0 || !plain(from) || !plain(to) {
+            return Ok(false);
+        }
+        let bytes = Self::bytes_of(from.len(), from);
+        let copied = self.memory.copy(self.at(to, 0)?, self.at(from, 0)?, bytes);
+        copied.map_err(|fault| named(from, &fault)).map(|()| true)
     }
 
     fn bytes_of(elements: usize, view: &View) -> usize {

@@ -290,4 +290,10 @@ impl Memory for OnDevice<'_> {
         let written = runtime.memory.write_bytes(address, bytes, order);
         written.map_err(|e| Fault::exception(runtime.explain(e).text))
     }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
+        let Site { runtime, order, .. } = self.0;
+        let copied = runtime.memory.copy(to, from, bytes, order);
+        copied.map_err(|e| Fault::exception(runtime.explain(e).text))
+    }
 }

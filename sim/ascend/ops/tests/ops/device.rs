@@ -48,6 +48,19 @@ impl Memory for Device {
         }
         Ok(())
     }
+
+    fn copy(&self, to: u64, from: u64, count: usize) -> Result<(), Fault> {
+        let mut bytes = self.bytes.lock().unwrap();
+        let place = |address: u64| {
+            let start = usize::try_from(address.checked_sub(BASE)?).ok()?;
+            let end = start.checked_add(count)?;
+            (end <= bytes.len()).then_some(start..end)
+        };
+        let outside = || Fault::exception("outside of the memory");
+        let (from, to) = (place(from).ok_or_else(outside)?, place(to).ok_or_else(outside)?);
+        bytes.copy_within(from, to.start);
+        Ok(())
+    }
 }
 
 fn bits(dtype: i32) -> usize {

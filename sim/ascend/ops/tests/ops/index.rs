@@ -1,10 +1,24 @@
 use crate::device::{BF16, Device, F16, F32, I8, I32, I64, int, plan, refused, t};
-use halyard_sim_ascend_ops::Arg;
+use halyard_sim_ascend_ops::{Arg, Memory};
 
 fn faults(d: &Device, name: &str, args: &[Arg], words: &str) {
     let fault = d.run(&plan(name, args).unwrap()).expect_err(words);
     assert!(fault.message.contains(words), "{fault} has no {words:?}");
     assert_eq!(fault.code, 507_015);
+}
+
+#[test]
+fn what_is_only_moved_need_not_be_written() {
+    let d = Device::default();
+    let table = d.empty(F32, &[2, 4]);
+    d.write(table.address, &1.0f32.to_le_bytes()).unwrap();
+    let (ids, out) = (d.ints(I32, &[1], &[0]), d.empty(F32, &[1, 4]));
+    d.once("IndexSelect", &[t(&table), int(0), t(&ids), t(&out)]);
+    let mut first = [0; 4];
+    d.read(out.address, &mut first).unwrap();
+    assert_eq!(f32::from_le_bytes(first), 1.0);
+    let fault = d.read(out.address + 4, &mut first).unwrap_err();
+    assert!(fault.message.contains("nothing wrote this"), "{fault}");
 }
 
 #[test]
