@@ -167,6 +167,13 @@ impl Args<'_> {
         enqueue!(self.on, ReduceSum(x.raw(), axis.raw(), true, ACL_FLOAT, to.raw()))
     }
 
+    /// Sums along the middle axis of three, which `to` does not have; both are f32.
+    pub(super) fn sum_choices(&self, x: &Place, to: &Place) -> Result<()> {
+        let axis = IntArray::new(self.on.driver(), &[1])?;
+        let (x, to) = (self.tensor(x)?, self.tensor(to)?);
+        enqueue!(self.on, ReduceSum(x.raw(), axis.raw(), false, ACL_FLOAT, to.raw()))
+    }
+
     /// Sums of each element and all before it in its row, in f32.
     pub(super) fn running_sum(&self, x: &Place, to: &Place) -> Result<()> {
         let (x, to) = (self.tensor(x)?, self.tensor(to)?);

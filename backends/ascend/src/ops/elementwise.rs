@@ -81,7 +81,7 @@ const TANH: i64 = 1;
 /// `approximate` of `GeluV2`: with the error function.
 const ERF: i64 = 0;
 
-struct ActMul {
+pub(super) struct ActMul {
     act: Act,
     /// 0: none.
     limit: f32,
@@ -96,6 +96,10 @@ fn cap(args: &Args<'_>, x: &Place, most: f32) -> Result<()> {
 }
 
 impl ActMul {
+    pub(super) fn new(act: Act, limit: f64, width: i64) -> Self {
+        Self { act, limit: limit as f32, width }
+    }
+
     /// One operator does it all.
     fn fused(&self) -> bool {
         self.act == Act::Silu && self.limit == 0.0
@@ -111,33 +115,21 @@ impl ActMul {
         let (gate, to) = (args.tensor(gate)?, args.tensor(to)?);
         enqueue!(args.on, GeluV2(gate.raw(), approximate, to.raw()))
     }
-}
 
-pub(super) fn act_mul(op: &Op<'_>) -> Result<Box<dyn Launch>> {
-    let attrs::ActMul { act, limit } = op.attrs()?;
-    op.floats(&[0, 1])?;
-    Ok(Box::new(ActMul { act, limit: limit as f32, width: op.dim(Sym::I) }))
-}
-
-impl Launch for ActMul {
-    /// The gate and the rest in f32: products are rounded once.
-    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+    /// Scratch bytes of [`Self::run`]: products are rounded once.
+    pub(super) fn bytes(&self, rows: i64) -> u64 {
         if self.fused() {
             return 0;
         }
-        let rows = shapes.first().map_or(0, |s| s.dims[0]);
         let dims = [rows, self.width];
         3 * scratch_bytes(Kind::F32, &dims)
             + 3 * (scratch_bytes(Kind::BOOL, &dims) + scratch_bytes(Kind::F32, &[1]))
     }
 
-    fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let (gu, y) = (args.place(0)?, args.place(1)?);
-        if y.is_empty() {
-            return Ok(());
-        }
+    /// `y` of the gates and ups in `gu`.
+    pub(super) fn run(&self, args: &Args<'_>, gu: &Place, y: &Place) -> Result<()> {
         if self.fused() {
-            let (gu, y) = (args.tensor(&gu)?, args.tensor(&y)?);
+            let (gu, y) = (args.tensor(gu)?, args.tensor(y)?);
             return enqueue!(args.on, SwiGlu(gu.raw(), -1, y.raw()));
         }
         let gate = args.cast(&gu.slice(1, 0, self.width), Kind::F32)?;
@@ -152,6 +144,23 @@ impl Launch for ActMul {
         let product = args.scratch(Kind::F32, &gate.dims)?;
         self.activate(args, &gate, &product)?;
         args.mul(&product, &up, &gate)?;
-        args.copy(&y, &gate)
+        args.copy(y, &gate)
+    }
+}
+
+pub(super) fn act_mul(op: &Op<'_>) -> Result<Box<dyn Launch>> {
+    let attrs::ActMul { act, limit } = op.attrs()?;
+    op.floats(&[0, 1])?;
+    Ok(Box::new(ActMul::new(act, limit, op.dim(Sym::I))))
+}
+
+impl Launch for ActMul {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        self.bytes(shapes.first().map_or(0, |s| s.dims[0]))
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let (gu, y) = (args.place(0)?, args.place(1)?);
+        if y.is_empty() { Ok(()) } else { self.run(args, &gu, &y) }
     }
 }

@@ -1,29 +1,17 @@
 //! LINEAR, with weights as floats and as codes.
 
-use std::ptr::null;
-
 use halyard_sdk::{DType, Result, TensorSpec, abi::ops::attrs};
 
 use super::{
     Launch, Op,
     args::{Args, Kind, Place, scratch_bytes},
+    grouped::{MAX_LAST, Product},
     quantised, widen,
 };
-use crate::{
-    driver::{Scalar, TensorList},
-    weights::{Form, Packed},
-};
+use crate::weights::{Form, Packed};
 
 /// `cubeMathType`: products of the operands' own type.
 const KEEP: i8 = 0;
-
-/// Last dims of `GroupedMatmul` are below this.
-const MAX_LAST: i64 = 65536;
-
-/// `splitItem`: rows of all groups in one tensor, `groupType`: groups of rows, `groupListType`: counts.
-const ONE_TENSOR: i64 = 3;
-const ROWS: i64 = 0;
-const COUNTS: i64 = 1;
 
 /// How a layer is computed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,40 +93,21 @@ fn multiply_add(
     bias: &Place,
     out: &Place,
 ) -> Result<()> {
-    let driver = args.on.driver();
-    let list = |place: &Place| TensorList::of(args.tensor(place)?);
-    let rows = args.scratch(Kind::I64, &[1])?;
-    let count = Scalar::int(driver, x.dims[0])?;
-    let rows = args.tensor(&rows)?;
-    enqueue!(args.on, InplaceFillScalar(rows.raw(), count.raw()))?;
+    let ends = args.whole(x.dims[0])?;
     // bf16 wants a bias in f32, f16 one in f16.
     let f16 = Kind::of(DType::F16)?;
     let wanted = if x.kind == f16 { f16 } else { Kind::F32 };
     let bias = args.cast(bias, wanted)?.reshaped(&[1, w.dims[0]]);
-    let [n, k] = [w.dims[0], w.dims[1]];
-    let transposed = w.seen(&[1, k, n], &[n * k, 1, k]);
-    let packed = if x.is_contiguous() { x.clone() } else { args.cast(x, x.kind)? };
-    let (x, w, bias) = (list(&packed)?, list(&transposed)?, list(&bias)?);
+    let w = w.spread(0).exchanged(1, 2);
+    let x = if x.is_contiguous() { x.clone() } else { args.cast(x, x.kind)? };
     let result = if out.is_contiguous() { out.clone() } else { args.scratch(out.kind, &out.dims)? };
-    let y = list(&result)?;
-    let (x, w, bias, rows, y) = (x.raw(), w.raw(), bias.raw(), rows.raw(), y.raw());
-    let no = null();
-    if driver.operators.GroupedMatmulV5.is_some() {
-        #[rustfmt::skip]
-        enqueue!(args.on, GroupedMatmulV5(
-            x, w, bias, no, no, no, no, no, rows, no, no, no, ONE_TENSOR, ROWS, COUNTS, 0, null(), y, no, no,
-        ))?;
-    } else {
-        #[rustfmt::skip]
-        enqueue!(args.on, GroupedMatmulV4(
-            x, w, bias, no, no, no, no, no, rows, no, no, no, ONE_TENSOR, ROWS, COUNTS, 0, y, no, no,
-        ))?;
-    }
+    let product = Product { x, w, bias: Some(bias), scale: None, offset: None, ends };
+    product.enqueue(args, &result)?;
     if out.is_contiguous() { Ok(()) } else { args.copy(out, &result) }
 }
 
 /// `out = x wᵀ`.
-fn multiply(args: &Args<'_>, x: &Place, w: &Place, out: &Place) -> Result<()> {
+pub(super) fn multiply(args: &Args<'_>, x: &Place, w: &Place, out: &Place) -> Result<()> {
     let transposed = w.seen(&[w.dims[1], w.dims[0]], &[w.strides[1], w.strides[0]]);
     let (x, w, out) = (args.tensor(x)?, args.tensor(&transposed)?, args.tensor(out)?);
     enqueue!(args.on, Mm(x.raw(), w.raw(), out.raw(), KEEP))

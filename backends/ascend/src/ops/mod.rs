@@ -23,10 +23,12 @@ mod batched;
 mod calc;
 mod combine;
 mod elementwise;
+mod grouped;
 mod index;
 mod kv;
 mod linear;
 mod logits;
+mod moe;
 mod norm;
 mod process;
 mod quantised;
@@ -146,6 +148,11 @@ pub(crate) fn prepare(desc: &OpDesc<'_>) -> Result<Box<dyn Launch>> {
         OpKind::MERGE_ATTENTION => attention::merge(&op),
         OpKind::KV_GATHER => attention::gather(&op),
         OpKind::BATCHED_LINEAR => batched::prepare(&op),
+        OpKind::MOE_ROUTER => moe::router(&op),
+        OpKind::MOE_EXPERTS => moe::experts(&op),
+        OpKind::MOE_PERMUTE => moe::permute(&op),
+        OpKind::GROUPED_LINEAR => grouped::prepare(&op),
+        OpKind::MOE_UNPERMUTE => moe::unpermute(&op),
         OpKind::ARGMAX => logits::argmax(&op),
         OpKind::TOPK => logits::topk(&op),
         OpKind::LOGPROBS => logits::logprobs(&op),

@@ -115,6 +115,11 @@ operators! {
         x: T, weight: T, antiquantScale: T, antiquantOffset: T, quantScale: T, quantOffset: T, bias: T,
         antiquantGroupSize: i32, y: T,
     );
+    MoeInitRoutingV2(
+        x: T, expertIdx: T, activeNum: i64, expertCapacity: i64, expertNum: i64, dropPadMode: i64,
+        expertTokensCountOrCumsumFlag: i64, expertTokensBeforeCapacityFlag: bool,
+        expandedXOut: T, expandedRowIdxOut: T, expertTokensCountOrCumsumOut: T, expertTokensBeforeCapacityOut: T,
+    );
     GroupedMatmulV4(
         x: TL, weight: TL, bias: TL, scale: TL, offset: TL, antiquantScale: TL, antiquantOffset: TL, perTokenScale: TL,
         groupList: T, activationInput: TL, activationQuantScale: TL, activationQuantOffset: TL,
