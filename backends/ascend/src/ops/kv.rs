@@ -76,8 +76,13 @@ struct Targets {
 }
 
 impl Targets {
-    /// From rows' numbers, negative for nowhere.
-    fn of(args: &Args<'_>, at: &Place) -> Result<Self> {
+    /// From rows' numbers below `end`; others are nowhere, so that no index leads out of the cache.
+    fn of(args: &Args<'_>, at: &Place, end: i64) -> Result<Self> {
+        let inside = args.scratch(Kind::BOOL, &at.dims)?;
+        args.less(at, &args.whole(end)?, &inside)?;
+        let bounded = args.scratch(Kind::I64, &at.dims)?;
+        args.choose(&inside, [at, &args.whole(-1)?], &bounded)?;
+        let at = &bounded;
         let none = negative(args, at)?;
         let stand = stand(args, at)?;
         let safe = args.scratch(Kind::I64, &at.dims)?;
@@ -87,7 +92,7 @@ impl Targets {
 
     /// Scratch bytes of [`Self::of`].
     fn bytes(rows: i64) -> u64 {
-        3 * scratch_bytes(Kind::I64, &[rows]) + 6 * scratch_bytes(Kind::I64, &[1])
+        5 * scratch_bytes(Kind::I64, &[rows]) + 8 * scratch_bytes(Kind::I64, &[1])
     }
 }
 
@@ -127,7 +132,7 @@ impl Launch for Write {
         if slots.is_empty() || caches[0].is_empty() {
             return Ok(());
         }
-        let to = Targets::of(args, &slots)?;
+        let to = Targets::of(args, &slots, caches[0].dims[0] * self.k.block)?;
         for (slot, (plane, cache)) in [&self.k, &self.v].into_iter().zip(&caches).enumerate() {
             let (x, width) = (args.place(slot)?, plane.heads * plane.dim);
             let rows = args.scratch(cache.kind, &[x.dims[0], width])?;
@@ -177,7 +182,7 @@ impl Launch for CopyBlocks {
             let nowhere = Scalar::int(args.on.driver(), -1)?;
             enqueue!(args.on, InplaceMaskedFillScalar(to.raw(), none.raw(), nowhere.raw()))?;
         }
-        let to = Targets::of(args, &to)?;
+        let to = Targets::of(args, &to, caches[0].dims[0])?;
         for (plane, cache) in self.planes.iter().zip(&caches) {
             let width = plane.block * plane.heads * plane.dim;
             let blocks = cache.reshaped(&[cache.dims[0], width]);

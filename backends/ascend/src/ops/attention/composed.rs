@@ -245,8 +245,8 @@ impl Composed {
     }
 }
 
-impl Launch for Composed {
-    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+impl Composed {
+    pub(super) fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
         let dim = |slot: usize, axis: usize| shapes.get(slot).map_or(0, |s| s.dims[axis].max(0));
         let (keys, stored) = match &self.source {
             Source::Contiguous { keys, values } => {
@@ -267,23 +267,8 @@ impl Launch for Composed {
         stored + piece_bytes(dim(self.o, 0), self.a_query(keys, widths))
     }
 
-    fn wants_lengths(&self) -> bool {
-        true
-    }
-
-    fn slow(&self) -> Option<&'static str> {
-        Some("composed of products and softmaxes in f32, a sequence at a time")
-    }
-
-    fn launch(&self, args: &Args<'_>) -> Result<()> {
+    pub(super) fn launch(&self, args: &Args<'_>, lengths: &Lengths) -> Result<()> {
         let (o, lse) = (args.place(self.o)?, args.optional(self.lse)?);
-        let lengths = match self.source {
-            Source::Paged { .. } => Lengths::paged(args)?,
-            Source::Contiguous { .. } => Lengths::contiguous(args)?,
-        };
-        if o.is_empty() {
-            return Ok(());
-        }
         let used = lengths.used(&o)?;
         let rows = (&o, lse.as_ref());
         blank(args, rows, (used, o.dims[0] - used))?;

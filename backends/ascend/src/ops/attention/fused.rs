@@ -6,14 +6,14 @@ use halyard_ascend_sys::{
     aclnn::{IA, T, TL},
     types::ACL_INT8,
 };
-use halyard_sdk::{Result, TensorSpec};
+use halyard_sdk::{DType, Result, TensorSpec};
 
 use super::{Attend, Lengths, blank};
 use crate::{
     driver::{self, IntArray, Tensor, TensorList},
     kv::Plane,
     ops::{
-        Launch, MASK, Op,
+        MASK, Op,
         args::{Args, Kind, Place, scratch_bytes},
     },
 };
@@ -26,76 +26,157 @@ const BAND: i64 = 4;
 /// No bound of a band.
 const FAR: i64 = i32::MAX as i64;
 
-pub(super) struct Paged {
-    plane: Plane,
-    heads: i64,
-    scale: f64,
-    sparse: i64,
-    window: i64,
-    lse: bool,
+/// Widths of latents and rotated parts that the operator takes, and how many queries of a sequence.
+const LATENT: i64 = 512;
+const ROTATED: i64 = 64;
+const FEW: i64 = 16;
+
+/// Keys and values by slot.
+enum Source {
+    Paged { key: (usize, Plane), value: (usize, Plane), table: usize },
+    Contiguous { key: usize, value: usize },
 }
 
-/// The operator for a paged cache; `None` where it lacks something.
-pub(super) fn paged(op: &Op<'_>, rule: &Attend) -> Result<Option<Paged>> {
+pub(super) struct Fused {
+    rule: Attend,
+    source: Source,
+    /// Rotated parts of queries and keys, of latent attention.
+    rotated: Option<(usize, usize, Plane)>,
+    o: usize,
+    lse: usize,
+    /// Queries of a sequence at most, where there is a bound.
+    pub(super) few: Option<i64>,
+}
+
+/// Whether the installed release has the operator, and it has the rule.
+fn has(rule: &Attend) -> Result<bool> {
     let found = &driver::start()?.operators;
     let there =
         found.FusedInferAttentionScoreV4.is_some() || found.FusedInferAttentionScoreV3.is_some();
-    let (plane, v) = (Plane::of(&op.desc.tensors[1])?, Plane::of(&op.desc.tensors[2])?);
-    let plain = plane == v && op.dtype(0) == plane.dtype && rule.softcap == 0.0 && !rule.sinks;
-    let few = (1..=256).contains(&rule.heads) && rule.heads / plane.heads <= 64;
-    let sparse = match (rule.causal, rule.window >= 0) {
-        (true, false) => CAUSAL,
-        (true, true) => BAND,
-        (false, _) => ALL,
-    };
-    let fits = there && plain && few && plane.is_for_operators();
-    let (heads, scale, window, lse) = (rule.heads, rule.scale, rule.window, op.present(7));
-    Ok(fits.then_some(Paged { plane, heads, scale, sparse, window, lse }))
+    let few = (1..=256).contains(&rule.heads);
+    Ok(there && few && rule.softcap == 0.0 && !rule.sinks)
 }
 
-impl Paged {
-    fn cache(&self, args: &Args<'_>, slot: usize) -> Result<TensorList> {
+fn sixteen(dtypes: &[DType]) -> bool {
+    [DType::F16, DType::BF16].contains(&dtypes[0]) && dtypes.iter().all(|d| *d == dtypes[0])
+}
+
+/// Of a paged cache.
+pub(super) fn paged(op: &Op<'_>, rule: Attend) -> Result<Option<Fused>> {
+    let (key, value) = (Plane::of(&op.desc.tensors[1])?, Plane::of(&op.desc.tensors[2])?);
+    let alike = key == value && op.dtype(0) == key.dtype && key.is_for_operators();
+    if !has(&rule)? || !alike || rule.heads / rule.kv_heads > 64 {
+        return Ok(None);
+    }
+    let source = Source::Paged { key: (1, key), value: (2, value), table: 3 };
+    Ok(Some(Fused { rule, source, rotated: None, o: 6, lse: 7, few: None }))
+}
+
+/// Of a paged cache of latents: few new tokens of each sequence.
+pub(super) fn latent(op: &Op<'_>, rule: Attend) -> Result<Option<Fused>> {
+    let (key, part) = (Plane::of(&op.desc.tensors[2])?, Plane::of(&op.desc.tensors[3])?);
+    let widths = key.dim == LATENT && part.dim == ROTATED && [16, 128].contains(&key.block);
+    let heads = [32, 64, 128].contains(&rule.heads);
+    let alike = sixteen(&[op.dtype(0), op.dtype(1), key.dtype, part.dtype]);
+    if !has(&rule)? || !widths || !heads || !alike || !rule.causal || rule.window >= 0 {
+        return Ok(None);
+    }
+    let source = Source::Paged { key: (2, key), value: (2, key), table: 4 };
+    let rotated = Some((1, 3, part));
+    Ok(Some(Fused { rule, source, rotated, o: 7, lse: 8, few: Some(FEW) }))
+}
+
+/// Of contiguous keys and values.
+pub(super) fn contiguous(op: &Op<'_>, rule: Attend) -> Result<Option<Fused>> {
+    let width = |slot: usize| op.desc.tensors[slot].dims[2];
+    let (key, value) = (width(1), width(2));
+    let alike = key == value && key % 16 == 0 && (16..=256).contains(&key);
+    let widths = alike || key == 192 && value == 128;
+    let types = sixteen(&[op.dtype(0), op.dtype(1), op.dtype(2), op.dtype(5)]);
+    if !has(&rule)? || !widths || !types || rule.heads / rule.kv_heads > 64 {
+        return Ok(None);
+    }
+    let source = Source::Contiguous { key: 1, value: 2 };
+    Ok(Some(Fused { rule, source, rotated: None, o: 5, lse: 6, few: None }))
+}
+
+impl Fused {
+    /// `sparseMode` for sequences of so many queries at most.
+    fn sparse(&self, longest: i64) -> i64 {
+        match (self.rule.causal, self.rule.window >= 0) {
+            _ if self.few.is_some() && longest <= 1 => ALL,
+            (true, false) => CAUSAL,
+            (true, true) => BAND,
+            (false, _) => ALL,
+        }
+    }
+
+    fn cache(args: &Args<'_>, slot: usize, plane: &Plane) -> Result<Tensor> {
         let cache = args.place(slot)?;
-        let width = self.plane.heads * self.plane.dim;
-        let pages = cache.reshaped(&[cache.dims[0], self.plane.block, width]);
-        TensorList::of(args.tensor(&pages)?)
+        let width = plane.heads * plane.dim;
+        args.tensor(&cache.reshaped(&[cache.dims[0], plane.block, width]))
+    }
+
+    /// Rows of keys or values up to `end`, without gaps.
+    fn rows(args: &Args<'_>, slot: usize, end: i64) -> Result<Tensor> {
+        args.tensor(&packed(args, &args.place(slot)?.slice(0, 0, end))?)
     }
 
     fn attend(
         &self,
         args: &Args<'_>,
         lengths: &Lengths,
-        (q, o, lse): (&Place, &Place, Option<&Place>),
+        (q, o, lse): (&[Place], &Place, Option<&Place>),
     ) -> Result<()> {
         let driver = args.on.driver();
-        let (key, value) = (self.cache(args, 1)?, self.cache(args, 2)?);
-        let table = args.tensor(&args.place(3)?)?;
-        let ends = IntArray::new(driver, &lengths.ends)?;
-        let keys = IntArray::new(driver, &lengths.keys)?;
-        let mask = args.shared.mask.as_ref().filter(|_| self.sparse != ALL);
+        let (mut keys, total) = (lengths.keys.clone(), lengths.keys.iter().sum());
+        let (key, value, table, block) = match &self.source {
+            Source::Paged { key, value, table } => {
+                let tensors = [key, value].map(|(slot, plane)| Self::cache(args, *slot, plane));
+                let [k, v] = tensors;
+                (k?, v?, Some(args.tensor(&args.place(*table)?)?), key.1.block)
+            }
+            Source::Contiguous { key, value } => {
+                // Ends instead of numbers.
+                keys.iter_mut().fold(0, |sum, n| {
+                    *n += sum;
+                    *n
+                });
+                (Self::rows(args, *key, total)?, Self::rows(args, *value, total)?, None, 0)
+            }
+        };
+        let (key, value) = (TensorList::of(key)?, TensorList::of(value)?);
+        let parts = match &self.rotated {
+            Some((_, slot, plane)) => Some((args.tensor(&q[1])?, Self::cache(args, *slot, plane)?)),
+            None => None,
+        };
+        let (ends, keys) = (IntArray::new(driver, &lengths.ends)?, IntArray::new(driver, &keys)?);
+        let longest = lengths.spans().map(|[_, queries, _]| queries).max().unwrap_or(0);
+        let sparse = self.sparse(longest);
+        let mask = args.shared.mask.as_ref().filter(|_| sparse != ALL);
         let side = [MASK as i64; 2];
         let mask =
             mask.map(|m| Tensor::new(driver, ACL_INT8, &side, &[side[0], 1], (m.start(), 0)));
         let mask = mask.transpose()?;
-        let mask = mask.as_ref().map_or(null(), Tensor::raw);
-        let before = if self.sparse == BAND { self.window } else { FAR };
-        let after = if self.sparse == BAND { 0 } else { FAR };
-        let (q, o) = (args.tensor(q)?, args.tensor(o)?);
+        let band = if sparse == BAND { [self.rule.window, 0] } else { [FAR; 2] };
+        let (q, o) = (args.tensor(&q[0])?, args.tensor(o)?);
         let lse = lse.map(|lse| args.tensor(&lse.column())).transpose()?;
-        let lse = lse.as_ref().map_or(null(), Tensor::raw);
+        let raw = |tensor: &Option<Tensor>| tensor.as_ref().map_or(null(), Tensor::raw);
         let call = Call {
-            op: self,
+            rule: &self.rule,
             query: q.raw(),
             key: key.raw(),
             value: value.raw(),
-            mask,
+            mask: raw(&mask),
             ends: ends.raw(),
             keys: keys.raw(),
-            table: table.raw(),
-            before,
-            after,
+            table: raw(&table),
+            rotated: parts.as_ref().map_or([null(); 2], |(q, k)| [q.raw(), k.raw()]),
+            sparse,
+            band,
+            block,
             o: o.raw(),
-            lse,
+            lse: raw(&lse),
         };
         if driver.operators.FusedInferAttentionScoreV4.is_some() {
             call.v4(args)
@@ -103,11 +184,56 @@ impl Paged {
             call.v3(args)
         }
     }
+
+    /// Queries and results without gaps, and rows of keys and values.
+    pub(super) fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        let wide = |slot: usize| {
+            let dims = shapes.get(slot).map_or(&[0][..], |s| s.dims());
+            scratch_bytes(Kind::F32, dims)
+        };
+        let rotated = self.rotated.as_ref().map_or(0, |(slot, ..)| wide(*slot));
+        let rows = match &self.source {
+            Source::Paged { .. } => 0,
+            Source::Contiguous { key, value } => wide(*key) + wide(*value),
+        };
+        let heads = shapes.get(self.o).map_or(&[0][..], |s| &s.dims()[..2]);
+        wide(0) + rotated + rows + wide(self.o) + scratch_bytes(Kind::F32, heads)
+    }
+
+    pub(super) fn launch(&self, args: &Args<'_>, lengths: &Lengths) -> Result<()> {
+        let (o, lse) = (args.place(self.o)?, args.optional(self.lse)?);
+        let used = lengths.used(&o)?;
+        blank(args, (&o, lse.as_ref()), (used, o.dims[0] - used))?;
+        if used == 0 {
+            return Ok(());
+        }
+        let rotated = self.rotated.as_ref().map(|(slot, ..)| *slot);
+        let q = [Some(0), rotated].into_iter().flatten();
+        let q = q.map(|slot| packed(args, &args.place(slot)?.slice(0, 0, used)));
+        let q = q.collect::<Result<Vec<_>>>()?;
+        let o = o.slice(0, 0, used);
+        let out = if o.is_contiguous() { o.clone() } else { args.scratch(o.kind, &o.dims)? };
+        let lse = lse.map(|lse| lse.slice(0, 0, used));
+        let sums = lse.as_ref().map(|l| args.scratch(l.kind, &l.dims)).transpose()?;
+        self.attend(args, lengths, (&q, &out, sums.as_ref()))?;
+        if !o.is_contiguous() {
+            args.copy(&o, &out)?;
+        }
+        if let (Some(lse), Some(sums)) = (&lse, &sums) {
+            args.copy(lse, sums)?;
+        }
+        let blind = lengths.blind(self.rule.causal);
+        blind.into_iter().try_for_each(|run| blank(args, (&o, lse.as_ref()), run))
+    }
+}
+
+fn packed(args: &Args<'_>, rows: &Place) -> Result<Place> {
+    if rows.is_contiguous() { Ok(rows.clone()) } else { args.cast(rows, rows.kind) }
 }
 
 /// What both revisions of the operator take.
 struct Call<'a> {
-    op: &'a Paged,
+    rule: &'a Attend,
     query: T,
     key: TL,
     value: TL,
@@ -115,8 +241,10 @@ struct Call<'a> {
     ends: IA,
     keys: IA,
     table: T,
-    before: i64,
-    after: i64,
+    rotated: [T; 2],
+    sparse: i64,
+    band: [i64; 2],
+    block: i64,
     o: T,
     lse: T,
 }
@@ -126,67 +254,27 @@ const LAYOUT: &CStr = c"TND";
 impl Call<'_> {
     #[rustfmt::skip]
     fn v4(&self, args: &Args<'_>) -> Result<()> {
-        let (op, plane) = (self.op, &self.op.plane);
+        let (rule, [q_rope, k_rope], [before, after]) = (self.rule, self.rotated, self.band);
         enqueue!(args.on, FusedInferAttentionScoreV4(
             self.query, self.key, self.value, null(), self.mask, self.ends, self.keys,
             null(), null(), null(), null(), null(), null(), null(),
             self.table, null(), null(), null(), null(), null(), null(),
-            null(), null(), null(), null(), null(), null(), null(), null(),
-            op.heads, op.scale, self.before, self.after, LAYOUT.as_ptr(), plane.heads,
-            op.sparse, 0, plane.block, 0, op.lse, 0, 0, 0, self.o, self.lse,
+            null(), null(), null(), q_rope, k_rope, null(), null(), null(),
+            rule.heads, rule.scale, before, after, LAYOUT.as_ptr(), rule.kv_heads,
+            self.sparse, 0, self.block, 0, !self.lse.is_null(), 0, 0, 0, self.o, self.lse,
         ))
     }
 
     #[rustfmt::skip]
     fn v3(&self, args: &Args<'_>) -> Result<()> {
-        let (op, plane) = (self.op, &self.op.plane);
+        let (rule, [q_rope, k_rope], [before, after]) = (self.rule, self.rotated, self.band);
         enqueue!(args.on, FusedInferAttentionScoreV3(
             self.query, self.key, self.value, null(), self.mask, self.ends, self.keys,
             null(), null(), null(), null(), null(), null(), null(),
             self.table, null(), null(), null(), null(), null(), null(),
-            null(), null(), null(), null(), null(), null(),
-            op.heads, op.scale, self.before, self.after, LAYOUT.as_ptr(), plane.heads,
-            op.sparse, 0, plane.block, 0, op.lse, 0, 0, self.o, self.lse,
+            null(), null(), null(), q_rope, k_rope, null(),
+            rule.heads, rule.scale, before, after, LAYOUT.as_ptr(), rule.kv_heads,
+            self.sparse, 0, self.block, 0, !self.lse.is_null(), 0, 0, self.o, self.lse,
         ))
-    }
-}
-
-impl Launch for Paged {
-    /// Queries and results without gaps.
-    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
-        let tokens = shapes.first().map_or(0, |s| s.dims[0]);
-        2 * scratch_bytes(Kind::F32, &[tokens, self.heads, self.plane.dim])
-            + scratch_bytes(Kind::F32, &[tokens, self.heads])
-    }
-
-    fn wants_lengths(&self) -> bool {
-        true
-    }
-
-    fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let (q, o, lse) = (args.place(0)?, args.place(6)?, args.optional(7)?);
-        let lengths = Lengths::paged(args)?;
-        let used = lengths.used(&o)?;
-        if o.is_empty() {
-            return Ok(());
-        }
-        blank(args, (&o, lse.as_ref()), (used, o.dims[0] - used))?;
-        if used == 0 {
-            return Ok(());
-        }
-        let (q, o) = (q.slice(0, 0, used), o.slice(0, 0, used));
-        let packed = if q.is_contiguous() { q } else { args.cast(&q, q.kind)? };
-        let out = if o.is_contiguous() { o.clone() } else { args.scratch(o.kind, &o.dims)? };
-        let lse = lse.map(|lse| lse.slice(0, 0, used));
-        let sums = lse.as_ref().map(|l| args.scratch(l.kind, &l.dims)).transpose()?;
-        self.attend(args, &lengths, (&packed, &out, sums.as_ref()))?;
-        if !o.is_contiguous() {
-            args.copy(&o, &out)?;
-        }
-        if let (Some(lse), Some(sums)) = (&lse, &sums) {
-            args.copy(lse, sums)?;
-        }
-        let blind = lengths.blind(self.sparse != ALL);
-        blind.into_iter().try_for_each(|run| blank(args, (&o, lse.as_ref()), run))
     }
 }

@@ -5,7 +5,7 @@ mod fused;
 mod merge;
 
 use halyard_sdk::{
-    Error, Result,
+    Error, Result, TensorSpec,
     abi::ops::{Sym, attrs},
 };
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{driver::Scalar, kv::Plane};
 use composed::{Composed, Source};
+use fused::Fused;
 
 pub(super) use composed::gather;
 pub(super) use merge::prepare as merge;
@@ -60,11 +61,10 @@ pub(super) fn paged(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let (keys, values) = (plane(1)?, plane(2)?);
     let mut rule = Attend::new(op, attrs, [op.dim(Sym::Hq), keys.heads])?;
     rule.sinks = op.present(10);
-    if let Some(fused) = fused::paged(op, &rule)? {
-        return Ok(Box::new(fused));
-    }
+    let fused = fused::paged(op, rule)?;
     let source = Source::Paged { keys: vec![(1, keys)], values: Some((2, values)), table: 3 };
-    Ok(Box::new(Composed { rule, source, queries: vec![0], o: 6, lse: 7, sinks: 10 }))
+    let composed = Composed { rule, source, queries: vec![0], o: 6, lse: 7, sinks: 10 };
+    Ok(Box::new(Attention { fused, composed }))
 }
 
 pub(super) fn latent(op: &Op<'_>) -> Result<Box<dyn Launch>> {
@@ -78,7 +78,9 @@ pub(super) fn latent(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs = attrs::PagedAttention { scale, causal, window, softcap };
     let rule = Attend::new(op, attrs, [op.dim(Sym::Hq), 1])?;
     let source = Source::Paged { keys, values: None, table: 4 };
-    Ok(Box::new(Composed { rule, source, queries: vec![0, 1], o: 7, lse: 8, sinks: 9 }))
+    let fused = fused::latent(op, rule)?;
+    let composed = Composed { rule, source, queries: vec![0, 1], o: 7, lse: 8, sinks: 9 };
+    Ok(Box::new(Attention { fused, composed }))
 }
 
 pub(super) fn contiguous(op: &Op<'_>) -> Result<Box<dyn Launch>> {
@@ -88,7 +90,61 @@ pub(super) fn contiguous(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let mut rule = Attend::new(op, attrs, [op.dim(Sym::Hq), op.dim(Sym::Hk)])?;
     rule.sinks = op.present(7);
     let source = Source::Contiguous { keys: 1, values: 2 };
-    Ok(Box::new(Composed { rule, source, queries: vec![0], o: 5, lse: 6, sinks: 7 }))
+    let fused = fused::contiguous(op, rule)?;
+    let composed = Composed { rule, source, queries: vec![0], o: 5, lse: 6, sinks: 7 };
+    Ok(Box::new(Attention { fused, composed }))
+}
+
+/// Both ways: one operator where it takes the op and the batch.
+struct Attention {
+    fused: Option<Fused>,
+    composed: Composed,
+}
+
+impl Attention {
+    /// Whether the operator takes these lengths: few queries, and not more of them than keys where those are contiguous.
+    fn takes(&self, fused: &Fused, lengths: &Lengths) -> bool {
+        let most = fused.few.unwrap_or(i64::MAX);
+        let paged = matches!(self.composed.source, Source::Paged { .. });
+        let fits = |[_, queries, keys]: [i64; 3]| queries <= most && (paged || queries <= keys);
+        lengths.spans().all(fits)
+    }
+}
+
+impl Launch for Attention {
+    fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
+        let paged = matches!(self.composed.source, Source::Paged { .. });
+        match &self.fused {
+            Some(fused) if paged && fused.few.is_none() => fused.workspace_bytes(shapes),
+            Some(fused) => fused.workspace_bytes(shapes).max(self.composed.workspace_bytes(shapes)),
+            None => self.composed.workspace_bytes(shapes),
+        }
+    }
+
+    fn wants_lengths(&self) -> bool {
+        true
+    }
+
+    fn slow(&self) -> Option<&'static str> {
+        match &self.fused {
+            Some(_) => None,
+            None => Some("composed of products and softmaxes in f32, a sequence at a time"),
+        }
+    }
+
+    fn launch(&self, args: &Args<'_>) -> Result<()> {
+        let lengths = match self.composed.source {
+            Source::Paged { .. } => Lengths::paged(args)?,
+            Source::Contiguous { .. } => Lengths::contiguous(args)?,
+        };
+        if args.place(self.composed.o)?.is_empty() {
+            return Ok(());
+        }
+        match &self.fused {
+            Some(fused) if self.takes(fused, &lengths) => fused.launch(args, &lengths),
+            _ => self.composed.launch(args, &lengths),
+        }
+    }
 }
 
 /// The lengths of a batch, as the operator wants them.
