@@ -170,6 +170,11 @@ impl Place {
         }
         all
     }
+
+    /// Where the elements begin.
+    pub(super) fn address(&self) -> u64 {
+        self.base + (self.offset * self.kind.bytes()).unsigned_abs()
+    }
 }
 
 /// One launch.

@@ -4,9 +4,8 @@ use halyard_sdk::{DType, Result, TensorSpec, abi::ops::attrs::RmsNorm as Attrs};
 
 use super::{
     Launch, Op,
-    args::{Args, Kind, scratch_bytes},
+    args::{Args, Kind, Place, scratch_bytes},
 };
-use crate::driver::Scalar;
 
 struct RmsNorm {
     eps: f64,
@@ -23,12 +22,34 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     Ok(Box::new(RmsNorm { eps, plus_one, direct }))
 }
 
+impl RmsNorm {
+    /// The weight as the operators take it.
+    fn gamma(&self, args: &Args<'_>, gamma: &Place) -> Result<Place> {
+        if self.direct {
+            return Ok(gamma.clone());
+        }
+        let wide = args.cast(gamma, Kind::F32)?;
+        if self.plus_one {
+            args.add_to(&wide, &args.number(1.0)?)?;
+        }
+        Ok(wide)
+    }
+
+    fn norm(&self, args: &Args<'_>, [x, gamma, y, rstd]: [&Place; 4]) -> Result<()> {
+        let (x, gamma) = (args.tensor(x)?, args.tensor(gamma)?);
+        let (y, rstd) = (args.tensor(y)?, args.tensor(rstd)?);
+        enqueue!(args.on, RmsNorm(x.raw(), gamma.raw(), self.eps, y.raw(), rstd.raw()))
+    }
+}
+
 impl Launch for RmsNorm {
     fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
         let Some((cols, rows)) = shapes.first().and_then(|s| s.dims().split_last()) else {
             return 0;
         };
-        scratch_bytes(Kind::F32, rows) + 2 * scratch_bytes(Kind::F32, &[*cols])
+        scratch_bytes(Kind::F32, rows)
+            + scratch_bytes(Kind::F32, &[*cols])
+            + scratch_bytes(Kind::F32, &[1])
     }
 
     fn launch(&self, args: &Args<'_>) -> Result<()> {
@@ -36,30 +57,24 @@ impl Launch for RmsNorm {
         if y.is_empty() {
             return Ok(());
         }
-        let driver = args.on.driver();
         let mut dims = x.dims.clone();
         if let Some(last) = dims.last_mut() {
             *last = 1;
         }
-        let rstd = args.tensor(&args.scratch(Kind::F32, &dims)?)?;
-        let x = match args.optional(3)? {
-            None => args.tensor(&x)?,
-            Some(residual) => {
-                let (r, x) = (args.tensor(&residual)?, args.tensor(&x)?);
-                let one = Scalar::float(driver, 1.0)?;
-                enqueue!(args.on, InplaceAdd(r.raw(), x.raw(), one.raw()))?;
-                r
-            }
+        let rstd = args.scratch(Kind::F32, &dims)?;
+        let gamma = self.gamma(args, &gamma)?;
+        let Some(residual) = args.optional(3)? else {
+            return self.norm(args, [&x, &gamma, &y, &rstd]);
         };
-        let mut gamma = if self.direct { gamma } else { args.cast(&gamma, Kind::F32)? };
-        if self.plus_one {
-            let sum = args.scratch(Kind::F32, &gamma.dims)?;
-            let (from, to) = (args.tensor(&gamma)?, args.tensor(&sum)?);
-            let one = Scalar::float(driver, 1.0)?;
-            enqueue!(args.on, Adds(from.raw(), one.raw(), one.raw(), to.raw()))?;
-            gamma = sum;
+        let packed = [&x, &y, &residual].iter().all(|place| place.is_contiguous());
+        let apart = x.address() != y.address();
+        if packed && apart && args.on.driver().operators.AddRmsNorm.is_some() {
+            let (x, r, gamma) = (args.tensor(&x)?, args.tensor(&residual)?, args.tensor(&gamma)?);
+            let (y, rstd) = (args.tensor(&y)?, args.tensor(&rstd)?);
+            let (x, r, gamma, y, rstd) = (x.raw(), r.raw(), gamma.raw(), y.raw(), rstd.raw());
+            return enqueue!(args.on, AddRmsNorm(x, r, gamma, self.eps, y, rstd, r));
         }
-        let (gamma, y) = (args.tensor(&gamma)?, args.tensor(&y)?);
-        enqueue!(args.on, RmsNorm(x.raw(), gamma.raw(), self.eps, y.raw(), rstd.raw()))
+        args.add_to(&residual, &x)?;
+        self.norm(args, [&residual, &gamma, &y, &rstd])
     }
 }

@@ -65,6 +65,7 @@ fn operator<F: Copy>(
 operators! {
     Mm(this: T, mat2: T, out: T, cubeMathType: i8);
     RmsNorm(x: T, gamma: T, epsilon: f64, yOut: T, rstdOut: T);
+    AddRmsNorm(x1: T, x2: T, gamma: T, epsilon: f64, yOut: T, rstdOut: T, xOut: T);
     RotaryPositionEmbedding(x: T, cos: T, sin: T, mode: i64, out: T);
     SwiGlu(x: T, dim: i64, out: T);
     GeluV2(x: T, approximate: i64, y: T);
@@ -114,6 +115,13 @@ operators! {
     WeightQuantBatchMatmulV2(
         x: T, weight: T, antiquantScale: T, antiquantOffset: T, quantScale: T, quantOffset: T, bias: T,
         antiquantGroupSize: i32, y: T,
+    );
+    MoeGatingTopK(
+        x: T, bias: T, k: i64, kGroup: i64, groupCount: i64, groupSelectMode: i64, renorm: i64, normType: i64,
+        outFlag: bool, routedScalingFactor: f64, eps: f64, yOut: T, expertIdxOut: T, outOut: T,
+    );
+    MoeGatingTopKSoftmaxV2(
+        x: T, finished: T, k: i64, renorm: i64, outputSoftmaxResultFlag: bool, yOut: T, expertIdxOut: T, softmaxResultOut: T,
     );
     MoeInitRoutingV2(
         x: T, expertIdx: T, activeNum: i64, expertCapacity: i64, expertNum: i64, dropPadMode: i64,
