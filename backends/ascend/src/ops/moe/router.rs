@@ -1,17 +1,26 @@
 //! MOE_ROUTER.
 
+use std::ptr::null;
+
 use halyard_sdk::{
     Error, Result, TensorSpec,
     abi::ops::{Sym, attrs},
 };
 
-use crate::ops::{
-    Launch, Op,
-    args::{Args, Kind, Place, scratch_bytes},
+use crate::{
+    driver::Tensor,
+    ops::{
+        Launch, Op,
+        args::{Args, Kind, Place, scratch_bytes},
+    },
 };
 
 /// Added to the sum that weights are divided by.
-const TINY: f32 = 1e-20;
+const TINY: f64 = 1e-20;
+
+/// Experts that `MoeGatingTopK` takes, and choices that `MoeGatingTopKSoftmaxV2` does.
+const MAX_EXPERTS: i64 = 2048;
+const MAX_TOP: i64 = 1024;
 
 struct Router {
     attrs: attrs::MoeRouter,
@@ -59,6 +68,66 @@ impl Router {
     }
 }
 
+/// Where an operator writes that wants no gaps.
+fn result(args: &Args<'_>, to: &Place) -> Result<Place> {
+    if to.is_contiguous() { Ok(to.clone()) } else { args.scratch(to.kind, &to.dims) }
+}
+
+impl Router {
+    /// One operator, where one does it; `false` if none was enqueued.
+    fn operator(
+        &self,
+        args: &Args<'_>,
+        (logits, bias): (&Place, Option<&Place>),
+        [ids, weight]: [&Place; 2],
+    ) -> Result<bool> {
+        let attrs::MoeRouter { sigmoid, n_group, topk_group, group_sum_of_two, norm, scale } =
+            self.attrs;
+        let (experts, top) = (logits.dims[1], ids.dims[1]);
+        let found = &args.on.driver().operators;
+        let plain = !sigmoid && bias.is_none() && n_group == 1;
+        let softmax = plain && top <= MAX_TOP && found.MoeGatingTopKSoftmaxV2.is_some();
+        let size = experts / n_group;
+        let groups = top <= topk_group * size && (!group_sum_of_two || size > 1);
+        let general = groups && experts <= MAX_EXPERTS && (norm || !sigmoid);
+        let general = general && found.MoeGatingTopK.is_some();
+        if !softmax && !general {
+            return Ok(false);
+        }
+        let packed =
+            if logits.is_contiguous() { logits.clone() } else { args.cast(logits, Kind::F32)? };
+        let (at, share) = (result(args, ids)?, result(args, weight)?);
+        let (x, y, index) = (args.tensor(&packed)?, args.tensor(&share)?, args.tensor(&at)?);
+        let (x, y, index) = (x.raw(), y.raw(), index.raw());
+        if softmax {
+            let norm = i64::from(norm);
+            enqueue!(
+                args.on,
+                MoeGatingTopKSoftmaxV2(x, null(), top, norm, false, y, index, null())
+            )?;
+        } else {
+            let bias = bias.map(|bias| args.tensor(bias)).transpose()?;
+            let bias = bias.as_ref().map_or(null(), Tensor::raw);
+            let all = args.tensor(&args.scratch(Kind::F32, &logits.dims)?)?;
+            let (two, norm, kind) = (group_sum_of_two.into(), norm.into(), sigmoid.into());
+            #[rustfmt::skip]
+            enqueue!(args.on, MoeGatingTopK(
+                x, bias, top, topk_group, n_group, two, norm, kind, false, scale, TINY, y, index, all.raw(),
+            ))?;
+        }
+        if softmax && scale.to_bits() != 1f64.to_bits() {
+            args.scale(&share, scale as f32, &share)?;
+        }
+        if !ids.is_contiguous() {
+            args.copy(ids, &at)?;
+        }
+        if !weight.is_contiguous() {
+            args.copy(weight, &share)?;
+        }
+        Ok(true)
+    }
+}
+
 impl Launch for Router {
     fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
         let (tokens, experts) = shapes.first().map_or((0, 0), |s| (s.dims[0], s.dims[1]));
@@ -76,6 +145,9 @@ impl Launch for Router {
         let (logits, bias) = (args.place(0)?, args.optional(1)?);
         let (ids, weight) = (args.place(2)?, args.place(3)?);
         if ids.is_empty() {
+            return Ok(());
+        }
+        if self.operator(args, (&logits, bias.as_ref()), [&ids, &weight])? {
             return Ok(());
         }
         let like = |kind| args.scratch(kind, &logits.dims);
@@ -102,7 +174,7 @@ impl Launch for Router {
         if self.attrs.norm {
             let sum = args.scratch(Kind::F32, &[weight.dims[0], 1])?;
             args.sum(&share, &sum)?;
-            args.add_to(&sum, &args.number(TINY)?)?;
+            args.add_to(&sum, &args.number(TINY as f32)?)?;
             args.div(&share, &sum, &share)?;
         }
         args.scale(&share, self.attrs.scale as f32, &weight)
