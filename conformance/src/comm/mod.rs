@@ -9,7 +9,7 @@ mod numbers;
 mod ranks;
 mod round;
 
-use halyard_core::Device;
+use halyard_core::{CommId, Device};
 
 use crate::{compare::Comparison, execute::Trouble};
 pub(crate) use catalog::{Call, CommCase, Data, cases};
@@ -25,6 +25,25 @@ pub(crate) fn run_on(
     seed: u64,
 ) -> Result<Comparison, Trouble> {
     round::run(devices, case, kind, seed)
+}
+
+/// How a rank's data compares with the reference, and what it got that is the same everywhere.
+pub(crate) type Played = (Comparison, Vec<Vec<u8>>);
+
+/// Runs such cases as one rank, whose others are in other processes. A failure ends the communicator, so that the others do not wait.
+pub(crate) fn run_rank(
+    device: &Device,
+    (id, rank, world): (&CommId, u32, u32),
+    cases: &[(CommCase, Data)],
+    seed: u64,
+) -> Result<Vec<Played>, Trouble> {
+    let mut rank = ranks::join_one(device, id, (rank, world), ranks::PATIENCE)?;
+    let results = cases.iter().map(|(case, kind)| round::run_rank(&mut rank, case, *kind, seed));
+    let results: Result<Vec<_>, Trouble> = results.collect();
+    if results.is_err() {
+        rank.comm.handle().abort()?;
+    }
+    results
 }
 
 /// Runs a case; gives how its data compares with the reference.

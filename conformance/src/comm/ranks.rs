@@ -53,11 +53,20 @@ pub(super) fn join(
     rank: u32,
     timeout: Duration,
 ) -> Result<Rank, DeviceError> {
-    let device = devices[rank as usize].clone();
     let world = u32::try_from(devices.len()).unwrap_or(u32::MAX);
+    join_one(&devices[rank as usize], id, (rank, world), timeout)
+}
+
+/// The same where the other ranks' devices may be elsewhere.
+pub(super) fn join_one(
+    device: &Device,
+    id: &CommId,
+    (rank, world): (u32, u32),
+    timeout: Duration,
+) -> Result<Rank, DeviceError> {
     let spec = CommSpec { id, rank, world, timeout, name: "conformance", number: None };
     let comm = device.join(&spec)?;
-    Ok(Rank { stream: device.stream(0)?, device, comm })
+    Ok(Rank { stream: device.stream(0)?, device: device.clone(), comm })
 }
 
 /// Runs `f` on every rank of one communicator, each on a thread; gives what each gave, by rank. If one fails, the others are

@@ -3,6 +3,7 @@
 use halyard_core::{DType, Device, DeviceBuffer, ReduceOp, Rows, Tensor};
 
 use super::{
+    Played,
     catalog::{CommCase, Data},
     numbers::{Want, combined, compare, random, size_of},
     ranks::{PATIENCE, Rank, on_all},
@@ -40,6 +41,28 @@ pub(super) fn run(
         }
     }
     Ok(total)
+}
+
+/// Runs a case on one rank of a communicator whose others are elsewhere.
+pub(super) fn run_rank(
+    rank: &mut Rank,
+    case: &CommCase,
+    kind: Data,
+    seed: u64,
+) -> Result<Played, Trouble> {
+    let mut total = Comparison::empty("data");
+    let mut shared = Vec::new();
+    for round in rounds(case, kind, seed) {
+        let got = round.play(rank)?;
+        let wanted = round.wanted();
+        let number = rank.number() as usize;
+        let what = format!("rank {number}, {round}");
+        compare(&mut total, &what, &got, &wanted[number % wanted.len()]);
+        if round.is_the_same_everywhere() {
+            shared.push(got);
+        }
+    }
+    Ok((total, shared))
 }
 
 fn rounds(case: &CommCase, kind: Data, seed: u64) -> Vec<Round> {

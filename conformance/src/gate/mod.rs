@@ -26,7 +26,7 @@ use crate::{
     verify::{Progress, check_promises, check_support, expected},
     weight::WeightSource,
 };
-pub use exchange::{Exchange, exchanges};
+pub use exchange::{Exchange, exchanges, exchanges_of_rank};
 use trial::{Trial, trials};
 
 /// How the gate works.
