@@ -29,17 +29,27 @@ use crate::{
 pub(crate) enum Message {
     Add(Box<Sequence>),
     Shutdown,
+    /// A rank is lost, why.
+    Lost(String),
 }
 
 /// Starts the engine's thread.
 pub(crate) fn spawn(
     shared: Shared,
     scheduler: Scheduler,
-    runner: impl ModelRunner + 'static,
+    mut runner: impl ModelRunner + 'static,
     observer: Box<dyn Observer>,
 ) -> io::Result<EngineHandle> {
     let shared = Arc::new(shared);
     let (sender, inbox) = channel::<Message>();
+    let sender = Arc::new(sender);
+    // Not one that would keep the inbox open.
+    let on_loss = Arc::downgrade(&sender);
+    runner.set_on_loss(Box::new(move |cause| {
+        if let Some(sender) = on_loss.upgrade() {
+            let _ = sender.send(Message::Lost(cause.to_owned()));
+        }
+    }));
     let engine = EngineLoop::new(Arc::clone(&shared), inbox, scheduler, runner, observer);
     let thread = thread::Builder::new().name("halyard-engine".into()).spawn(|| engine.run())?;
     Ok(EngineHandle::new(shared, sender, thread))
@@ -141,6 +151,7 @@ impl<R: ModelRunner> EngineLoop<R> {
             match message {
                 Ok(Message::Add(seq)) => self.scheduler.add(*seq),
                 Ok(Message::Shutdown) => return Some(End::Shutdown),
+                Ok(Message::Lost(cause)) => return Some(End::DeviceLost(cause)),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => {
                     return self.scheduler.is_idle().then_some(End::Unused);

@@ -84,6 +84,9 @@ pub enum LoadError {
         #[source]
         source: Box<LoadError>,
     },
+    /// The process of a rank has failed or is gone.
+    #[error("{0}")]
+    Process(String),
     /// The backend lacks kernels that the model needs.
     #[error("the device {device} cannot run this model: {}", missing.join("; "))]
     Unsupported {

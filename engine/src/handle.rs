@@ -29,14 +29,14 @@ pub struct EngineHandle {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    inbox: thread_mpsc::Sender<Message>,
+    inbox: Arc<thread_mpsc::Sender<Message>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl EngineHandle {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        inbox: thread_mpsc::Sender<Message>,
+        inbox: Arc<thread_mpsc::Sender<Message>>,
         thread: JoinHandle<()>,
     ) -> Self {
         Self { inner: Arc::new(Inner { shared, inbox, thread: Mutex::new(Some(thread)) }) }

@@ -12,6 +12,7 @@
 //! - `runner`: computes a batch on a device and chooses tokens, with parameters from `sampling`
 //! - `models`: what each family computes, recorded as a `program` that the runner runs
 //! - `load`: sizes, memory, weights
+//! - [`process`]: ranks of a model that are processes of their own
 
 mod batch;
 mod buckets;
@@ -23,6 +24,7 @@ mod handle;
 mod kv;
 mod load;
 mod models;
+pub mod process;
 mod program;
 mod request;
 mod runner;

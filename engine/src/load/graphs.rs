@@ -15,17 +15,17 @@ const SECTIONS: [Section; 2] = [Section::Body, Section::Head];
 /// for what drivers are known to take.
 const NODE_BYTES: u64 = 8 << 10;
 
-/// Whether the steps of these ranks can be captured.
+/// Whether the steps of these ranks, of `world` altogether, can be captured.
 ///
 /// # Errors
 /// Why not, for people.
-pub(super) fn possible(ranks: &[RankPlan]) -> Result<(), String> {
+pub(super) fn possible(ranks: &[RankPlan], world: usize) -> Result<(), String> {
     for RankPlan { device, program, kernels, .. } in ranks {
         let id = device.backend().id();
         if !device.has_graphs() {
             return Err(format!("the backend {id} has no graphs"));
         }
-        if ranks.len() > 1 && !device.captures_exchanges() {
+        if world > 1 && !device.captures_exchanges() {
             return Err(format!("the backend {id} cannot capture what ranks exchange"));
         }
         for section in SECTIONS {

@@ -1,7 +1,7 @@
 //! How much memory is left for the KV cache.
 
 use super::options::Resolved;
-use crate::error::LoadError;
+use crate::{error::LoadError, process::Offer};
 
 /// Most bytes the KV caches of all ranks take of the host's own memory unless more is asked for.
 const HOST_DEFAULT: u64 = 4 << 30;
@@ -17,6 +17,26 @@ pub(super) struct Demand {
     pub(super) block: u64,
 }
 
+impl Demand {
+    /// Of all ranks, those here and what others have offered.
+    pub(super) fn sum(here: &[Self], others: &[Offer]) -> Self {
+        let others = others.iter().map(|offer| Self {
+            weights: offer.weights,
+            activations: 0,
+            graphs: offer.graph_bytes,
+            block: offer.block,
+        });
+        let all = here.iter().copied().chain(others);
+        let none = Self { weights: 0, activations: 0, graphs: 0, block: 0 };
+        all.fold(none, |sum, demand| Self {
+            weights: sum.weights + demand.weights,
+            activations: sum.activations + demand.activations,
+            graphs: sum.graphs + demand.graphs,
+            block: sum.block + demand.block,
+        })
+    }
+}
+
 /// The size of the KV cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Pool {
@@ -26,6 +46,11 @@ pub(super) struct Pool {
 }
 
 impl Pool {
+    /// What a rank has offered.
+    pub(super) fn of(offer: &Offer) -> Self {
+        Self { num_blocks: offer.num_blocks, max_model_len: offer.max_model_len }
+    }
+
     /// What both have.
     pub(super) fn min(self, other: Self) -> Self {
         Self {

@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use halyard_core::{DType, Device, MAX_WORLD, PropKey};
 use halyard_weights::{ModelConfig, QuantMethod, TensorFormat};
 
+use super::party::Here;
 use crate::{error::LoadError, program::Fallback};
 
 /// Choices for loading a model; the defaults are those of vLLM.
@@ -180,9 +181,9 @@ impl Resolved {
     pub(super) fn new(
         options: &LoadOptions,
         config: &ModelConfig,
-        devices: &[Device],
+        here: Here<'_>,
     ) -> Result<Self, LoadError> {
-        let device = first_of(devices)?;
+        let device = first_of(here)?;
         let on_host = device.property(PropKey::INLINE) == Some(1);
         let dtype = dtype(options.dtype, config);
         let compute = match dtype {
@@ -223,14 +224,14 @@ impl Resolved {
             enforce_eager: options.enforce_eager,
             measure_dispatch: options.measure_dispatch,
             on_host,
-            ranks: devices.len(),
+            ranks: here.world,
         })
     }
 }
 
 /// The device that speaks for all: they are of one backend.
-fn first_of(devices: &[Device]) -> Result<&Device, LoadError> {
-    let count = devices.len();
+fn first_of(Here { devices, world, .. }: Here<'_>) -> Result<&Device, LoadError> {
+    let count = if devices.is_empty() { 0 } else { world };
     let Some(first) = devices.first().filter(|_| count <= MAX_WORLD as usize) else {
         return refuse("tensor_parallel_size", format!("must be 1 to {MAX_WORLD}, got {count}"));
     };

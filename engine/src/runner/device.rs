@@ -8,10 +8,11 @@ use std::{
 
 use halyard_core::{Code, DeviceError};
 
-use super::{Model, ModelRunner, StepError, StepOutput, followers::Followers};
+use super::{Model, ModelRunner, OnLoss, Order, StepError, StepOutput, followers::Followers};
 use crate::{
     batch::{Batch, PromptRows},
     buckets::Buckets,
+    process::RankProcesses,
     program::{Executable, Section, Sizes, Tensor},
     request::TokenLogprobs,
     sampling::{SampleRows, SamplerTensors},
@@ -68,12 +69,12 @@ enum Logits {
 }
 
 impl DeviceRunner {
-    /// `models` are the ranks' parts. Each but the first gets a thread.
+    /// `models` are the parts of this process' ranks, of which each but the first gets a thread; `processes` are the others.
     ///
     /// # Errors
     /// If a thread cannot be started.
     pub(crate) fn new(
-        models: Vec<Model>,
+        (models, processes): (Vec<Model>, Option<RankProcesses>),
         sampler: SamplerTensors,
         bounds: Bounds,
         buckets: Buckets,
@@ -82,8 +83,9 @@ impl DeviceRunner {
         let mut models = models.into_iter();
         let model = models.next().expect("there is a rank 0");
         let batch = || Batch::with_capacity(bounds.max_tokens, bounds.max_rows, bounds.table_width);
+        let models = models.collect();
         Ok(Self {
-            followers: Followers::start(&model, models.collect(), &batch, timeout)?,
+            followers: Followers::start(&model, models, processes, &batch, timeout)?,
             model,
             sampler,
             bounds,
@@ -121,7 +123,9 @@ impl DeviceRunner {
             let Self { model, followers, .. } = self;
             match followers {
                 None => model.capture(bucket)?,
-                Some(followers) => followers.capture(bucket, || model.capture(bucket))?,
+                Some(followers) => {
+                    followers.together(Order::Capture { bucket }, || model.capture(bucket))?;
+                }
             }
             progress(done);
         }
@@ -167,18 +171,18 @@ impl DeviceRunner {
         let Self { model, followers, .. } = self;
         match followers {
             None => Ok(model.forward(batch)?),
-            Some(followers) => followers.forward(batch, || model.forward(batch)),
+            Some(followers) => followers.together(Order::Forward(batch), || model.forward(batch)),
         }
     }
 
     /// Logits of some of the batch's tokens, on every rank.
     fn head(&mut self, rows: &[i32], batch: &Batch) -> Result<(), StepError> {
         let Self { model, followers, .. } = self;
-        let tokens = batch.num_tokens();
+        let (num_tokens, bucket) = (batch.num_tokens(), batch.bucket);
+        let order = Order::Head { rows, num_tokens, bucket };
         match followers {
-            None => Ok(model.head(rows, tokens, batch.bucket)?),
-            Some(followers) => followers
-                .head((rows, tokens, batch.bucket), || model.head(rows, tokens, batch.bucket)),
+            None => Ok(model.head(rows, num_tokens, bucket)?),
+            Some(followers) => followers.together(order, || model.head(rows, num_tokens, bucket)),
         }
     }
 
@@ -374,6 +378,12 @@ impl ModelRunner for DeviceRunner {
         let result = self.step(batch, seqs, out);
         out.graphs = usize::try_from(self.model.exec.replays() - before).unwrap_or(usize::MAX);
         result.map_err(|error| self.ended_by(error))
+    }
+
+    fn set_on_loss(&mut self, on_loss: OnLoss) {
+        if let Some(followers) = &self.followers {
+            followers.set_on_loss(on_loss);
+        }
     }
 }
 

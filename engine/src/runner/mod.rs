@@ -1,11 +1,19 @@
 //! The seam between the loop and what computes.
 
 mod device;
+mod end;
 mod followers;
+mod mailbox;
 mod model;
+mod rank;
+mod work;
 
 pub(crate) use device::{Bounds, DeviceRunner};
+pub(crate) use end::{End, OnLoss};
+pub(crate) use mailbox::{Mailbox, Refused};
 pub(crate) use model::Model;
+pub(crate) use rank::Rank;
+pub(crate) use work::{Order, Work};
 
 use crate::{batch::Batch, request::TokenLogprobs, sequence::Sequence};
 
@@ -21,6 +29,9 @@ pub(crate) trait ModelRunner: Send {
         seqs: &[Sequence],
         out: &mut StepOutput,
     ) -> Result<(), StepError>;
+
+    /// Has a loss told that comes between two runs, if such can come.
+    fn set_on_loss(&mut self, _on_loss: OnLoss) {}
 }
 
 /// What a step yields. The vectors keep their memory from step to step.

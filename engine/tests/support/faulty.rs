@@ -20,6 +20,8 @@ pub(crate) enum Mode {
     Panic,
     /// Attention does not come to an end while this is the mode.
     Hang,
+    /// Attention ends the process.
+    Die,
     /// Weights find no room.
     NoRoom,
 }
@@ -110,6 +112,7 @@ impl<const WHICH: usize> Kernel for FaultyKernel<WHICH> {
         match mode::<WHICH>() {
             Mode::Fail => Err(Error::invalid("no attention today")),
             Mode::Panic => panic!("attention lost its head"),
+            Mode::Die => std::process::abort(),
             _ => self.0.launch(stream, args),
         }
     }
