@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    halyard_server::commands::run(std::env::args_os().collect())
+    halyard_server::commands::run(&std::env::args_os().collect::<Vec<_>>())
 }

@@ -6,8 +6,8 @@ use clap::{ArgAction, Args};
 use halyard_core::Door;
 
 use super::values::{
-    Conformance, DeviceChoice, Dtype, Length, Quantization, SchedulingPolicy, parse_count,
-    parse_pin, parse_quantization, parse_share,
+    Conformance, DeviceChoice, Dtype, ExecutorBackend, Length, Quantization, SchedulingPolicy,
+    parse_count, parse_pin, parse_quantization, parse_share,
 };
 
 /// Which model, and how to read it.
@@ -105,6 +105,11 @@ pub struct DeviceArgs {
     /// opened N times
     #[arg(long, alias = "tp", value_name = "N", default_value = "1", value_parser = parse_count)]
     pub tensor_parallel_size: usize,
+
+    /// What those devices' ranks are: threads of this process, or mp, a process each, so that a device that fails takes only its own
+    /// down
+    #[arg(long, value_name = "KIND", default_value = "threads")]
+    pub distributed_executor_backend: ExecutorBackend,
 
     #[command(flatten)]
     pub search: SearchArgs,

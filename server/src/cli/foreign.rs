@@ -92,7 +92,6 @@ pub(super) const FOREIGN: &[Foreign] = &[
     refused("enable-eplb", Switch, NO_EXPERTS, &[]),
     refused("eplb-config", One, NO_EXPERTS, &[]),
     refused("num-redundant-experts", One, NO_EXPERTS, &["0"]),
-    refused("distributed-executor-backend", One, ONE_NODE, &["mp", "uni"]),
     refused("worker-use-ray", Switch, ONE_NODE, &["false", "False"]),
     refused("nnodes", One, ONE_NODE, &["1"]),
     refused("node-rank", One, ONE_NODE, &["0"]),

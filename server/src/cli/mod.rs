@@ -43,6 +43,17 @@ pub enum Command {
     Devices(DevicesCommand),
     /// Write completions for a shell to standard output
     Completions(CompletionsCommand),
+    /// A rank of a model, in a process of its own: started by the others, with its socket as standard input
+    #[command(hide = true)]
+    Rank(RankCommand),
+}
+
+/// `halyard rank`
+#[derive(Args, Clone, Copy, Debug)]
+pub struct RankCommand {
+    /// Its number, for people who list processes
+    #[arg(value_name = "RANK")]
+    pub rank: usize,
 }
 
 /// `halyard serve`

@@ -164,6 +164,30 @@ pub enum Conformance {
     Off,
 }
 
+/// What the ranks of a model are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExecutorBackend {
+    /// Threads of the server.
+    #[default]
+    Threads,
+    /// Processes, each with one device.
+    Mp,
+}
+
+impl FromStr for ExecutorBackend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "mp" => Ok(Self::Mp),
+            // vLLM's name for a single process.
+            "threads" | "uni" => Ok(Self::Threads),
+            "ray" => Err("a model runs on one machine so far: there are threads and mp".into()),
+            _ => Err(format!("`{text}` is no executor: there are threads and mp")),
+        }
+    }
+}
+
 /// Who goes first when requests wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum SchedulingPolicy {
@@ -225,6 +249,14 @@ mod tests {
         }
         assert_eq!("auto".parse(), Ok(Length::Auto));
         assert_eq!("-1".parse(), Ok(Length::Auto));
+    }
+
+    #[test]
+    fn executors_have_the_names_of_vllm() {
+        assert_eq!("mp".parse(), Ok(ExecutorBackend::Mp));
+        assert_eq!("uni".parse(), Ok(ExecutorBackend::Threads));
+        let ray = "ray".parse::<ExecutorBackend>().expect_err("no other machines");
+        assert!(ray.contains("one machine"), "{ray}");
     }
 
     #[test]

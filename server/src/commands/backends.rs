@@ -119,6 +119,20 @@ fn through(door: Option<Door>, found: Vec<Found>) -> Vec<Found> {
 
 /// Opens the devices that the flags choose, one for each rank of the model.
 pub(super) fn open(args: &DeviceArgs) -> anyhow::Result<Vec<Device>> {
+    let backend = choose(args)?;
+    let seats = seats(&backend, args)?;
+    seats.into_iter().map(|(ordinal, threads)| open_ordinal(&backend, ordinal, threads)).collect()
+}
+
+/// Opens the device of one rank alone.
+pub(super) fn open_rank(args: &DeviceArgs, rank: usize) -> anyhow::Result<Device> {
+    let backend = choose(args)?;
+    let seats = seats(&backend, args)?;
+    let &(ordinal, threads) = seats.get(rank).context("there is no such rank")?;
+    open_ordinal(&backend, ordinal, threads)
+}
+
+fn choose(args: &DeviceArgs) -> anyhow::Result<Backend> {
     let DeviceChoice { backend, indices } = &args.device;
     let ranks = args.tensor_parallel_size;
     if !indices.is_empty() && indices.len() != ranks {
@@ -126,24 +140,27 @@ pub(super) fn open(args: &DeviceArgs) -> anyhow::Result<Vec<Device>> {
         bail!("--device {choice} names {count} devices, --tensor-parallel-size is {ranks}");
     }
     let search = Search::new(&args.search)?;
-    let backend = match backend {
-        Some(id) => search.one(id)?,
-        None => search.best()?,
-    };
-    if !indices.is_empty() {
-        let open = |&index| open_ordinal(&backend, index, args.threads);
-        return indices.iter().map(open).collect();
+    match backend {
+        Some(id) => search.one(id),
+        None => search.best(),
     }
-    let first = open_ordinal(&backend, 0, args.threads)?;
+}
+
+/// The device of each rank, by its number, and the threads that it may have.
+fn seats(backend: &Backend, args: &DeviceArgs) -> anyhow::Result<Vec<(u32, Option<usize>)>> {
+    let indices = &args.device.indices;
+    if !indices.is_empty() {
+        return Ok(indices.iter().map(|&index| (index, args.threads)).collect());
+    }
+    let ranks = args.tensor_parallel_size;
     if ranks == 1 {
-        return Ok(vec![first]);
+        return Ok(vec![(0, args.threads)]);
     }
     let count = backend.device_count().context("the backend cannot count its devices")?;
     if usize::try_from(count).is_ok_and(|count| count >= ranks) {
-        let others = (1..).take(ranks - 1);
-        let others = others.map(|index| open_ordinal(&backend, index, args.threads));
-        return std::iter::once(Ok(first)).chain(others).collect();
+        return Ok((0..).take(ranks).map(|index| (index, args.threads)).collect());
     }
+    let first = open_ordinal(backend, 0, args.threads)?;
     if first.property(PropKey::INLINE) != Some(1) {
         let id = backend.id();
         bail!("--tensor-parallel-size {ranks} needs {ranks} devices, {id} has {count}");
@@ -152,12 +169,8 @@ pub(super) fn open(args: &DeviceArgs) -> anyhow::Result<Vec<Device>> {
     let units =
         first.property(PropKey::COMPUTE_UNITS).and_then(|units| usize::try_from(units).ok());
     let threads = units.filter(|&threads| threads > 1);
-    drop(first);
-    let open = |rank: usize| {
-        let threads = threads.map(|threads| threads_of(rank, ranks, threads));
-        open_ordinal(&backend, 0, threads.or(args.threads))
-    };
-    (0..ranks).map(open).collect()
+    let threads = |rank| threads.map(|threads| threads_of(rank, ranks, threads)).or(args.threads);
+    Ok((0..ranks).map(|rank| (0, threads(rank))).collect())
 }
 
 /// A rank's part of the threads; at least one.

@@ -3,6 +3,7 @@
 //! Each prompt is a request to the server's own API, in this process: what a field means is said once.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Write},
     path::Path,
@@ -29,7 +30,7 @@ use crate::{
     ui::{self, Unit},
 };
 
-pub(super) fn run(command: &GenerateCommand) -> anyhow::Result<()> {
+pub(super) fn run(command: &GenerateCommand, line: &[OsString]) -> anyhow::Result<()> {
     let input = &command.batch.input;
     let lines = read_lines(input)
         .with_context(|| format!("cannot read the prompts of {}", input.display()))?;
@@ -37,7 +38,7 @@ pub(super) fn run(command: &GenerateCommand) -> anyhow::Result<()> {
         bail!("{} holds no prompts", input.display());
     }
     let options = model::options(&command.model, &command.engine);
-    let loaded = model::load(&command.model, &command.device, &options, |_| Box::new(()))?;
+    let loaded = model::load(&command.model, &command.device, (&options, line), |_| Box::new(()))?;
     let options = AppOptions {
         model_names: vec![loaded.root.clone()],
         model_root: loaded.root,

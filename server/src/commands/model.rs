@@ -1,15 +1,19 @@
 //! Loading a model: device, plan, check, weights, text; a log line each.
 
 use std::{
+    env,
+    ffi::OsString,
     path::Path,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use halyard_core::{Device, InfoKey, PropKey};
+use halyard_core::{Device, InfoKey, MAX_WORLD, PropKey};
 use halyard_engine::{
     DecodeGraphs, EngineHandle, EngineInfo, LoadOptions, LoadProgress, Observer, Plan,
+    process::{Ended, Leader, RankProcesses, Start},
 };
 use halyard_weights::{Checkpoint, GenerationDefaults, ModelConfig};
 
@@ -17,7 +21,7 @@ use super::{backends, gate};
 use crate::{
     cli::{
         args::{DeviceArgs, EngineArgs, ModelArgs},
-        values::{Dtype, Length, Quantization},
+        values::{Dtype, ExecutorBackend, Length, Quantization},
     },
     generation::Defaults,
     text::ModelText,
@@ -36,11 +40,11 @@ pub(super) struct Loaded {
     pub(super) root: String,
 }
 
-/// Loads what the flags say. `observer` is asked for once the engine's sizes and devices are known.
+/// Loads what the flags say; `line` has them for ranks that are processes. `observer` is asked for once the engine's sizes and devices are known.
 pub(super) fn load(
     model: &ModelArgs,
     device: &DeviceArgs,
-    options: &LoadOptions,
+    (options, line): (&LoadOptions, &[OsString]),
     observer: impl FnOnce(&Plan) -> Box<dyn Observer>,
 ) -> anyhow::Result<Loaded> {
     let begun = Instant::now();
@@ -55,13 +59,9 @@ pub(super) fn load(
         ModelText::load(&checkpoint, model.tokenizer.as_deref(), model.chat_template.as_deref())
             .with_context(|| format!("cannot load the tokenizer of {root}"))?;
 
-    let devices = backends::open(device)?;
-    devices.iter().for_each(log_device);
-    let on_host = devices.iter().all(|device| device.property(PropKey::INLINE) == Some(1));
     let plan =
-        Plan::new(&devices, checkpoint, options).with_context(|| format!("cannot load {root}"))?;
-    // The plan has what it needs of them; they close with the engine.
-    drop(devices);
+        plan(device, line, checkpoint, options).with_context(|| format!("cannot load {root}"))?;
+    let on_host = plan.devices().iter().all(|device| device.property(PropKey::INLINE) == Some(1));
     gate::check(&plan, device.conformance)?;
 
     let observer = observer(&plan);
@@ -92,6 +92,52 @@ pub(super) fn load(
     });
     log_engine(engine.info(), begun, weights_begun, graphs_begun);
     Ok(Loaded { engine, text: Arc::new(text), config, on_host, defaults, root })
+}
+
+/// The plan has what it needs of the devices that it opens; they close with the engine.
+fn plan(
+    device: &DeviceArgs,
+    line: &[OsString],
+    checkpoint: Checkpoint,
+    options: &LoadOptions,
+) -> anyhow::Result<Plan> {
+    let world = device.tensor_parallel_size;
+    if world == 1 || device.distributed_executor_backend == ExecutorBackend::Threads {
+        let devices = backends::open(device)?;
+        devices.iter().for_each(log_device);
+        return Ok(Plan::new(&devices, checkpoint, options)?);
+    }
+    if world > MAX_WORLD as usize {
+        bail!("--tensor-parallel-size must be 1 to {MAX_WORLD}, got {world}");
+    }
+    let program = env::current_exe().context("cannot find this program")?;
+    let command = |rank: usize| {
+        let mut command = Command::new(&program);
+        command.arg("rank").arg(rank.to_string());
+        command
+    };
+    // First, so that they start while this process opens its own device.
+    let processes = RankProcesses::start(world, line, command);
+    let processes = processes.context("cannot start the processes of ranks")?;
+    let first = backends::open_rank(device, 0)?;
+    log_device(&first);
+    Ok(Plan::leading(&first, processes, checkpoint, options)?)
+}
+
+/// Loads and serves a rank that is a process of its own, until rank 0 wants no more of it.
+pub(super) fn follow(
+    model: &ModelArgs,
+    device: &DeviceArgs,
+    options: &LoadOptions,
+    (leader, start): (&Leader, &Start),
+) -> anyhow::Result<Ended> {
+    let root = model.path().context("name a model: a GGUF file or a folder")?;
+    let checkpoint = open_checkpoint(Path::new(root), &model.load_format)?;
+    let opened = backends::open_rank(device, start.rank)?;
+    log_device(&opened);
+    let plan = Plan::following(&opened, (leader, start), checkpoint, options)?;
+    gate::check_kernels(&plan, device.conformance)?;
+    Ok(plan.follow(gate::try_exchanges)?)
 }
 
 fn open_checkpoint(path: &Path, load_format: &str) -> anyhow::Result<Checkpoint> {

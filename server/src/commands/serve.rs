@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     net::SocketAddr,
     sync::{Arc, OnceLock},
 };
@@ -22,19 +23,19 @@ use crate::{
     metrics::Metrics,
 };
 
-pub(super) fn run(command: &ServeCommand) -> anyhow::Result<()> {
+pub(super) fn run(command: &ServeCommand, line: &[OsString]) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("http")
         .build()
         .context("cannot start the threads of the server")?;
-    let result = runtime.block_on(serve(command));
+    let result = runtime.block_on(serve(command, line));
     // A model that is still loading is not waited for.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(command: &ServeCommand) -> anyhow::Result<()> {
+async fn serve(command: &ServeCommand, line: &[OsString]) -> anyhow::Result<()> {
     let options = options(command)?;
     // The port first: that it is taken should be known before a model is loaded.
     let address = (command.server.host.as_str(), command.server.port);
@@ -45,12 +46,12 @@ async fn serve(command: &ServeCommand) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
 
     let metrics = Arc::new(OnceLock::new());
-    let (command, for_engine) = (command.clone(), Arc::clone(&metrics));
+    let (command, line, for_engine) = (command.clone(), line.to_vec(), Arc::clone(&metrics));
     let name = options.model_names.first().cloned().unwrap_or_default();
     let loading = tokio::task::spawn_blocking(move || {
         let engine = model::options(&command.model, &command.engine);
-        model::load(&command.model, &command.device, &engine, |plan| {
-            let metrics = || Metrics::new(&name, plan.info(), plan.devices());
+        model::load(&command.model, &command.device, (&engine, &line), |plan| {
+            let metrics = || Metrics::new(&name, plan.info(), plan.rank_devices());
             Box::new(for_engine.get_or_init(|| Arc::new(metrics())).observer())
         })
     });

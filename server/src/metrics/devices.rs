@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use halyard_core::{Device, Metric, MetricKey};
+use halyard_core::{Metric, MetricKey};
+use halyard_engine::process::RankDevice;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -27,7 +28,7 @@ const ECC_ERRORS: Series =
     (MetricKey::ECC_ERRORS, "ecc_errors", "Errors that memory could not correct", 1.0);
 
 /// The engine's devices, by rank.
-pub(super) struct DeviceCollector(Vec<Device>);
+pub(super) struct DeviceCollector(Vec<RankDevice>);
 
 /// What a device measures now.
 struct Measured {
@@ -36,15 +37,14 @@ struct Measured {
 }
 
 impl Measured {
-    fn now((rank, device): (usize, &Device)) -> Self {
-        let name = format!("{}:{}", device.backend().id(), device.ordinal());
-        let labels = [("device", name), ("rank", rank.to_string())];
+    fn now((rank, device): (usize, &RankDevice)) -> Self {
+        let labels = [("device", device.place().to_owned()), ("rank", rank.to_string())];
         Self { labels, metrics: device.telemetry() }
     }
 }
 
 impl DeviceCollector {
-    pub(super) fn new(devices: Vec<Device>) -> Self {
+    pub(super) fn new(devices: Vec<RankDevice>) -> Self {
         Self(devices)
     }
 }

@@ -7,8 +7,7 @@ mod process;
 
 use std::{sync::atomic::AtomicI64, time::Duration};
 
-use halyard_core::Device;
-use halyard_engine::{DecodeGraphs, EngineInfo};
+use halyard_engine::{DecodeGraphs, EngineInfo, process::RankDevice};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -86,7 +85,7 @@ impl Registrar<'_> {
 impl Metrics {
     /// All series at zero; those of the devices are what these measure, by rank.
     #[must_use]
-    pub fn new(model_name: &str, info: &EngineInfo, devices: Vec<Device>) -> Self {
+    pub fn new(model_name: &str, info: &EngineInfo, devices: Vec<RankDevice>) -> Self {
         let mut registry = Registry::default();
         let http_requests = Family::default();
         registry.register("http_requests", "Responses", http_requests.clone());

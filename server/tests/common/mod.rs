@@ -71,6 +71,10 @@ impl Server {
         Client { address: &self.address }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
         let status = Command::new("kill").args([&format!("-{name}"), &id]).status();

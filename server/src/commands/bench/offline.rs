@@ -1,6 +1,9 @@
 //! `halyard bench MODEL`: how fast prompts are processed and tokens generated, without a server.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsString,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use halyard_engine::{
@@ -63,7 +66,7 @@ enum Test {
     Generate(usize),
 }
 
-pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
+pub(super) fn run(command: &BenchCommand, line: &[OsString]) -> anyhow::Result<()> {
     let bench = &command.bench;
     if bench.repetitions == 0 || bench.batch.contains(&0) {
         bail!("--repetitions and --batch must be at least 1");
@@ -77,7 +80,7 @@ pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         .collect();
     let mut options = model::options(&command.model, &command.engine);
     options.measure_dispatch = true;
-    let loaded = model::load(&command.model, &command.device, &options, |_| Box::new(()))?;
+    let loaded = model::load(&command.model, &command.device, (&options, line), |_| Box::new(()))?;
     let threads = command
         .device
         .threads
