@@ -19,6 +19,9 @@ use crate::{
 /// The devices that the software GPU can be.
 const DEVICES: [&str; 5] = ["a100-80g", "a100-40g", "h100", "l20", "rtx4090"];
 
+/// The device whose kernels are counted.
+const COUNTED: &str = "h100";
+
 /// One for each architecture that kernels are compiled for.
 const ARCHITECTURES: [&str; 3] = ["a100-80g", "h100", "l20"];
 
@@ -86,7 +89,7 @@ pub(crate) struct FiguresArgs {
     /// Only launches whose name contains this
     part: Option<String>,
     /// The device whose kernels run: a100-80g, a100-40g, h100, l20 or rtx4090
-    #[arg(long, default_value = "h100")]
+    #[arg(long, default_value = COUNTED)]
     device: String,
 }
 
@@ -95,11 +98,20 @@ pub(crate) struct FiguresArgs {
 /// conflicts of more than two ways.
 pub(crate) fn figures(args: &FiguresArgs) -> Result<()> {
     build()?;
+    count(args.part.as_deref(), &args.device)
+}
+
+/// The step of `cargo xtask test`, after everything is built.
+pub(crate) fn figures_test() -> Result<()> {
+    count(None, COUNTED)
+}
+
+fn count(part: Option<&str>, device: &str) -> Result<()> {
     run(cargo().args(["build", "--workspace", "--example", "figures"]))?;
     let built = target().join("debug");
     let mut figures = Command::new(built.join("examples/figures"));
-    figures.env("HALYARD_BACKEND_PATH", &built).env("HALYARD_SIM_CUDA_DEVICES", &args.device);
-    run(figures.env("LD_LIBRARY_PATH", driver()?).args(&args.part))
+    figures.env("HALYARD_BACKEND_PATH", &built).env("HALYARD_SIM_CUDA_DEVICES", device);
+    run(figures.env("LD_LIBRARY_PATH", driver()?).args(part))
 }
 
 /// Builds the binary, the backend and the software GPU.

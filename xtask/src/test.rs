@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
     ("example backend", example::example),
     ("example backend in C", example_c::example),
     ("cuda on the software GPU", cuda::test),
+    ("figures of the CUDA kernels", cuda::figures_test),
     ("mutants of the CUDA kernels", mutants_cuda::test),
     ("ascend on the software NPU", ascend::test),
     ("openai sdk", openai_sdk),
