@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    ptx,
+    model, ptx,
     tool::{cargo, each, run, target},
 };
 
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Only this device: a100-80g, a100-40g, h100, l20 or rtx4090
     #[arg(long)]
     device: Option<String>,
+    /// Instead: every golden answer of a real model, SmolLM2-135M-Instruct, which is fetched; takes minutes
+    #[arg(long, conflicts_with_all = ["device", "flags"])]
+    models: bool,
     /// Further flags of `halyard verify`
     #[arg(last = true)]
     flags: Vec<String>,
@@ -47,6 +50,9 @@ pub(crate) struct Args {
 
 /// `halyard verify cuda` on the software GPU, as each device. The library is the one that a user installs.
 pub(crate) fn verify(args: &Args) -> Result<()> {
+    if args.models {
+        return models();
+    }
     build()?;
     let wanted = |device: &&str| args.device.as_ref().is_none_or(|one| one == device);
     let devices: Vec<&str> = DEVICES.into_iter().filter(wanted).collect();
@@ -54,6 +60,14 @@ pub(crate) fn verify(args: &Args) -> Result<()> {
         bail!("--device: expected one of {}", DEVICES.join(", "));
     }
     on_each(&devices, &args.flags)
+}
+
+/// The tests that `cargo xtask test` leaves out, since the software GPU takes a second a token.
+fn models() -> Result<()> {
+    let model = model::fetch()?;
+    let mut test = cargo();
+    test.args(["test", "--workspace", "--test", "smollm2", "--", "--ignored"]);
+    run(test.env("HALYARD_SMOLLM2", model))
 }
 
 /// The suite as each of the devices, as many at a time as there are cores; their reports come one after the other.
