@@ -285,7 +285,7 @@ const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "codes of activations: scales are not stored",
-        "stage_codes_bf16_e4m3; 1; st.global.f32; drop",
+        "stage_bf16_e4m3_bf16; 1; st.global.f32; drop",
         "--op linear --case act_quant_linear",
     ),
     mutant(

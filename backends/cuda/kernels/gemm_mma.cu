@@ -1,9 +1,22 @@
-// Linear layers on many rows with tensor cores: x and W of the same 16-bit type. Tiles go through stages of shared memory that
-// cp.async fills ahead.
+// Linear layers on many rows with tensor cores: x and W of the same 16-bit type, or both codes of i8. Tiles go through stages of shared
+// memory that cp.async fills ahead.
 #include "tile.h"
 
-template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 STAGES> struct Gemm {
-    using Tiles = Tile<T, TILE_M, TILE_N, WARP_M, WARP_N, 32>;
+// Outputs of sums.
+template <class T> struct Output {
+    const Linear& p;
+    const Matrix& weight;
+    const Place& place;
+    DEVICE float operator()(float sum, u32, u32) const { return sum; }
+};
+// Codes have a scale a row of x and a row of W.
+template <> DEVICE float Output<i8>::operator()(float sum, u32 row, u32 column) const {
+    const u8* scale = weight.scales.data + (place.column0 + column) * weight.scales.pitch;
+    return sum * p.x_scale[place.span.first + place.row0 + row] * load_float(scale, weight.scale_type, 0);
+}
+
+template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 DEPTH, u32 STAGES> struct Gemm {
+    using Tiles = Tile<T, TILE_M, TILE_N, WARP_M, WARP_N, DEPTH>;
     static constexpr u32 STAGE = Tiles::BYTES_M + Tiles::BYTES_N;
     static_assert(Tiles::BYTES_SUMS <= STAGES * STAGE, "the sums take the stages' place");
 
@@ -14,23 +27,23 @@ template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 STAGES> s
 
     // Starts the copies of columns depth.. of both tiles.
     DEVICE void load(u32 stage, u32 depth) const {
-        const u32 tile = shared + stage * STAGE, k = depth + Tiles::chunk() * 8;
+        const u32 tile = shared + stage * STAGE, k = depth + Tiles::chunk() * Tiles::CHUNK;
         Tiles::load_x(p, place, depth, tile);
 #pragma unroll
         for (u32 i = 0; i < Tiles::LINES_N; i++) {
             const u32 line = Tiles::line(i), n = place.column0 + line;
             const bool in = n < p.n && k < p.k;
-            const u8* row = weight.codes.data + (in ? n * weight.codes.pitch + k * 2 : 0);
+            const u8* row = weight.codes.data + (in ? n * weight.codes.pitch + k * sizeof(T) : 0);
             copy_async(tile + Tiles::BYTES_M + Tiles::swizzled(line, Tiles::chunk()), row, in ? 16 : 0);
         }
     }
 
     DEVICE void run(u8* memory) const {
-        const u32 steps = ceil_div(p.k, Tiles::DEPTH);
+        const u32 steps = ceil_div(p.k, DEPTH);
         typename Tiles::Sums sum = {};
 #pragma unroll
         for (u32 stage = 0; stage < STAGES - 1; stage++) {
-            if (stage < steps) load(stage, stage * Tiles::DEPTH);
+            if (stage < steps) load(stage, stage * DEPTH);
             commit_copies();
         }
         for (u32 step = 0; step < steps; step++) {
@@ -38,21 +51,21 @@ template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 STAGES> s
             __syncthreads();
             const u32 tile = shared + step % STAGES * STAGE;
 #pragma unroll
-            for (u32 part = 0; part < Tiles::DEPTH / 16; part++) {
+            for (u32 part = 0; part < Tiles::PARTS; part++) {
                 typename Tiles::Fragments fragments;
                 fragments.load(tile, tile + Tiles::BYTES_M, part);
                 fragments.multiply(sum);
             }
             // The stage that was multiplied before the barrier is free.
-            if (step + STAGES - 1 < steps) load((step + STAGES - 1) % STAGES, (step + STAGES - 1) * Tiles::DEPTH);
+            if (step + STAGES - 1 < steps) load((step + STAGES - 1) % STAGES, (step + STAGES - 1) * DEPTH);
             commit_copies();
         }
-        Tiles::store(p, place, sum, reinterpret_cast<float*>(memory));
+        Tiles::store(p, place, sum, reinterpret_cast<float*>(memory), Output<T>{p, weight, place});
     }
 };
 
-template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 STAGES> DEVICE void gemm(const Linear& p) {
-    using Product = Gemm<T, TILE_M, TILE_N, WARP_M, WARP_N, STAGES>;
+template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 DEPTH, u32 STAGES> DEVICE void gemm(const Linear& p) {
+    using Product = Gemm<T, TILE_M, TILE_N, WARP_M, WARP_N, DEPTH, STAGES>;
     extern __shared__ __attribute__((aligned(128))) u8 memory[];
     if (block_z() == p.groups) return zero_rest(p, Product::Tiles::THREADS);
     const Place place = Product::Tiles::place(p);
@@ -60,10 +73,14 @@ template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 STAGES> D
 }
 
 #define GEMM(suffix, T) \
-    KERNEL __launch_bounds__(128) gemm_64_##suffix(Linear p) { gemm<T, 64, 64, 32, 32, 4>(p); } \
-    KERNEL __launch_bounds__(256) gemm_128_##suffix(Linear p) { gemm<T, 128, 128, 64, 32, 4>(p); }
+    KERNEL __launch_bounds__(128) gemm_64_##suffix(Linear p) { gemm<T, 64, 64, 32, 32, 32, 4>(p); } \
+    KERNEL __launch_bounds__(256) gemm_128_##suffix(Linear p) { gemm<T, 128, 128, 64, 32, 32, 4>(p); }
 GEMM(f16, f16)
 GEMM(bf16, bf16)
+
+KERNEL __launch_bounds__(128) gemm_16_i8(Linear p) { gemm<i8, 16, 64, 16, 16, 128, 3>(p); }
+KERNEL __launch_bounds__(128) gemm_64_i8(Linear p) { gemm<i8, 64, 64, 32, 32, 64, 4>(p); }
+KERNEL __launch_bounds__(256) gemm_128_i8(Linear p) { gemm<i8, 128, 128, 64, 32, 64, 4>(p); }
 
 // ---- At most 16 rows: the weights are read once, so they go straight to registers ----
 //

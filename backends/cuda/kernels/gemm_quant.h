@@ -122,7 +122,7 @@ template <class T, class W, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N> stru
     }
 
     DEVICE void multiply(Sums& sum, u32 stage, u32 buffer) const {
-        constexpr u32 STEPS = Scales::COLUMNS / 16;
+        constexpr u32 STEPS = Tiles::PARTS / PARTS;
         const u32 ones = pair_of<T>(1.0f, 1.0f);
 #pragma unroll 1
         for (u32 part = 0; part < PARTS; part++) {

@@ -73,13 +73,16 @@ template <u32 ROWS, u32 COLUMNS> struct SumTile {
 
     DEVICE float* at(u32 row, u32 column) const { return sums + row * COLUMNS + (column ^ (row % 4 * 8)); }
 
-    // Stores the outputs of row0.., column0..; all of the block's threads have written and wait.
-    template <u32 THREADS> DEVICE void store(const Linear& p, u32 group, Span span, u32 row0, u32 column0) const {
+    // Stores the outputs of row0.., column0.., which `value` makes of sums; all of the block's threads have written and wait.
+    template <u32 THREADS, class Value> DEVICE void store(const Linear& p, u32 group, Span span, u32 row0, u32 column0, Value value) const {
         const u32 column = thread_index() % COLUMNS;
         if (column0 + column >= p.n) return;
         const float bias = bias_of(p, column0 + column);
         const u32 rows = least(ROWS, span.count - row0);
         for (u32 row = thread_index() / COLUMNS; row < rows; row += THREADS / COLUMNS)
-            store_output(p, group, span.first + row0 + row, column0 + column, *at(row, column) + bias);
+            store_output(p, group, span.first + row0 + row, column0 + column, value(*at(row, column), row, column) + bias);
+    }
+    template <u32 THREADS> DEVICE void store(const Linear& p, u32 group, Span span, u32 row0, u32 column0) const {
+        store<THREADS>(p, group, span, row0, column0, [](float sum, u32, u32) { return sum; });
     }
 };

@@ -116,7 +116,7 @@ template <class T, class Q, class Y> DEVICE void stage(const StageQuantised& p) 
     Y* y = static_cast<Y*>(p.y) + block_x() * p.y_stride + block_y() * p.y_group;
     quantise({p.cols, warp_index(), WARPS}, static_cast<Q*>(nullptr), scratch, [&](u32 column) { return to_float(x[column]); },
              [&](u32 column, bool first, Q code, float scale) {
-                 // A code has a bf16 of its own.
+                 // A code has a Y of its own.
                  y[column] = narrow<Y>(p.scales ? to_float(code) : to_float(code) * scale);
                  if (p.scales && first) p.scale[u64(block_x()) * p.scales + column / GROUP] = scale;
              });
@@ -125,8 +125,10 @@ template <class T, class Q, class Y> DEVICE void stage(const StageQuantised& p) 
 
 #define QUANTISE(suffix, T, name, Q) \
     KERNEL __launch_bounds__(THREADS) stage_##suffix##_##name(StageQuantised p) { stage<T, Q, float>(p); } \
-    KERNEL __launch_bounds__(THREADS) stage_codes_##suffix##_##name(StageQuantised p) { stage<T, Q, bf16>(p); } \
+    KERNEL __launch_bounds__(THREADS) stage_##suffix##_##name##_bf16(StageQuantised p) { stage<T, Q, bf16>(p); } \
     KERNEL __launch_bounds__(THREADS) quant_act_##suffix##_##name(QuantAct p) { quant_act<T, Q>(p); } \
     KERNEL __launch_bounds__(THREADS) rms_norm_quant_##suffix##_##name(NormQuant p) { norm_quant<T, Q>(p); }
-#define QUANTISE_EACH(suffix, T) QUANTISE(suffix, T, i8, i8) QUANTISE(suffix, T, e4m3, e4m3)
+#define QUANTISE_EACH(suffix, T) \
+    KERNEL __launch_bounds__(THREADS) stage_##suffix##_i8_i8(StageQuantised p) { stage<T, i8, i8>(p); } \
+    QUANTISE(suffix, T, i8, i8) QUANTISE(suffix, T, e4m3, e4m3)
 EACH_FLOAT(QUANTISE_EACH)

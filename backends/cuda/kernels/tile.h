@@ -11,23 +11,27 @@ struct Place {
 
 // A block has TILE_M x TILE_N outputs, a warp WARP_M x WARP_N; DEPTH columns of x and W are in shared memory at a time.
 template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 COLUMNS> struct Tile {
-    static constexpr u32 DEPTH = COLUMNS, CHUNKS = DEPTH / 8;
+    // Chunks are of 16 bytes.
+    static constexpr u32 DEPTH = COLUMNS, CHUNK = 16 / sizeof(T), CHUNKS = DEPTH / CHUNK;
     static constexpr u32 WARPS_N = TILE_N / WARP_N, THREADS = TILE_M / WARP_M * WARPS_N * WARP;
-    static constexpr u32 BYTES_M = TILE_M * DEPTH * 2, BYTES_N = TILE_N * DEPTH * 2, BYTES_SUMS = TILE_M * TILE_N * 4;
-    // Chunks of 8 elements that a thread copies of each tile, one a line.
+    static constexpr u32 BYTES_M = TILE_M * CHUNKS * 16, BYTES_N = TILE_N * CHUNKS * 16, BYTES_SUMS = TILE_M * TILE_N * 4;
+    // Chunks that a thread copies of each tile, one a line.
     static constexpr u32 LINES_M = TILE_M * CHUNKS / THREADS, LINES_N = TILE_N * CHUNKS / THREADS;
     static constexpr u32 ROWS = WARP_M / 16, PAIRS = WARP_N / 16;
     static_assert(CHUNKS <= 8 && LINES_M > 0 && LINES_N > 0 && TILE_M * CHUNKS % THREADS == 0 && TILE_N * CHUNKS % THREADS == 0, "whole lines");
 
+    // What a warp multiplies at once are PARTS of DEPTH columns, 32 bytes of each row.
+    static constexpr u32 PARTS = CHUNKS / 2;
+
     // Of a warp's outputs, as fragments.
-    using Sums = float[ROWS][PAIRS * 2][4];
+    using Sums = typename Multiply<T>::Sum[ROWS][PAIRS * 2][4];
 
     // Blocks of one tile of W follow each other, so that it stays in the cache.
     DEVICE static Place place(const Linear& p) { return {rows_of(p, block_z()), block_z(), block_y() * TILE_M, block_x() * TILE_N}; }
 
     // Byte offset in a tile of chunk `chunk` of row `row`: chunks are permuted so that eight rows of one column of chunks lie in
     // different banks.
-    DEVICE static u32 swizzled(u32 row, u32 chunk) { return (row * DEPTH + ((chunk ^ (row / (8 / CHUNKS) % CHUNKS)) << 3)) * 2; }
+    DEVICE static u32 swizzled(u32 row, u32 chunk) { return (row * CHUNKS + (chunk ^ (row / (8 / CHUNKS) % CHUNKS))) * 16; }
 
     // The chunk and the lines that a thread copies.
     DEVICE static u32 chunk() { return thread_index() % CHUNKS; }
@@ -35,7 +39,7 @@ template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 COLUMNS> 
 
     // Starts the copies of columns depth.. of x.
     DEVICE static void load_x(const Linear& p, const Place& place, u32 depth, u32 tile) {
-        const u32 k = depth + chunk() * 8;
+        const u32 k = depth + chunk() * CHUNK;
 #pragma unroll
         for (u32 i = 0; i < LINES_M; i++) {
             const u32 row = place.row0 + line(i);
@@ -48,7 +52,7 @@ template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 COLUMNS> 
     DEVICE static u32 warp_row() { return warp_index() / WARPS_N * WARP_M; }
     DEVICE static u32 warp_column() { return warp_index() % WARPS_N * WARP_N; }
 
-    // What a warp multiplies at once: 16 columns of its rows of x and W.
+    // A part of a warp's rows of x and W.
     struct Fragments {
         u32 a[ROWS][4], b[PAIRS][4];
 
@@ -69,8 +73,8 @@ template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 COLUMNS> 
         }
     };
 
-    // Stores the outputs by way of `memory`, that of the tiles.
-    DEVICE static void store(const Linear& p, const Place& place, const Sums& sum, float* memory) {
+    // Stores the outputs by way of `memory`, that of the tiles; `value` makes them of sums, rows and columns of the tile.
+    template <class Value> DEVICE static void store(const Linear& p, const Place& place, const Sums& sum, float* memory, Value value) {
         const SumTile<TILE_M, TILE_N> sums = {memory};
         wait_copies<0>();
         __syncthreads();
@@ -79,10 +83,13 @@ template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 COLUMNS> 
 #pragma unroll
             for (u32 j = 0; j < PAIRS * 2; j++) {
                 float* at = sums.at(warp_row() + i * 8 + lane_index() / 4, warp_column() + j * 8 + lane_index() % 4 * 2);
-                at[0] = sum[i / 2][j][i % 2 * 2];
-                at[1] = sum[i / 2][j][i % 2 * 2 + 1];
+                at[0] = float(sum[i / 2][j][i % 2 * 2]);
+                at[1] = float(sum[i / 2][j][i % 2 * 2 + 1]);
             }
         __syncthreads();
-        sums.template store<THREADS>(p, place.group, place.span, place.row0, place.column0);
+        sums.template store<THREADS>(p, place.group, place.span, place.row0, place.column0, value);
+    }
+    DEVICE static void store(const Linear& p, const Place& place, const Sums& sum, float* memory) {
+        store(p, place, sum, memory, [](float sum, u32, u32) { return sum; });
     }
 };

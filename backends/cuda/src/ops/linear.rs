@@ -7,7 +7,7 @@ use super::{
     args::{Args, Float, Rows, Strided, address, small},
     elementwise::Gating,
     matrix::Matrix,
-    stage::{Scales, Stage},
+    stage::{Read, Scales, Stage},
 };
 use crate::{
     driver::{Function, Grid},
@@ -50,30 +50,32 @@ struct Tiled {
 
 impl Tiled {
     /// A kernel of `gemm_mma.cu`.
-    fn tensor(op: &Op<'_>, x: Float, tile: u32) -> Result<Self> {
-        let kernel = op.kernel("gemm_mma", &format!("gemm_{tile}_{}", x.suffix()))?;
-        // Four stages of both operands' tiles, 32 columns of 2 bytes.
-        let (columns, threads, shared) = match tile {
-            16 => (16, 256, 0),
-            64 => (64, 128, 4 * (64 + 64) * 32 * 2),
-            _ => (128, 256, 4 * (128 + 128) * 32 * 2),
+    fn tensor(op: &Op<'_>, read: Read, tile: u32) -> Result<Self> {
+        let kernel = op.kernel("gemm_mma", &format!("gemm_{tile}_{}", suffix(read)))?;
+        // Four stages of both operands' tiles, 64 bytes a row; three of 128 bytes.
+        let (columns, threads, shared) = match (tile, read) {
+            (16, Read::Bytes) => (64, 128, 3 * (16 + 64) * 128),
+            (16, _) => (16, 256, 0),
+            (64, _) => (64, 128, 4 * (64 + 64) * 64),
+            _ => (128, 256, 4 * (128 + 128) * 64),
         };
         kernel.allow_shared(shared)?;
         Ok(Self { kernel, rows: tile, columns, threads, shared })
     }
 
     /// A kernel of `gemm_quant.h`.
-    fn quantised(op: &Op<'_>, read: Float, layout: &Layout, tile: u32) -> Result<Self> {
-        let module = match (Family::of(layout.scheme), read) {
-            (Family::Scaled, Float::F16) => "gemm_quant_f16",
-            (Family::Scaled, _) => "gemm_quant_bf16",
-            (Family::Gguf, Float::F16) => "gemm_gguf_f16",
-            (Family::Gguf, _) => "gemm_gguf_bf16",
-            (Family::GgufK, Float::F16) => "gemm_gguf_k_f16",
-            (Family::GgufK, _) => "gemm_gguf_k_bf16",
+    fn quantised(op: &Op<'_>, read: Read, layout: &Layout, tile: u32) -> Result<Self> {
+        let f16 = read == Read::Numbers(Float::F16);
+        let module = match Family::of(layout.scheme) {
+            Family::Scaled if f16 => "gemm_quant_f16",
+            Family::Scaled => "gemm_quant_bf16",
+            Family::Gguf if f16 => "gemm_gguf_f16",
+            Family::Gguf => "gemm_gguf_bf16",
+            Family::GgufK if f16 => "gemm_gguf_k_f16",
+            Family::GgufK => "gemm_gguf_k_bf16",
         };
         let form = layout.kernel_name();
-        let kernel = op.kernel(module, &format!("gemm_{tile}_{}_{form}", read.suffix()))?;
+        let kernel = op.kernel(module, &format!("gemm_{tile}_{}_{form}", suffix(read)))?;
         let (columns, threads) = match tile {
             16 | 64 => (64, 128),
             _ => (128, 256),
@@ -92,6 +94,15 @@ impl Tiled {
 
     fn blocks(&self, rows: u32, n: u32, groups: u32) -> u32 {
         n.div_ceil(self.columns).saturating_mul(rows.div_ceil(self.rows)).saturating_mul(groups)
+    }
+}
+
+/// What is read, as names of kernels have it.
+fn suffix(read: Read) -> &'static str {
+    match read {
+        Read::Numbers(float) => float.suffix(),
+        Read::Codes => "bf16",
+        Read::Bytes => "i8",
     }
 }
 
@@ -118,6 +129,12 @@ impl Family {
 
 /// The most rows that are multiplied one after the other.
 const FEW_ROWS: u32 = 4;
+
+/// What kernels without tensor cores read of what is quantised.
+const F32: Read = Read::Numbers(Float::F32);
+
+/// Columns whose products of i8 have a sum in 32 bits.
+const MOST_BYTES: u64 = 1 << 17;
 
 /// Columns with one scale that kernels of `gemm_quant.h` multiply at once.
 const SCALED_COLUMNS: u64 = 32;
@@ -196,13 +213,12 @@ impl Product {
         let groups = op.desc.weights.get(slot).map_or(1, |w| w.groups);
         let (few, few_read) = Self::few(op, &layout, x, act_quant)?;
         let (many, many_read) = Self::many(op, &layout, x, act_quant)?;
-        // What is not multiplied as codes is multiplied as what they stand for.
-        let codes = act_quant != 0 && many_read != Float::F32;
+        let stage = |read: Read| Stage::new(op, &layout, x, read, act_quant);
         Ok(Self {
             few,
-            few_stage: Stage::new(op, &layout, (x, few_read), act_quant, false)?,
+            few_stage: stage(Read::Numbers(few_read))?,
             many,
-            many_stage: Stage::new(op, &layout, (x, many_read), act_quant, codes)?,
+            many_stage: stage(many_read)?,
             processors: op.shared.limits.processors,
             groups,
             layout,
@@ -226,28 +242,28 @@ impl Product {
         Ok(([few(1, outputs[0])?, few(FEW_ROWS, outputs[1])?], read))
     }
 
-    /// The kernels for many rows, and the type that they read x as: tensor cores have products of 16-bit types with themselves, and of
-    /// codes.
-    fn many(op: &Op<'_>, layout: &Layout, x: Float, act_quant: i64) -> Result<(Vec<Tiled>, Float)> {
+    /// The kernels for many rows, and what they read: tensor cores have products of 16-bit types with themselves, and of codes.
+    fn many(op: &Op<'_>, layout: &Layout, x: Float, act_quant: i64) -> Result<(Vec<Tiled>, Read)> {
         let (w, quantised) = (layout.kernel_name(), layout.scheme != Scheme::DENSE);
-        let read = match (act_quant, quantised) {
-            (0, _) => x,
-            (_, true) => Float::Bf16,
-            (_, false) => Float::F32,
+        let read = match act_quant {
+            0 => Read::Numbers(x),
+            1 if layout.scheme == Scheme::INT8_CHANNEL && layout.k <= MOST_BYTES => Read::Bytes,
+            _ if quantised && Self::scaled_at_once(layout) => Read::Codes,
+            _ => Read::Numbers(Float::F32),
         };
         let tiles = [16, 64, 128].into_iter();
-        if quantised && read != Float::F32 && Self::scaled_at_once(layout) {
+        if read == Read::Bytes || (!quantised && read != F32 && w == suffix(read)) {
+            let many = tiles.map(|tile| Tiled::tensor(op, read, tile));
+            return Ok((many.collect::<Result<_>>()?, read));
+        }
+        if quantised && read != F32 && Self::scaled_at_once(layout) {
             let many = tiles.map(|tile| Tiled::quantised(op, read, layout, tile));
             return Ok((many.collect::<Result<_>>()?, read));
         }
         if quantised {
-            return Ok((vec![Tiled::plain(op, "gemm_simt_quant", &w)?], Float::F32));
+            return Ok((vec![Tiled::plain(op, "gemm_simt_quant", &w)?], F32));
         }
-        if read != Float::F32 && w == read.suffix() {
-            let many = tiles.map(|tile| Tiled::tensor(op, read, tile));
-            return Ok((many.collect::<Result<_>>()?, read));
-        }
-        let form = format!("{}_{w}", read.suffix());
+        let form = format!("{}_{w}", suffix(read));
         Ok((vec![Tiled::plain(op, "gemm_simt", &form)?], read))
     }
 

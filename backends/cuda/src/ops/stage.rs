@@ -57,18 +57,37 @@ pub(super) struct Scales {
     pub(super) a_row: u32,
 }
 
+/// What kernels read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Numbers: x, or what its codes stand for.
+    Numbers(Float),
+    /// Codes as bf16, and their scales.
+    Codes,
+    /// Codes of i8, and their scales.
+    Bytes,
+}
+
+impl Read {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Numbers(float) => float.bytes(),
+            Self::Codes => 2,
+            Self::Bytes => 1,
+        }
+    }
+}
+
 enum Kernel {
-    /// Rows as they are, or as f32.
     Copy(Function<CopyParams>),
-    /// Rows as codes of 8 bits with so many scales, or (0) as what the codes stand for.
+    /// With so many scales a row.
     Quantise(Function<QuantiseParams>, u32),
 }
 
 /// A way of copying rows to scratch memory.
 pub(super) struct Stage {
-    /// What x is, and what kernels read.
     x: Float,
-    read: Float,
+    read: Read,
     k: u64,
     /// Whether columns come in the weight's order.
     ordered: bool,
@@ -76,19 +95,19 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// For `x`es that kernels read as another type, quantised before if `act_quant` says so; as `codes`, they read them as bf16.
+    /// For `x`es that kernels read as another type, quantised before if `act_quant` says so.
     pub(super) fn new(
         op: &Op<'_>,
         layout: &Layout,
-        (x, read): (Float, Float),
+        x: Float,
+        read: Read,
         act_quant: i64,
-        codes: bool,
     ) -> Result<Self> {
         let (k, ordered) = (layout.k, layout.order.is_some());
         let kernel = match act_quant {
             0 => {
-                let name =
-                    if read == x { format!("b{}", x.bytes() * 8) } else { x.suffix().into() };
+                let same = read == Read::Numbers(x);
+                let name = if same { format!("b{}", x.bytes() * 8) } else { x.suffix().into() };
                 Kernel::Copy(op.kernel("stage", &format!("stage_{name}"))?)
             }
             1 | 2 if ordered => {
@@ -98,11 +117,15 @@ impl Stage {
                 )));
             }
             1 | 2 => {
-                let (suffix, scales) =
+                let (code, scales) =
                     if act_quant == 1 { ("i8", 1) } else { ("e4m3", k.div_ceil(GROUP) as u32) };
-                let stem = if codes { "stage_codes" } else { "stage" };
-                let kernel = op.kernel("quantise", &format!("{stem}_{}_{suffix}", x.suffix()))?;
-                Kernel::Quantise(kernel, if codes { scales } else { 0 })
+                let (suffix, scales) = match read {
+                    Read::Numbers(_) => ("", 0),
+                    Read::Codes => ("_bf16", scales),
+                    Read::Bytes => ("_i8", scales),
+                };
+                let name = format!("stage_{}_{code}{suffix}", x.suffix());
+                Kernel::Quantise(op.kernel("quantise", &name)?, scales)
             }
             _ => {
                 return Err(Error::unsupported(format!(
@@ -114,9 +137,9 @@ impl Stage {
         Ok(Self { x, read, k, ordered, kernel })
     }
 
-    /// Elements from row to row.
+    /// Elements from row to row: whole eights, and 16 bytes.
     fn padded(&self) -> u64 {
-        self.k.next_multiple_of(EIGHT)
+        self.k.next_multiple_of(if self.read == Read::Bytes { ROW_ALIGN } else { EIGHT })
     }
 
     /// Bytes of `rows` rows, without their scales.
@@ -139,7 +162,7 @@ impl Stage {
     fn in_place(&self, o: &Operands) -> bool {
         let aligned = |step: i64| (step.unsigned_abs() * self.x.bytes()).is_multiple_of(ROW_ALIGN);
         matches!(self.kernel, Kernel::Copy(_))
-            && self.read == self.x
+            && self.read == Read::Numbers(self.x)
             && !self.ordered
             && o.x.is_multiple_of(ROW_ALIGN)
             && aligned(o.x_stride)
