@@ -72,7 +72,7 @@ fn a_rank() {
     let (leader, start) = Leader::connect(UnixStream::from(socket), ends).expect("a rank 0");
     let ended = follow(&leader, &start);
     if let Err(error) = &ended {
-        let chain = std::iter::successors(Some(error as &dyn Error), |error| error.source());
+        let chain = std::iter::successors(Some(error as &dyn Error), |error| (*error).source());
         let all: Vec<String> = chain.map(ToString::to_string).collect();
         leader.failed(&all.join(": "));
     }
