@@ -143,7 +143,7 @@ pub(crate) fn halyard(devices: &str) -> Result<Command> {
 }
 
 /// A folder in which the software GPU's libraries have the names of the real ones.
-fn driver() -> Result<PathBuf> {
+pub(crate) fn driver() -> Result<PathBuf> {
     let folder = target().join("sim-cuda");
     fs::create_dir_all(&folder)?;
     for (library, names) in LIBRARIES {

@@ -10,6 +10,7 @@ mod docs;
 mod example;
 mod example_c;
 mod figures;
+mod hw_check;
 mod model;
 mod mutants;
 mod mutants_cuda;
@@ -41,6 +42,8 @@ enum Task {
     CudaFigures(cuda::FiguresArgs),
     /// Run `halyard verify ascend` on the software NPU, with the libraries of each release of CANN
     VerifyAscend(ascend::Args),
+    /// Prove and time a backend on this machine's devices, and write a report to docs/hardware
+    HwCheck(hw_check::Args),
     /// Compare the declarations of CANN with the vendor's headers: those of the torch-npu wheel, or an installed toolkit's
     AscendHeaders(ascend_headers::Args),
     /// Write docs/ops.md from the op catalogue
@@ -65,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         Task::VerifyCuda(args) => cuda::verify(&args),
         Task::CudaFigures(args) => cuda::figures(&args),
         Task::VerifyAscend(args) => ascend::verify(&args),
+        Task::HwCheck(args) => hw_check::check(&args),
         Task::AscendHeaders(args) => ascend_headers::check(&args),
         Task::Docs => docs::docs(),
         Task::Mutants(args) => mutants::mutants(&args),

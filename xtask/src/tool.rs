@@ -56,6 +56,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(done.stdout).with_context(|| format!("{} printed no UTF-8", show(command)))
 }
 
+/// The same, but what the command says to standard error is shown only if it fails.
+pub(crate) fn output_quietly(command: &mut Command) -> Result<String> {
+    let done = command.output().with_context(|| format!("cannot start {}", show(command)))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if !done.status.success() {
+        let said = [text(&done.stdout), text(&done.stderr)].join("\n");
+        bail!("{} ended with {}: {}", show(command), done.status, said.trim());
+    }
+    String::from_utf8(done.stdout).with_context(|| format!("{} printed no UTF-8", show(command)))
+}
+
 /// Whether a program is there and answers.
 pub(crate) fn exists(program: &str, args: &[&str]) -> bool {
     let mut command = command(program, args);
