@@ -284,6 +284,16 @@ const MUTANTS: &[Mutant] = &[
         "--op linear --case quant_linear_tiles",
     ),
     mutant(
+        "gemm of i8: half the columns of a tile missing",
+        "gemm_64_i8; 9; mma.sync; drop",
+        "--op linear --case act_quant_linear_tall",
+    ),
+    mutant(
+        "gemm of i8: no wait for the copies of a stage",
+        "gemm_64_i8; 1; cp.async.wait_group; drop",
+        "--op linear --case act_quant_linear_tall",
+    ),
+    mutant(
         "codes of activations: scales are not stored",
         "stage_bf16_e4m3_bf16; 1; st.global.f32; drop",
         "--op linear --case act_quant_linear",
