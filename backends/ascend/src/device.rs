@@ -29,8 +29,8 @@ pub(crate) struct Shared {
     cores: u64,
     pub(crate) weights: Weights,
     pub(crate) buffers: Buffers,
-    /// The mask that attention's causal modes want.
-    pub(crate) mask: Option<driver::Memory>,
+    /// What operators read beside a launch's own.
+    pub(crate) constants: Option<ops::Constants>,
     streams: Handles<driver::Stream>,
     events: Handles<driver::Event>,
     /// What [`Stream::NONE`] names.
@@ -65,7 +65,7 @@ impl Drop for Shared {
         self.events.clear();
         self.streams.clear();
         self.default_stream = None;
-        self.mask = None;
+        self.constants = None;
         self.buffers.clear();
     }
 }
@@ -90,13 +90,13 @@ fn check_chip(chip: &str) -> Result<()> {
 impl AscendDevice {
     pub(crate) fn open(ordinal: u32) -> Result<Self> {
         let context = Context::open(ordinal)?;
-        let (chip, cores, default_stream, mask) = {
+        let (chip, cores, default_stream, constants) = {
             let _bound = context.bind()?;
             let chip = context.chip()?;
             check_chip(&chip)?;
             let stream = driver::Stream::create(context.driver)?;
-            let mask = ops::causal_mask(&stream)?;
-            (chip, context.cores()?, Some(Arc::new(stream)), Some(mask))
+            let constants = ops::Constants::new(&stream)?;
+            (chip, context.cores()?, Some(Arc::new(stream)), Some(constants))
         };
         tracing::debug!(ordinal, chip, "opened an Ascend device");
         let shared = Shared {
@@ -104,7 +104,7 @@ impl AscendDevice {
             cores,
             weights: Weights::default(),
             buffers: Buffers::default(),
-            mask,
+            constants,
             streams: Handles::new("stream"),
             events: Handles::new("event"),
             default_stream,

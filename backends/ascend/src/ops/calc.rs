@@ -99,15 +99,21 @@ impl Args<'_> {
         enqueue!(self.on, InplaceZero(to.raw()))
     }
 
-    /// An f32, to broadcast.
+    /// An f32 to read and broadcast.
     pub(super) fn number(&self, value: f32) -> Result<Place> {
+        if let Some(place) = self.shared.constants.as_ref().and_then(|c| c.float(value)) {
+            return Ok(place);
+        }
         let place = self.scratch(Kind::F32, &[1])?;
         self.fill(&place, value)?;
         Ok(place)
     }
 
-    /// An i64, to broadcast.
+    /// An i64 to read and broadcast.
     pub(super) fn whole(&self, value: i64) -> Result<Place> {
+        if let Some(place) = self.shared.constants.as_ref().and_then(|c| c.whole(value)) {
+            return Ok(place);
+        }
         let place = self.scratch(Kind::I64, &[1])?;
         self.fill_whole(&place, value)?;
         Ok(place)

@@ -22,6 +22,7 @@ mod attention;
 mod batched;
 mod calc;
 mod combine;
+mod constants;
 mod elementwise;
 mod grouped;
 mod index;
@@ -54,11 +55,12 @@ use halyard_sdk::{
 
 use crate::{
     device::Shared,
-    driver::{self, Memory, Scalar, Tensor},
+    driver::{self, Scalar, Tensor},
     weights::Packed,
 };
 use args::Args;
 pub(crate) use combine::{Combination, combine};
+pub(crate) use constants::Constants;
 
 /// What the backend promises (`conformance/README.md`).
 pub(crate) const PROFILES: &str =
@@ -177,21 +179,6 @@ pub(crate) fn fill(
     let all = Tensor::new(driver, ACL_INT32, &[words.cast_signed()], &[1], at)?;
     let value = Scalar::word(driver, pattern)?;
     enqueue!(on, InplaceFillScalar(all.raw(), value.raw()))
-}
-
-/// Side of the mask that attention's causal modes take, whatever the lengths.
-const MASK: usize = 2048;
-
-/// Makes that mask: ones above the diagonal.
-pub(crate) fn causal_mask(on: &driver::Stream) -> Result<Memory> {
-    let memory = Memory::alloc(on.driver(), MASK * MASK)?;
-    let ones: Vec<u8> = (0..MASK * MASK).map(|i| u8::from(i % MASK > i / MASK)).collect();
-    let plane = |start, on_host| driver::Plane { start, on_host, pitch: 0 };
-    let (to, from) = (plane(memory.start(), false), plane(ones.as_ptr() as u64, true));
-    // SAFETY: both have so many bytes, and live until the stream has passed the copy.
-    unsafe { driver::copy(on, to, from, ones.len() as u64, 1) }?;
-    on.synchronize()?;
-    Ok(memory)
 }
 
 /// A prepared kernel.

@@ -2,10 +2,7 @@
 
 use std::{ffi::CStr, ptr::null};
 
-use halyard_ascend_sys::{
-    aclnn::{IA, T, TL},
-    types::ACL_INT8,
-};
+use halyard_ascend_sys::aclnn::{IA, T, TL};
 use halyard_sdk::{DType, Result, TensorSpec};
 
 use super::{Attend, Lengths, blank};
@@ -13,7 +10,7 @@ use crate::{
     driver::{self, IntArray, Tensor, TensorList},
     kv::Plane,
     ops::{
-        MASK, Op,
+        Op,
         args::{Args, Kind, Place, scratch_bytes},
     },
 };
@@ -153,11 +150,8 @@ impl Fused {
         let (ends, keys) = (IntArray::new(driver, &lengths.ends)?, IntArray::new(driver, &keys)?);
         let longest = lengths.spans().map(|[_, queries, _]| queries).max().unwrap_or(0);
         let sparse = self.sparse(longest);
-        let mask = args.shared.mask.as_ref().filter(|_| sparse != ALL);
-        let side = [MASK as i64; 2];
-        let mask =
-            mask.map(|m| Tensor::new(driver, ACL_INT8, &side, &[side[0], 1], (m.start(), 0)));
-        let mask = mask.transpose()?;
+        let constants = args.shared.constants.as_ref().filter(|_| sparse != ALL);
+        let mask = constants.map(|constants| constants.mask(driver)).transpose()?;
         let band = if sparse == BAND { [self.rule.window, 0] } else { [FAR; 2] };
         let (q, o) = (args.tensor(&q[0])?, args.tensor(o)?);
         let lse = lse.map(|lse| args.tensor(&lse.column())).transpose()?;
