@@ -70,8 +70,7 @@ impl Rope {
     fn fused(&self, args: &Args<'_>, x: &Place, [cos, sin]: [&Place; 2], to: &Place) -> Result<()> {
         let dims = [1, x.dims[0], x.dims[1], self.width];
         let mode = if self.interleaved { NEIGHBOURS } else { HALVES };
-        let (cos, sin) = (self.spread(args, cos)?, self.spread(args, sin)?);
-        let (cos, sin) = (args.tensor(&cos)?, args.tensor(&sin)?);
+        let (cos, sin) = (args.tensor(cos)?, args.tensor(sin)?);
         let (from, to) = (args.tensor(&x.reshaped(&dims))?, args.tensor(&to.reshaped(&dims))?);
         enqueue!(args.on, RotaryPositionEmbedding(from.raw(), cos.raw(), sin.raw(), mode, to.raw()))
     }
@@ -129,7 +128,7 @@ impl Launch for Rope {
         let heads =
             |slot: usize| shapes.get(slot).filter(|s| !s.is_none()).map_or(0, |s| s.dims[1]);
         let rotated = |slot| 4 * scratch_bytes(Kind::F32, &[tokens, heads(slot), self.width]);
-        let tables = 5 * scratch_bytes(Kind::F32, &[tokens, self.width]);
+        let tables = 3 * scratch_bytes(Kind::F32, &[tokens, self.width]);
         index_bytes(tokens) + tables + rotated(0) + rotated(1)
     }
 
@@ -144,8 +143,13 @@ impl Launch for Rope {
         let rows = args.scratch(Kind::F32, &[tokens, self.width])?;
         select(args, &table, &at.at, &rows)?;
         let pairs = self.width / 2;
-        let halves = [rows.slice(1, 0, pairs), rows.slice(1, pairs, pairs)];
-        let angles = [&halves[0], &halves[1]];
+        let [cos, sin] = [rows.slice(1, 0, pairs), rows.slice(1, pairs, pairs)];
+        let angles = if self.fused {
+            [self.spread(args, &cos)?, self.spread(args, &sin)?]
+        } else {
+            [cos, sin]
+        };
+        let angles = [&angles[0], &angles[1]];
         for x in [Some(q), k].into_iter().flatten().filter(|x| !x.is_empty()) {
             self.rotate(args, &x, (angles, &at.none))?;
         }
