@@ -64,7 +64,7 @@ pub(crate) use constants::Constants;
 
 /// What the backend promises (`conformance/README.md`).
 pub(crate) const PROFILES: &str =
-    "dense,mla,contiguous,sample,quant:int8_channel,quant:int4_group,comm";
+    "dense,moe,moe_trio,mla,contiguous,sample,quant:int8_channel,quant:int4_group,comm";
 
 /// An op, ready to launch.
 pub(crate) trait Launch: Send + Sync + 'static {
