@@ -80,11 +80,23 @@ pub(crate) const OPS: &[Op] = &[
     },
 ];
 
+/// A sum in pairs, as vector units reduce.
+fn sum_of(values: &[f32]) -> f32 {
+    match values {
+        [] => 0.0,
+        [one] => *one,
+        _ => {
+            let (first, second) = values.split_at(values.len() / 2);
+            sum_of(first) + sum_of(second)
+        }
+    }
+}
+
 /// Probabilities of a row.
 pub(crate) fn softmaxed(row: &mut [f32]) {
     let max = row.iter().fold(f32::NEG_INFINITY, |max, v| max.max(*v));
     row.iter_mut().for_each(|v| *v = (*v - max).exp());
-    let sum: f32 = row.iter().sum();
+    let sum = sum_of(row);
     row.iter_mut().for_each(|v| *v /= sum);
 }
 
@@ -100,7 +112,8 @@ fn softmax(a: &Args<'_>, log: bool) -> Result<Work, Refusal> {
         for row in values.chunks_exact_mut(x.last().max(1)) {
             if log {
                 let max = row.iter().fold(f32::NEG_INFINITY, |max, v| max.max(*v));
-                let sum = row.iter().map(|v| (v - max).exp()).sum::<f32>().ln();
+                let powers: Vec<f32> = row.iter().map(|v| (v - max).exp()).collect();
+                let sum = sum_of(&powers).ln();
                 row.iter_mut().for_each(|v| *v = *v - max - sum);
             } else {
                 softmaxed(row);
