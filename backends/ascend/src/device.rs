@@ -56,6 +56,11 @@ impl Shared {
             _ => self.streams.get(s.0),
         }
     }
+
+    /// A stream's failure with its cause.
+    pub(crate) fn told<T>(&self, s: Stream, result: Result<T>) -> Result<T> {
+        result.map_err(|error| self.fates.cause(s, error))
+    }
 }
 
 impl Drop for Shared {
@@ -175,7 +180,8 @@ impl Device for AscendDevice {
         let stream = self.shared.stream(s)?;
         let Some([dst, src]) = self.shared.buffers.planes(req)? else { return Ok(()) };
         // SAFETY: `planes` found both spans in live buffers, or they are the host's, who keeps all until the copy is done.
-        unsafe { driver::copy(&stream, dst, src, req.row_bytes, req.rows) }
+        let copied = unsafe { driver::copy(&stream, dst, src, req.row_bytes, req.rows) };
+        self.shared.told(s, copied)
     }
 
     fn fill(&self, s: Stream, dst: &MemRef, pattern: u32, bytes: u64) -> Result<()> {
@@ -184,7 +190,8 @@ impl Device for AscendDevice {
         if self.shared.buffers.words(dst, bytes)?.on_host {
             return Err(Error::unsupported("a fill of host memory; the device fills its own"));
         }
-        ops::fill(&stream, (dst.base, dst.offset / 4), pattern, bytes / 4)
+        let filled = ops::fill(&stream, (dst.base, dst.offset / 4), pattern, bytes / 4);
+        self.shared.told(s, filled)
     }
 
     fn stream_create(&self, _priority: i32, flags: u32) -> Result<Stream> {
@@ -198,7 +205,7 @@ impl Device for AscendDevice {
     fn stream_destroy(&self, s: Stream) -> Result<()> {
         let _bound = self.shared.bind()?;
         let ended = self.shared.streams.remove(s.0)?.synchronize();
-        let ended = ended.map_err(|error| self.shared.fates.cause(s, error));
+        let ended = self.shared.told(s, ended);
         self.shared.fates.forget(s);
         match ended {
             // Its communicator told of it.
@@ -211,13 +218,13 @@ impl Device for AscendDevice {
         let _bound = self.shared.bind()?;
         let stream = self.shared.stream(s)?;
         let waited = wait(timeout_ns, || stream.synchronize(), || stream.query());
-        waited.map_err(|error| self.shared.fates.cause(s, error))
+        self.shared.told(s, waited)
     }
 
     fn stream_query(&self, s: Stream) -> Result<()> {
         let _bound = self.shared.bind()?;
         let asked = self.shared.stream(s)?.query();
-        asked.map_err(|error| self.shared.fates.cause(s, error))
+        self.shared.told(s, asked)
     }
 
     fn event_create(&self, flags: u32) -> Result<Event> {

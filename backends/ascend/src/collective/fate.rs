@@ -43,7 +43,7 @@ impl Fates {
 
     /// The cause of a stream's failure, if that is a communicator.
     pub(crate) fn cause(&self, s: Stream, error: Error) -> Error {
-        if error.code == Code::NOT_READY {
+        if [Code::NOT_READY, Code::UNSUPPORTED, Code::INVALID_ARGUMENT].contains(&error.code) {
             return error;
         }
         let comms: Vec<_> = {

@@ -207,8 +207,8 @@ impl Kernel for AscendKernel {
         let shared = &self.shared;
         self.signature.launch(args, || {
             let _bound = shared.bind()?;
-            let stream = shared.stream(stream)?;
-            self.launch.launch(&Args::new(shared, &stream, args))
+            let on = shared.stream(stream)?;
+            shared.told(stream, self.launch.launch(&Args::new(shared, &on, args)))
         })
     }
 }
