@@ -2,38 +2,15 @@
 
 mod common;
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use common::{
     Client, Server, body_of,
+    failure::{error, lost, refused, says},
     golden::{PLAIN, answers_golden, greedy},
     gpu::{Machine, beside},
 };
-use serde_json::{Value, json};
-
-/// The one line that a start which fails ends with; it has to have all the words.
-fn refused(command: &mut Command, words: &[&str]) {
-    let mut process = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
-    let mut log = String::new();
-    let mut pipe = BufReader::new(process.stderr.take().expect("piped"));
-    while pipe.read_line(&mut log).expect("UTF-8") > 0 {
-        if log.contains(" serving ") {
-            process.kill().expect("our child");
-        }
-    }
-    assert_eq!(process.wait().expect("our child").code(), Some(1), "{log}");
-    let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(errors.len(), 1, "{log}");
-    assert!(!log.contains("panicked"), "{log}");
-    for word in words {
-        assert!(errors[0].contains(word), "`{word}` is not in: {}", errors[0]);
-    }
-}
+use serde_json::json;
 
 /// A file that is no library, and hides those that a developer's machine may have.
 fn nothing() -> tempfile::NamedTempFile {
@@ -104,51 +81,6 @@ fn too_little_memory_is_said_with_the_numbers() {
     refused(&mut full.serve("llama", &[]), &words);
 }
 
-/// A device that is lost while it serves: who waits is told why, and so is everybody who comes later.
-fn lost(mut server: Server, words: &[&str]) {
-    let client = server.client();
-    let mut request = greedy(&json!("a"), 200);
-    request["stream"] = json!(true);
-    let streams = client.send(PLAIN, &request);
-    request["stream"] = json!(false);
-    let answer = client.send(PLAIN, &request);
-
-    says(&error(&body_of(answer, 500)), words);
-    let text = body_of(streams, 200);
-    let events: Vec<&str> = text.split_terminator("\n\n").collect();
-    assert_eq!(events.last(), Some(&"data: [DONE]"), "{text}");
-    let last = events[events.len() - 2].strip_prefix("data: ").expect("an event");
-    says(&error(last), words);
-
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while client.status("/health") == 200 {
-        assert!(Instant::now() < deadline, "still healthy");
-    }
-    let health = body_of(client.ask("/health"), 503);
-    says(&error(&health), &[words, &["the device is lost: cuda:0"]].concat());
-    says(&error(&body_of(client.send(PLAIN, &request), 503)), words);
-    assert!(client.get("/metrics").contains("halyard:num_requests_running{"));
-    assert!(client.get("/v1/models").contains("tiny"));
-    server.signal("TERM");
-    assert_eq!(server.wait(Duration::from_secs(20)).code(), Some(0));
-    let log = server.rest_of_log();
-    assert!(!log.contains("panicked") && !log.contains("WARN could not"), "{log}");
-}
-
-/// The message of an error, which is one line.
-fn error(body: &str) -> String {
-    let body: Value = serde_json::from_str(body).expect("JSON");
-    let message = body["error"]["message"].as_str().expect("an error");
-    assert!(!message.contains('\n'), "{message}");
-    message.to_owned()
-}
-
-fn says(message: &str, words: &[&str]) {
-    for word in words {
-        assert!(message.contains(word), "`{word}` is not in: {message}");
-    }
-}
-
 #[test]
 fn a_device_that_is_lost_ends_all_requests_and_is_told_on_health() {
     for (code, name) in [
@@ -160,7 +92,7 @@ fn a_device_that_is_lost_ends_all_requests_and_is_told_on_health() {
     ] {
         let machine = Machine::with("l20").failing(&format!("{code} launch 150 of attention"));
         let server = Server::run(&mut machine.serve("llama", &["--dtype", "float32"]));
-        lost(server, &[name, &format!("(vendor code {code})"), "attention_f32_f32"]);
+        lost(server, "cuda:0", &[name, &format!("(vendor code {code})"), "attention_f32_f32"]);
     }
 }
 
@@ -173,7 +105,7 @@ fn a_kernel_that_does_not_end_is_named_with_its_line() {
     let flags = ["--dtype", "float32", "--enforce-eager"];
     let server = Server::run(&mut machine.serve("llama", &flags));
     let words = ["CUDA_ERROR_LAUNCH_TIMEOUT", "kernel attention_f32_f32, PTX line", "does not end"];
-    lost(server, &words);
+    lost(server, "cuda:0", &words);
 }
 
 #[test]
@@ -182,7 +114,7 @@ fn a_rank_that_is_lost_is_named() {
         let fault = format!("700 launch 150 of attention on {rank}");
         let machine = Machine::with("h100,h100").failing(&fault);
         let server = Server::run(&mut machine.serve("llama", &["--dtype", "float32", "-tp", "2"]));
-        lost(server, &[&format!("rank {rank} of 2"), "CUDA_ERROR_ILLEGAL_ADDRESS"]);
+        lost(server, "cuda:0", &[&format!("rank {rank} of 2"), "CUDA_ERROR_ILLEGAL_ADDRESS"]);
     }
 }
 
@@ -193,7 +125,7 @@ fn a_link_that_is_gone_is_told() {
         let machine = machine.set("HALYARD_SIM_NCCL_FAULT", &format!("{rank}:100"));
         let server = Server::run(&mut machine.serve("llama", &["--dtype", "float32", "-tp", "2"]));
         // Both ranks find out; who is first is the one that is named.
-        lost(server, &["of 2", "remote process exited", &format!("rank {rank}")]);
+        lost(server, "cuda:0", &["of 2", "remote process exited", &format!("rank {rank}")]);
     }
 }
 

@@ -1,8 +1,10 @@
 //! The real binary as a server, and a client of plain sockets.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod failure;
 pub(crate) mod golden;
 pub(crate) mod gpu;
+pub(crate) mod npu;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -1,0 +1,112 @@
+//! The real binary with the Ascend backend's own library, on the software NPU in CANN's place: golden models over HTTP.
+
+mod common;
+
+use std::{process::Command, time::Duration};
+
+use common::{
+    Server,
+    golden::{PLAIN, answers_golden, greedy, prompts},
+    npu::Npus,
+};
+use serde_json::{Value, json};
+
+fn answers(npus: &Npus, model: &str, flags: &[&str]) {
+    let mut server = Server::run(&mut npus.serve(model, flags));
+    answers_golden(server.client(), model);
+    assert_eq!(server.client().get("/health"), "", "{model}");
+    server.signal("TERM");
+    assert_eq!(server.wait(Duration::from_secs(20)).code(), Some(0), "{model}");
+}
+
+/// The first with every kernel verified before, as users have it.
+#[test]
+fn each_release_answers_with_golden_tokens() {
+    for (release, dtype, conformance) in
+        [("cann-8.1", "bfloat16", "require"), ("cann-8.5", "float16", "off")]
+    {
+        let flags = ["--dtype", dtype, "--conformance", conformance];
+        answers(&Npus::with(release, "910B1"), "llama", &flags);
+    }
+}
+
+#[test]
+fn dense_models() {
+    let npus = Npus::with("cann-8.5", "910B4");
+    for model in ["qwen2", "qwen3", "llama32"] {
+        answers(&npus, model, &["--dtype", "float16"]);
+    }
+}
+
+#[test]
+fn devices_that_share_a_model() {
+    let npus = Npus::with("cann-8.1", "910B1,910B1");
+    let flags = ["--dtype", "float16", "--tensor-parallel-size", "2"];
+    let server = Server::run(&mut npus.serve("llama", &flags));
+    answers_golden(server.client(), "llama");
+    let metrics = server.client().get("/metrics");
+    assert_eq!(value(&metrics, "halyard:tensor_parallel_size", ""), Some(2.0));
+    for rank in 0..2 {
+        let labels = format!("device=\"ascend:{rank}\",rank=\"{rank}\"");
+        let used = value(&metrics, "halyard:device_memory_allocated_bytes", &labels);
+        assert!(used.is_some_and(|bytes| bytes > 1e6), "{labels}: {metrics}");
+    }
+}
+
+#[test]
+fn many_requests_at_a_time_get_what_each_gets_alone() {
+    let npus = Npus::with("cann-8.5", "910B1");
+    let server = Server::run(&mut npus.serve("llama", &["--dtype", "float16"]));
+    let (client, prompts) = (server.client(), prompts("llama"));
+    std::thread::scope(|scope| {
+        for prompt in prompts.iter().cycle().take(12) {
+            scope.spawn(move || {
+                let request = greedy(&json!(prompt.ids), prompt.generated.len());
+                let answer = client.post(PLAIN, &request);
+                assert_eq!(answer["choices"][0]["token_ids"], json!(prompt.generated));
+            });
+        }
+    });
+}
+
+/// The value of the series with such labels.
+fn value(metrics: &str, name: &str, labels: &str) -> Option<f64> {
+    let is_it = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') && rest.contains(labels))
+    };
+    metrics.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
+}
+
+fn printed(command: &mut Command) -> String {
+    let output = command.output().expect("the binary starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn what_devices_measure_is_shown() {
+    let npus = Npus::with("cann-8.1", "910B1,910B4");
+    let table = printed(&mut npus.halyard("devices"));
+    let row = |device: &str| table.lines().find(|line| line.starts_with(device)).expect("a row");
+    assert!(row("ascend:0").contains("0 % busy, 42 °C, 95 W"), "{table}");
+    assert!(row("ascend:1").contains("0 % busy, 43 °C, 95 W"), "{table}");
+    // Of the machine's two the process sees the second.
+    let second = npus.set("ASCEND_RT_VISIBLE_DEVICES", "1");
+    let json = printed(second.halyard("devices").arg("--json"));
+    let devices: Value = serde_json::from_str(&json).expect("JSON");
+    let devices = devices.as_array().expect("a list");
+    let npu = devices.iter().find(|one| one["device"] == "ascend:0").expect("the device");
+    assert_eq!(npu["name"], "Ascend910B4");
+    let measured = &npu["telemetry"];
+    assert_eq!((&measured["temp_c"], &measured["ecc_errors"]), (&json!(43.0), &json!(0.0)));
+    assert_eq!(measured["power_mw"], json!(95_100.0));
+}
+
+/// Nothing is shown, and nothing is wrong.
+#[test]
+fn without_the_management_library_memory_alone_is_measured() {
+    let npus = Npus::with("cann-8.1", "910B1").lacking("libdcmi.so");
+    let table = printed(&mut npus.halyard("devices"));
+    let row = table.lines().find(|line| line.starts_with("ascend:0")).expect("a row");
+    assert!(row.contains("used") && !row.contains("°C") && !row.contains("busy"), "{row}");
+}

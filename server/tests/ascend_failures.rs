@@ -1,0 +1,83 @@
+//! What goes wrong with NPUs, on the software NPU: each failure ends in one clear message, and the server stays able to say so.
+
+mod common;
+
+use common::{
+    Server,
+    failure::{lost, refused},
+    npu::Npus,
+};
+
+const F16: [&str; 2] = ["--dtype", "float16"];
+
+#[test]
+fn no_cann_or_one_that_is_of_no_use() {
+    let none = Npus::without_cann("910B1");
+    let words = ["no CANN toolkit", "libascendcl.so", "install CANN and source its set_env.sh"];
+    refused(&mut none.serve("llama", &F16), &words);
+    let part = Npus::with("cann-8.1", "910B1").lacking("libopapi.so");
+    refused(&mut part.serve("llama", &F16), &["no CANN toolkit", "libopapi.so"]);
+    let base = Npus::with("cann-8.5", "910B1").lacking("libnnopbase.so");
+    refused(&mut base.serve("llama", &F16), &["no CANN toolkit", "libnnopbase.so"]);
+    let other = Npus::with("cann-8.1", "910B1").mistaking("libascendcl.so", "libdcmi.so");
+    refused(&mut other.serve("llama", &F16), &["the installed CANN has no aclInit"]);
+}
+
+#[test]
+fn no_device_or_too_few_of_them() {
+    let none = Npus::with("cann-8.1", "");
+    let words = ["ascend:0 is not there", "CANN is there, but no device"];
+    refused(&mut none.serve("llama", &F16), &words);
+    let two = Npus::with("cann-8.1", "910B1,910B1");
+    let flags = [&F16[..], &["-tp", "4"]].concat();
+    let words = ["--tensor-parallel-size 4 needs 4 devices", "ascend has 2"];
+    refused(&mut two.serve("llama", &flags), &words);
+    let busy = Npus::with("cann-8.1", "910B1").failing("aclrtSetDevice:207005@1+");
+    let words = ["cannot open the device ascend:0", "aclrtSetDevice", "resources are taken"];
+    refused(&mut busy.serve("llama", &F16), &words);
+}
+
+#[test]
+fn devices_that_share_a_model_need_hccl_and_a_way_to_each_other() {
+    let flags = [&F16[..], &["-tp", "2"]].concat();
+    let devices = "910B1,910B1";
+    let without = Npus::with("cann-8.1", devices).lacking("libhccl.so");
+    let words = ["tensor_parallel_size", "no HCCL", "libhccl.so", "source its set_env.sh"];
+    refused(&mut without.serve("llama", &flags), &words);
+    let interface = Npus::with("cann-8.1", devices).set("HCCL_SOCKET_IFNAME", "=moon0");
+    let words = ["HCCL_SOCKET_IFNAME==moon0 names no network interface of this host", "lo"];
+    refused(&mut interface.serve("llama", &flags), &words);
+    let address = Npus::with("cann-8.1", devices).set("HCCL_IF_IP", "192.0.2.1");
+    let words = ["HCCL_IF_IP=192.0.2.1 is no address of this host"];
+    refused(&mut address.serve("llama", &flags), &words);
+    let link = Npus::with("cann-8.1", devices).failing("HcclCommInitRootInfo:19@1+");
+    let words = ["HcclCommInitRootInfo", "network error", "HCCL_IF_IP not set", "hccn_tool"];
+    refused(&mut link.serve("llama", &flags), &words);
+}
+
+#[test]
+fn too_little_memory_is_said_with_the_numbers() {
+    // After what the device itself takes.
+    let full = Npus::with("cann-8.1", "910B4").failing("aclrtMalloc:207018@3+");
+    let words = ["device out of memory", "MiB are wanted", "of the device's 32768 MiB are free"];
+    refused(&mut full.serve("llama", &F16), &words);
+}
+
+#[test]
+fn a_device_that_is_lost_ends_all_requests_and_is_told_on_health() {
+    for (code, name) in [(507_015, "AI core exception"), (507_053, "device memory error")] {
+        let fault = format!("device:aclnnFusedInferAttentionScoreV3:{code}@40");
+        let npus = Npus::with("cann-8.1", "910B1").failing(&fault);
+        let server = Server::run(&mut npus.serve("llama", &F16));
+        lost(server, "ascend:0", &[name, &format!("(vendor code {code})")]);
+    }
+}
+
+#[test]
+fn a_link_that_is_gone_is_told() {
+    let npus = Npus::with("cann-8.1", "910B1,910B1").failing("hccl:HcclAllGather:19@60");
+    let flags = [&F16[..], &["-tp", "2"]].concat();
+    let server = Server::run(&mut npus.serve("llama", &flags));
+    // Both ranks find out; who is first is the one that is named.
+    lost(server, "ascend:0", &[" of 2: HCCL: ", "HcclResult"]);
+}
