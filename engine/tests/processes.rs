@@ -72,8 +72,11 @@ fn a_rank() {
     let (leader, start) = Leader::connect(UnixStream::from(socket), ends).expect("a rank 0");
     let ended = follow(&leader, &start);
     if let Err(error) = &ended {
-        let chain = std::iter::successors(Some(error as &dyn Error), |error| (*error).source());
-        let all: Vec<String> = chain.map(ToString::to_string).collect();
+        let (mut all, mut next) = (vec![error.to_string()], error.source());
+        while let Some(source) = next {
+            all.push(source.to_string());
+            next = source.source();
+        }
         leader.failed(&all.join(": "));
     }
     process::exit(if matches!(ended, Ok(Ended::AsTold)) { 0 } else { 1 });
