@@ -15,14 +15,10 @@ pub(crate) enum Owned {
 
 pub(crate) type Buffers = vendor::Buffers<Owned>;
 
-/// Bytes that are zeros at first: a cache's first cell is read where no token has a slot (`ops/kv.rs`), perhaps before anything was written.
-const CLEARED: usize = 16 << 20;
-
 /// Allocates; the device's context is bound.
 pub(crate) fn alloc(driver: &'static Driver, buffers: &Buffers, req: &AllocReq) -> Result<Buffer> {
     let device = |bytes| {
         let memory = Memory::alloc(driver, bytes)?;
-        memory.clear(CLEARED)?;
         Ok((memory.start(), Owned::Device(memory)))
     };
     let pinned = |bytes| {

@@ -49,17 +49,6 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
-
-    /// Puts the first bytes to zero; it is done when this returns.
-    pub(crate) fn clear(&self, bytes: usize) -> Result<()> {
-        let start = self.start() as *mut c_void;
-        let bytes = bytes.min(self.bytes);
-        if bytes == 0 {
-            return Ok(());
-        }
-        // SAFETY: the memory is ours, and has so many bytes from there.
-        unsafe { call!(&self.driver.acl, aclrtMemset(start, bytes, 0, bytes)) }
-    }
 }
 
 /// Says how much was wanted, and how much there is.

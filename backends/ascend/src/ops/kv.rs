@@ -104,8 +104,9 @@ fn scatter_bytes(rows: i64, width: i64) -> u64 {
 /// Writes rows to a matrix of cells.
 fn scatter(args: &Args<'_>, rows: &Place, cells: &Place, to: &Targets) -> Result<()> {
     let one = [1, rows.dims[1]];
-    // What the stand-in's slot gets: its token's row, or, where no row goes anywhere, what is there, in the first cell.
-    let (there, own) = (cells.slice(0, 0, 1), args.scratch(rows.kind, &one)?);
+    // What the stand-in's slot gets: its token's row, or, where no row goes anywhere, what is there.
+    let (there, own) = (args.scratch(rows.kind, &one)?, args.scratch(rows.kind, &one)?);
+    select(args, cells, &to.stand.slot, &there)?;
     select(args, rows, &to.stand.token, &own)?;
     let instead = args.scratch(rows.kind, &one)?;
     args.choose(&to.stand.nobody.column(), [&there, &own], &instead)?;

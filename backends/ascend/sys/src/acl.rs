@@ -52,7 +52,6 @@ functions! {
     aclrtFree(devPtr: *mut c_void) -> aclError;
     aclrtMallocHost(hostPtr: *mut *mut c_void, size: usize) -> aclError;
     aclrtFreeHost(hostPtr: *mut c_void) -> aclError;
-    aclrtMemset(devPtr: *mut c_void, maxCount: usize, value: i32, count: usize) -> aclError;
     aclrtMemcpyAsync(
         dst: *mut c_void,
         destMax: usize,
