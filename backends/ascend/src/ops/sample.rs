@@ -25,6 +25,39 @@ pub(super) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
 /// Scratch bytes for each logit: sorted, kept or not, two kinds of probability.
 const A_LOGIT: i64 = SORTED + 1 + 4 + 4;
 
+/// Elements that are summed one after the other, so that many small ones are not lost beside a large sum.
+const BLOCK: i64 = 128;
+
+/// Scratch bytes of the pieces of a row of so many logits: those of [`running_sum`], too.
+fn a_piece(width: i64) -> i64 {
+    width.saturating_add(BLOCK).saturating_mul(A_LOGIT + 4 + 12)
+}
+
+/// Sums of each element and all before it in its row: in blocks, and of blocks.
+fn running_sum(args: &Args<'_>, x: &Place, to: &Place) -> Result<()> {
+    let [rows, width] = [x.dims[0], x.dims[1]];
+    let blocks = (width + BLOCK - 1) / BLOCK;
+    let mark = args.mark();
+    let padded = args.scratch(Kind::F32, &[rows, blocks * BLOCK])?;
+    let sums = args.scratch(Kind::F32, &[rows * blocks, BLOCK])?;
+    args.zero(&padded)?;
+    args.copy(&padded.slice(1, 0, width), x)?;
+    args.running_sum(&padded.reshaped(&[rows * blocks, BLOCK]), &sums)?;
+    if blocks > 1 {
+        let by_block = sums.reshaped(&[rows, blocks, BLOCK]);
+        let (whole, before) =
+            (args.scratch(Kind::F32, &[rows, blocks])?, args.scratch(Kind::F32, &[rows, blocks])?);
+        let ends = sums.slice(1, BLOCK - 1, 1).seen(&[rows, blocks], &[blocks * BLOCK, BLOCK]);
+        args.running_sum(&ends, &whole)?;
+        args.zero(&before)?;
+        args.copy(&before.slice(1, 1, blocks - 1), &whole.slice(1, 0, blocks - 1))?;
+        args.add_to(&by_block, &before.column())?;
+    }
+    args.copy(to, &sums.reshaped(&[rows, blocks * BLOCK]).slice(1, 0, width))?;
+    args.release(mark);
+    Ok(())
+}
+
 /// Scratch bytes for each row, of all rows: the generator's state, and numbers.
 const A_ROW: i64 = 256;
 
@@ -82,7 +115,7 @@ impl Rule {
         args.softmax(q, &likely)?;
         // The sum of what is before an id must be less than `top_p`. `kept` has a column of the best, which is always kept.
         let sums = args.scratch(Kind::F32, &values.dims)?;
-        args.running_sum(&likely, &sums)?;
+        running_sum(args, &likely, &sums)?;
         args.less(&sums.slice(1, 0, width - 1), &self.top_p, &kept.slice(1, 1, width - 1))?;
         args.fill_whole(&kept.slice(1, 0, 1), 1)?;
         args.choose(&kept, [&likely, &nothing], q)?;
@@ -91,7 +124,7 @@ impl Rule {
         args.at_most(&least, &likely, &kept)?;
         args.fill_whole(&kept.slice(1, 0, 1), 1)?;
         args.choose(&kept, [q, &nothing], q)?;
-        args.running_sum(q, &sums)?;
+        running_sum(args, q, &sums)?;
         // Where sums are no numbers, as behind an infinite logit, none of them is below and the best is drawn.
         let goal = args.scratch(Kind::F32, &self.random.dims)?;
         args.mul(&sums.slice(1, width - 1, 1), &self.random, &goal)?;
@@ -107,7 +140,7 @@ impl Rule {
 impl Launch for Sample {
     fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
         let (rows, width) = shapes.first().map_or((0, 0), |s| (s.dims[0], s.dims[1]));
-        piece_bytes(rows, width.saturating_mul(A_LOGIT + 4))
+        piece_bytes(rows, a_piece(width))
             + 32 * scratch_bytes(Kind::U8, &[rows, A_ROW / 8])
             + scratch_bytes(Kind::I64, &[width])
     }
@@ -120,7 +153,7 @@ impl Launch for Sample {
         }
         let rule = Rule::of(args, width)?;
         let order = args.count(width, 1)?;
-        args.in_pieces(x.dims[0], width.saturating_mul(A_LOGIT + 4), |first, rows| {
+        args.in_pieces(x.dims[0], a_piece(width), |first, rows| {
             let rule = rule.of_rows(first, rows);
             let scaled = comparable(args, &x.slice(0, first, rows))?;
             args.div(&scaled, &rule.divisor, &scaled)?;
