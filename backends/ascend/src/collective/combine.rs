@@ -98,16 +98,26 @@ impl Ways<'_> {
 
     /// Waits for the stream.
     pub(super) fn wait(&self) -> Result<()> {
-        loop {
-            match self.on.query() {
-                Err(error) if error.code == Code::NOT_READY => (self.patience)()?,
-                // A failure is told by a wait that has no work to wait for.
-                Ok(()) => return self.on.synchronize(),
-                Err(error) => return Err(error),
-            }
-            thread::sleep(SLICE);
-        }
+        wait(self.on, self.patience)
     }
+}
+
+/// Waits for a stream until that has become pointless.
+pub(super) fn wait(on: &Stream, patience: &dyn Fn() -> Result<()>) -> Result<()> {
+    while let Err(error) = on.query() {
+        if error.code != Code::NOT_READY {
+            return Err(error);
+        }
+        // It may be done by now.
+        if let Err(pointless) = patience()
+            && on.query().is_err()
+        {
+            return Err(pointless);
+        }
+        thread::sleep(SLICE);
+    }
+    // A failure is told by a wait that has no work to wait for.
+    on.synchronize()
 }
 
 /// Scratch memory of a rank.

@@ -14,15 +14,15 @@ use halyard_sdk::{
 
 use super::{
     call::Call,
-    combine::{Combine, Ways},
-    fresh_info,
+    combine::{Combine, Ways, wait},
+    fresh_info, preflight,
     rank::Rank,
 };
 use crate::{
     device::Shared,
     driver::{
         self,
-        hccl::{Elements, Message, Move, RootInfo, rounds},
+        hccl::{Comm, Elements, Message, Move, RootInfo, rounds},
     },
 };
 
@@ -48,6 +48,13 @@ impl Communicator {
     pub(super) fn join(shared: &Arc<Shared>, health: Health, info: RootInfo) -> Result<Self> {
         let (rank, world) = (health.control.rank(), health.control.world());
         let comm = Rank::join(shared, &health, info)?;
+        if world > 1 {
+            let met = meet(shared, &health, &comm);
+            met.map_err(|error| {
+                comm.close();
+                health.fail(&preflight::explain(&error))
+            })?;
+        }
         let watched = Arc::new(Watched::new(health, Rank::new(shared, comm)));
         let combine = {
             let _bound = shared.bind()?;
@@ -153,6 +160,20 @@ impl Communicator {
         })?;
         Ok(shown)
     }
+}
+
+/// Waits until all ranks have joined HCCL's communicator: links are made, and nobody ends it while others still join.
+fn meet(shared: &Shared, health: &Health, comm: &Comm) -> Result<()> {
+    let _bound = shared.bind()?;
+    let stream = driver::Stream::create(shared.driver())?;
+    // SAFETY: it has no memory.
+    let issued = unsafe { comm.issue(&Move::Barrier, &stream) };
+    let met = issued.and_then(|()| wait(&stream, &health.patience("joining")));
+    if met.is_err() {
+        // Else the stream's end would wait for it.
+        stream.abort()?;
+    }
+    met
 }
 
 /// What a rank shows of its part in a split: color, whether it leads, and the id that the leader offers.
