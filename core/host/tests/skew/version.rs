@@ -161,18 +161,15 @@ fn workspace(name: &str) -> String {
     let manifest = manifest.replace("path = \"core/", &format!("path = \"{name}/core/"));
     // Few calls, so compiling is what takes time.
     let manifest = manifest.replacen("opt-level = 1", "opt-level = 0", 1);
-    let ours = |line: &&str| !line.starts_with("[profile.dev.package.halyard-");
-    // A profile of a package that this workspace lacks: the head goes, and the line below it.
-    let mut kept = Vec::new();
-    let mut lines = manifest.lines();
-    while let Some(line) = lines.next() {
-        if ours(&line) {
-            kept.push(line);
-        } else {
-            lines.next();
+    // Profiles of packages that this workspace lacks go, each to the next head.
+    let mut lacking = false;
+    let kept = manifest.lines().filter(|line| {
+        if line.starts_with('[') {
+            lacking = line.starts_with("[profile.dev.package.halyard-");
         }
-    }
-    kept.join("\n") + "\n"
+        !lacking
+    });
+    kept.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn root() -> PathBuf {
