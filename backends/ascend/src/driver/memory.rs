@@ -42,6 +42,17 @@ impl Memory {
         Ok(Self { driver, raw, bytes })
     }
 
+    /// Memory with these bytes; waits until they are there.
+    pub(crate) fn filled(on: &Stream, bytes: &[u8]) -> Result<Self> {
+        let memory = Self::alloc(on.driver(), bytes.len())?;
+        let plane = |start, on_host| Plane { start, on_host, pitch: 0 };
+        let (to, from) = (plane(memory.start(), false), plane(bytes.as_ptr() as u64, true));
+        // SAFETY: both have so many bytes, and both live until the stream has been waited for.
+        unsafe { copy(on, to, from, bytes.len() as u64, 1) }?;
+        on.synchronize()?;
+        Ok(memory)
+    }
+
     pub(crate) fn start(&self) -> u64 {
         (self.raw as u64).next_multiple_of(ALIGN as u64)
     }

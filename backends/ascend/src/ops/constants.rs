@@ -31,12 +31,7 @@ impl Constants {
             bytes.resize(bytes.len() + STEP - 4, 0);
         }
         WHOLE.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
-        let memory = Memory::alloc(on.driver(), bytes.len())?;
-        let plane = |start, on_host| driver::Plane { start, on_host, pitch: 0 };
-        let (to, from) = (plane(memory.start(), false), plane(bytes.as_ptr() as u64, true));
-        // SAFETY: both have so many bytes, and live until the stream has passed the copy.
-        unsafe { driver::copy(on, to, from, bytes.len() as u64, 1) }?;
-        on.synchronize()?;
+        let memory = Memory::filled(on, &bytes)?;
         Ok(Self { memory })
     }
 
