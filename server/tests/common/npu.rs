@@ -71,8 +71,13 @@ impl Npus {
 
     /// `halyard serve --device ascend` of a golden model, whose kernels are not verified unless a flag says so.
     pub(crate) fn serve(&self, model: &str, flags: &[&str]) -> Command {
+        self.serve_path(Path::new(&format!("{MODELS}/{model}")), flags)
+    }
+
+    /// The same of any model.
+    pub(crate) fn serve_path(&self, model: &Path, flags: &[&str]) -> Command {
         let mut serve = self.halyard("serve");
-        serve.arg(format!("{MODELS}/{model}")).args(SERVE).args(["--device", "ascend"]);
+        serve.arg(model).args(SERVE).args(["--device", "ascend"]);
         if !flags.contains(&"--conformance") {
             serve.args(["--conformance", "off"]);
         }
