@@ -26,7 +26,8 @@ const DEVICES: [&str; 5] = ["a100-80g", "a100-40g", "h100", "l20", "rtx4090"];
 #[derive(Clone, Debug, Deserialize)]
 struct Kernel {
     tensor_ops: u64,
-    tensor_ops_8bit: u64,
+    tensor_ops_fp8: u64,
+    tensor_ops_int8: u64,
     read_sectors: u64,
     written_sectors: u64,
     unique_read_sectors: u64,
@@ -122,7 +123,8 @@ impl Table {
         let of_least = |sectors: u64| sectors as f64 * 32.0 / kernel.bytes as f64;
         let moved = of_least(sum(|k| k.unique_read_sectors + k.unique_written_sectors));
         let asked = of_least(sum(|k| k.read_sectors + k.written_sectors));
-        let tensor = sum(|k| k.tensor_ops + k.tensor_ops_8bit) as f64 / kernel.flops.max(1) as f64;
+        let tensor = sum(|k| k.tensor_ops + k.tensor_ops_fp8 + k.tensor_ops_int8);
+        let tensor = tensor as f64 / kernel.flops.max(1) as f64;
         let passes = sum(|k| k.shared_passes) as f64 / sum(|k| k.shared_ideal_passes).max(1) as f64;
         let worst = kernels.values().map(|k| k.worst_bank_conflict).max().unwrap_or(0);
         let figures = Figures { moved, tensor, worst };

@@ -14,8 +14,10 @@ pub struct Counters {
     pub thread_instructions: u64,
     /// Multiplications and additions of tensor cores on 16-bit operands and tf32.
     pub tensor_ops: u64,
-    /// The same on 8-bit operands.
-    pub tensor_ops_8bit: u64,
+    /// The same on fp8 operands.
+    pub tensor_ops_fp8: u64,
+    /// The same on int8 operands.
+    pub tensor_ops_int8: u64,
     /// Sectors of 32 bytes that loads of global memory asked for, a sector once an instruction.
     pub read_sectors: u64,
     /// Sectors that stores to global memory asked for.
@@ -53,7 +55,8 @@ impl Counters {
         self.blocks += other.blocks;
         self.thread_instructions += other.thread_instructions;
         self.tensor_ops += other.tensor_ops;
-        self.tensor_ops_8bit += other.tensor_ops_8bit;
+        self.tensor_ops_fp8 += other.tensor_ops_fp8;
+        self.tensor_ops_int8 += other.tensor_ops_int8;
         self.read_sectors += other.read_sectors;
         self.written_sectors += other.written_sectors;
         self.unique_read_sectors += other.unique_read_sectors;
@@ -170,10 +173,10 @@ impl Roofline {
         let busy = real(counters.blocks.clamp(1, profile.multiprocessors.into()));
         let clock = f64::from(profile.clock_khz) * 1e3;
         let sectors = counters.unique_read_sectors + counters.unique_written_sectors;
-        let eight_bit = match counters.tensor_ops_8bit {
-            0 => 0.0,
-            ops => real(ops) / profile.tensor_fp8_rate,
-        };
+        // Nothing of a kind takes no time, also where there are no units of that kind.
+        let time = |ops: u64, rate: f64| if ops == 0 { 0.0 } else { real(ops) / rate };
+        let eight_bit = time(counters.tensor_ops_fp8, profile.tensor_fp8_rate)
+            + time(counters.tensor_ops_int8, profile.tensor_int8_rate);
         let share = busy / f64::from(profile.multiprocessors);
         Self {
             memory: real(sectors) * 32.0 / profile.memory_rate,

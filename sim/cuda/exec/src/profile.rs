@@ -32,6 +32,8 @@ pub struct Profile {
     pub tensor_rate: f64,
     /// fp8 tensor operations a second; 0 without them.
     pub tensor_fp8_rate: f64,
+    /// int8 tensor operations a second.
+    pub tensor_int8_rate: f64,
 }
 
 impl Profile {
@@ -70,6 +72,7 @@ const A100_80G: Profile = Profile {
     memory_rate: 2.039e12,
     tensor_rate: 312e12,
     tensor_fp8_rate: 0.0,
+    tensor_int8_rate: 624e12,
 };
 
 const A100_40G: Profile =
@@ -89,6 +92,7 @@ const H100: Profile = Profile {
     memory_rate: 3.35e12,
     tensor_rate: 989e12,
     tensor_fp8_rate: 1979e12,
+    tensor_int8_rate: 1979e12,
 };
 
 const L20: Profile = Profile {
@@ -105,6 +109,7 @@ const L20: Profile = Profile {
     memory_rate: 0.864e12,
     tensor_rate: 119.5e12,
     tensor_fp8_rate: 239e12,
+    tensor_int8_rate: 239e12,
 };
 
 const RTX4090: Profile = Profile {
@@ -115,5 +120,6 @@ const RTX4090: Profile = Profile {
     memory_rate: 1.008e12,
     tensor_rate: 165.2e12,
     tensor_fp8_rate: 330.3e12,
+    tensor_int8_rate: 660.6e12,
     ..L20
 };

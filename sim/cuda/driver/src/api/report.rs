@@ -42,7 +42,8 @@ fn json(name: &str, launches: u64, counted: &Counters) -> String {
         ("blocks", counted.blocks),
         ("thread_instructions", counted.thread_instructions),
         ("tensor_ops", counted.tensor_ops),
-        ("tensor_ops_8bit", counted.tensor_ops_8bit),
+        ("tensor_ops_fp8", counted.tensor_ops_fp8),
+        ("tensor_ops_int8", counted.tensor_ops_int8),
         ("read_sectors", counted.read_sectors),
         ("written_sectors", counted.written_sectors),
         ("unique_read_sectors", counted.unique_read_sectors),
@@ -61,7 +62,7 @@ fn json(name: &str, launches: u64, counted: &Counters) -> String {
 
 /// The least time of an average launch on each device that has what it used.
 fn roofs(launches: u64, counted: &Counters) -> String {
-    let able = |profile: &&Profile| counted.tensor_ops_8bit == 0 || profile.tensor_fp8_rate > 0.0;
+    let able = |profile: &&Profile| counted.tensor_ops_fp8 == 0 || profile.tensor_fp8_rate > 0.0;
     let roofs = Profile::ALL.iter().filter(able).map(|profile| {
         // Rates divide sums: the average of the launches' times, if their blocks fill the device alike.
         let mut average = *counted;

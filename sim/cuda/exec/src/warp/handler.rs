@@ -48,7 +48,8 @@ fn count_tensor(counters: &mut Counters, op: Mma) {
     match op {
         Mma::Bf16K16 | Mma::F16K16 => counters.tensor_ops += 2 * 16 * 8 * 16,
         Mma::Bf16K8 | Mma::F16K8 | Mma::Tf32K8 => counters.tensor_ops += 2 * 16 * 8 * 8,
-        Mma::Fp8K32 { .. } | Mma::Int8K32 { .. } => counters.tensor_ops_8bit += 2 * 16 * 8 * 32,
+        Mma::Fp8K32 { .. } => counters.tensor_ops_fp8 += 2 * 16 * 8 * 32,
+        Mma::Int8K32 { .. } => counters.tensor_ops_int8 += 2 * 16 * 8 * 32,
     }
 }
 
