@@ -9,7 +9,8 @@
 //!
 //! It is stricter than hardware on purpose. Every access is checked against its allocation; bytes that nothing wrote can't
 //! be read; a copy by `cp.async` arrives only at the wait for it; blocks and warps run in an order that a seed decides;
-//! uses of shared memory by two threads need a barrier between, uses of global memory by two streams an event.
+//! uses of shared memory by two threads need a barrier between, unless both write the same bytes, uses of global memory by
+//! two streams an event.
 //! Tensor cores and approximate functions are computed in f32: compare with a tolerance, as with hardware.
 #![allow(
     clippy::cast_possible_truncation,

@@ -5,10 +5,14 @@
 //! learn what the others know. A use is remembered as (thread, step of its warp); it happened before a use by warp `w`
 //! if `w` knows a later step of its warp.
 //!
+//! Writes of the bytes that the write before left need no barrier between them: in each order memory holds the same. What
+//! comes after must know the last of them to read, and all of them to write.
+//!
 //! Uses are remembered for 16 bytes at once as long as all uses are that wide, else for four or for each byte.
 
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::memory::Reach;
+use crate::warp::registers::lanes;
 
 /// What a warp knows of every warp's steps. Step 0 is before the launch.
 pub(crate) type Clock = [u32; 32];
@@ -18,8 +22,8 @@ pub(crate) fn learn(known: &mut Clock, from: &Clock) {
     known.iter_mut().zip(from).for_each(|(step, other)| *step = (*step).max(*other));
 }
 
-/// One use, packed: bits 0..24 step, 24..34 thread, 34 several lanes, 35 a copy under way, 36 atomic, 37..64 instruction.
-/// Zero for none.
+/// One use, packed: bits 0..24 step, 24..34 thread, 34 several lanes, 35 a copy under way, 36 atomic, 37 a write that another
+/// repeated, 38..64 instruction. Zero for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Mark(u64);
 
@@ -29,7 +33,8 @@ pub(crate) const LAST_STEP: u32 = (1 << STEP_BITS) - 1;
 const SEVERAL: u64 = 1 << 34;
 const PENDING: u64 = 1 << 35;
 const ATOMIC: u64 = 1 << 36;
-const PC_SHIFT: u32 = 37;
+const REPEATED: u64 = 1 << 37;
+const PC_SHIFT: u32 = 38;
 
 impl Mark {
     #[inline(always)]
@@ -89,7 +94,7 @@ impl Mark {
     }
 }
 
-/// The last uses of a piece of memory: the write, and reads of two warps since.
+/// The last uses of a piece of memory: the write, and of two warps the reads since or the writes that it repeats.
 #[derive(Clone, Copy, Debug, Default)]
 struct Uses {
     write: Mark,
@@ -113,6 +118,8 @@ pub(crate) struct Who<'a> {
 pub(crate) enum How {
     Read,
     Write,
+    /// A write of the bytes that are there.
+    Repeat,
     Atomic,
     /// A copy is begun that writes later.
     Begin,
@@ -141,7 +148,7 @@ impl How {
         match self {
             Self::Begin => PENDING,
             Self::Atomic => ATOMIC,
-            Self::Read | Self::Write | Self::Land => 0,
+            Self::Read | Self::Write | Self::Repeat | Self::Land => 0,
         }
     }
 }
@@ -218,6 +225,25 @@ impl Shared {
         Ok(())
     }
 
+    /// Notes a write by each lane of `reach`, whose addresses are aligned and inside, and writes its part of `data`.
+    #[inline(always)]
+    pub(crate) fn write_lanes(&mut self, who: &Who<'_>, reach: &Reach<'_>, data: &[u8]) -> Step {
+        let base = Mark::new(who, who.warp * 32, 0);
+        let bytes = reach.bytes;
+        for lane in lanes(reach.mask) {
+            let at = reach.addresses[lane] as usize;
+            let from = &data[lane * bytes..(lane + 1) * bytes];
+            let mark = Mark(base.0 | (lane as u64) << STEP_BITS);
+            if !self.note_settled(mark, who.settled, (at, bytes), How::Write) {
+                let repeats = self.bytes(at, bytes) == from;
+                let how = if repeats { How::Repeat } else { How::Write };
+                self.note(who, lane as u32, (at, bytes), how)?;
+            }
+            copy_piece(from, self.bytes_mut(at, bytes));
+        }
+        Ok(())
+    }
+
     /// Notes a use if all uses that matter for it happened before the step `settled` of every warp; says whether it did.
     #[inline(always)]
     fn note_settled(
@@ -252,7 +278,7 @@ impl Shared {
                     *last = Mark(*last).followed_by(mark).0;
                 }
             }
-            How::Write | How::Begin => {
+            How::Write | How::Repeat | How::Begin => {
                 let is_free = |[write, last, before]: &Kept| {
                     let pending = write & PENDING != 0 && Mark(*write).step() >= first_step;
                     is_settled(*write) && is_settled(*last) && is_settled(*before) && !pending
@@ -312,6 +338,18 @@ impl Shared {
     }
 }
 
+/// Copies 1 to 16 bytes; the usual sizes without a call.
+#[inline(always)]
+pub(crate) fn copy_piece(from: &[u8], to: &mut [u8]) {
+    match from.len() {
+        16 => to[..16].copy_from_slice(&from[..16]),
+        8 => to[..8].copy_from_slice(&from[..8]),
+        4 => to[..4].copy_from_slice(&from[..4]),
+        2 => to[..2].copy_from_slice(&from[..2]),
+        len => to[..len].copy_from_slice(from),
+    }
+}
+
 /// What is wrong with a use, before it is put in words.
 struct Problem {
     kind: FaultKind,
@@ -356,26 +394,32 @@ impl Uses {
             return problem(FaultKind::Uninitialised, self.write, true);
         }
         let both_atomic = how == How::Atomic && self.write.is(ATOMIC);
-        if written && !both_atomic && !self.write.allows(who, thread) {
+        let repeats = how == How::Repeat && !self.write.is(ATOMIC);
+        if written && !both_atomic && !repeats && !self.write.allows(who, thread) {
             return problem(FaultKind::SharedRace, self.write, true);
         }
         if how == How::Read {
-            self.read(who, thread, first_step);
+            self.keep(Mark::new(who, thread, 0), first_step);
             return Ok(());
         }
-        for read in self.reads {
-            if read.step() >= first_step && !read.allows(who, thread) {
-                return problem(FaultKind::SharedRace, read, false);
+        let mut next = Self { write: Mark::new(who, thread, how.flags()), ..Self::default() };
+        let unordered = |mark: &Mark| mark.step() >= first_step && !mark.allows(who, thread);
+        for earlier in self.reads.into_iter().rev().filter(unordered) {
+            if !repeats || !earlier.is(REPEATED) {
+                return problem(FaultKind::SharedRace, earlier, earlier.is(REPEATED));
             }
+            next.keep(earlier, first_step);
         }
-        *self = Self { write: Mark::new(who, thread, how.flags()), reads: [Mark::default(); 2] };
+        if repeats && unordered(&self.write) {
+            next.keep(Mark(self.write.0 | REPEATED), first_step);
+        }
+        *self = next;
         Ok(())
     }
 
     #[inline(always)]
-    fn read(&mut self, who: &Who<'_>, thread: u32, first_step: u32) {
+    fn keep(&mut self, mark: Mark, first_step: u32) {
         let [last, before] = &mut self.reads;
-        let mark = Mark::new(who, thread, 0);
         if last.moves_back(mark, first_step) {
             *before = *last;
         }

@@ -159,6 +159,31 @@ const MISUSES: &[Misuse] = &[
         ..BASE
     },
     Misuse {
+        name: "two threads write one word, in bytes that differ in one place",
+        kind: SharedRace,
+        shared: 256,
+        body: "mov.u32 %r2, 16;\nshr.u32 %r5, %r1, 4;\nmov.u32 %r5, 7; // FIX\nst.shared.u32 [%r2], %r5; // HERE",
+        thread: Some((0, 16)),
+        says: "write of 4 bytes of shared memory at 0x10, which thread 15 wrote",
+        ..BASE
+    },
+    Misuse {
+        name: "no barrier before a word that two warps wrote alike is written otherwise",
+        kind: SharedRace,
+        shape: (1, 64),
+        shared: 256,
+        body: "mov.u32 %r2, 16;\nst.shared.u32 [%r2], 7; // HERE TOO\nbar.sync 0; // FIX\nsetp.ne.u32 %p1, %r1, 0;\n@%p1 bra out;\nst.shared.u32 [%r2], 8; // HERE\nout:",
+        ..BASE
+    },
+    Misuse {
+        name: "no barrier before a word that two warps wrote alike is read",
+        kind: SharedRace,
+        shape: (1, 96),
+        shared: 256,
+        body: "mov.u32 %r2, 16;\nsetp.ge.u32 %p1, %r1, 64;\n@%p1 bra other;\nst.shared.u32 [%r2], 7;\nother:\nbar.sync 0; // FIX\n@!%p1 bra out;\nld.shared.u32 %r5, [%r2]; // HERE\nout:",
+        ..BASE
+    },
+    Misuse {
         name: "a named barrier that leaves a warp out",
         kind: SharedRace,
         shape: (1, 96),

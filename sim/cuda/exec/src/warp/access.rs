@@ -6,7 +6,7 @@ use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::memory::Reach;
 use crate::program::{Access, Ins, Room, Slot};
-use crate::shared::How;
+use crate::shared::{How, Shared, copy_piece};
 use halyard_sim_memory::POISON;
 
 /// What lanes bring or fetch: up to 16 bytes each, lane after lane.
@@ -252,6 +252,17 @@ fn store_generic(w: &mut Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buff
 /// Notes a use of shared memory by each lane, after checking that it is inside and aligned.
 #[inline(always)]
 fn note_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, how: How, together: bool) -> Step {
+    let who = w.who(e.pc, together);
+    use_shared(e, reach, |shared, inside| shared.note_lanes(&who, inside, how))
+}
+
+/// Uses shared memory by the lanes that are inside, after checking that they are aligned.
+#[inline(always)]
+fn use_shared(
+    e: &mut Env<'_>,
+    reach: &Reach<'_>,
+    uses: impl FnOnce(&mut Shared, &Reach<'_>) -> Step,
+) -> Step {
     reach.aligned("access to shared memory")?;
     let room = (e.shared_bytes as u64).checked_sub(reach.bytes as u64);
     let mut beyond = 0u32;
@@ -262,8 +273,7 @@ fn note_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, how: How, together:
     let beyond = beyond & reach.mask;
     // Lanes before the first that is outside may have made another mistake.
     let before = (beyond & beyond.wrapping_neg()).wrapping_sub(1);
-    let inside = Reach { mask: reach.mask & before, ..*reach };
-    e.shared.note_lanes(&w.who(e.pc, together), &inside, how)?;
+    uses(&mut e.shared, &Reach { mask: reach.mask & before, ..*reach })?;
     if beyond == 0 {
         return Ok(());
     }
@@ -291,13 +301,9 @@ fn load_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer
 
 #[inline(always)]
 fn store_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -> Step {
-    note_shared(w, e, reach, How::Write, false)?;
+    let who = w.who(e.pc, false);
+    use_shared(e, reach, |shared, inside| shared.write_lanes(&who, inside, buffer))?;
     count_passes(e, reach);
-    let bytes = reach.bytes;
-    for lane in lanes(reach.mask) {
-        let to = e.shared.bytes_mut(reach.addresses[lane] as usize, bytes);
-        copy_piece(&buffer[lane * bytes..(lane + 1) * bytes], to);
-    }
     Ok(())
 }
 
@@ -496,18 +502,6 @@ fn land(w: &Warp, e: &mut Env<'_>, copy: &Copy, landing: u32) -> Step {
         copy_piece(&copy.data[lane * bytes..(lane + 1) * bytes], e.shared.bytes_mut(at, bytes));
     }
     Ok(())
-}
-
-/// Copies 1 to 16 bytes; the usual sizes without a call.
-#[inline(always)]
-fn copy_piece(from: &[u8], to: &mut [u8]) {
-    match from.len() {
-        16 => to[..16].copy_from_slice(&from[..16]),
-        8 => to[..8].copy_from_slice(&from[..8]),
-        4 => to[..4].copy_from_slice(&from[..4]),
-        2 => to[..2].copy_from_slice(&from[..2]),
-        len => to[..len].copy_from_slice(from),
-    }
 }
 
 /// `ldmatrix`: lanes `8i` to `8i + 7` have the addresses of the rows of matrix `i`.
