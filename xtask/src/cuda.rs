@@ -108,8 +108,8 @@ pub(crate) struct FiguresArgs {
 }
 
 /// A table of what each kernel did in one launch, of `conformance/cases/counted.toml`. Fails if a `gemv` or `decode` moves more than
-/// 1.05 of the bytes that it must, a 16-bit `gemm`, `flash` or `grouped` does not multiply on tensor cores, or any of these has bank
-/// conflicts of more than two ways.
+/// 1.05 of the bytes that it must, a `gemm` of 16 bits or of codes, a `flash` or `grouped` does not multiply on tensor cores, or any of
+/// these has bank conflicts of more than two ways.
 pub(crate) fn figures(args: &FiguresArgs) -> Result<()> {
     build()?;
     count(args.part.as_deref(), &args.device)
