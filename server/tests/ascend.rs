@@ -2,21 +2,20 @@
 
 mod common;
 
-use std::{env, path::Path, process::Command, time::Duration};
+use std::{env, path::Path};
 
 use common::{
     MODELS, Server,
-    golden::{PLAIN, answers_golden, greedy, prompts},
+    golden::{
+        PLAIN, answers_golden_at_once, answers_golden_from_ranks, answers_golden_to_the_end, greedy,
+    },
     npu::Npus,
+    printed,
 };
 use serde_json::{Value, json};
 
 fn answers(npus: &Npus, model: &str, flags: &[&str]) {
-    let mut server = Server::run(&mut npus.serve(model, flags));
-    answers_golden(server.client(), model);
-    assert_eq!(server.client().get("/health"), "", "{model}");
-    server.signal("TERM");
-    assert_eq!(server.wait(Duration::from_secs(20)).code(), Some(0), "{model}");
+    answers_golden_to_the_end(Server::run(&mut npus.serve(model, flags)), model);
 }
 
 /// The first with every kernel verified before, as users have it.
@@ -78,14 +77,7 @@ fn devices_that_share_a_model() {
     let npus = Npus::with("cann-8.1", "910B1,910B1");
     let flags = ["--dtype", "float16", "--tensor-parallel-size", "2"];
     let server = Server::run(&mut npus.serve("llama", &flags));
-    answers_golden(server.client(), "llama");
-    let metrics = server.client().get("/metrics");
-    assert_eq!(value(&metrics, "halyard:tensor_parallel_size", ""), Some(2.0));
-    for rank in 0..2 {
-        let labels = format!("device=\"ascend:{rank}\",rank=\"{rank}\"");
-        let used = value(&metrics, "halyard:device_memory_allocated_bytes", &labels);
-        assert!(used.is_some_and(|bytes| bytes > 1e6), "{labels}: {metrics}");
-    }
+    answers_golden_from_ranks(&server, "llama", "ascend", 2);
 }
 
 /// SmolLM2-135M-Instruct in Q4_1, made plain numbers, where the demo has put it.
@@ -116,30 +108,7 @@ fn a_real_model_where_it_is_at_hand() {
 fn many_requests_at_a_time_get_what_each_gets_alone() {
     let npus = Npus::with("cann-8.5", "910B1");
     let server = Server::run(&mut npus.serve("llama", &["--dtype", "float16"]));
-    let (client, prompts) = (server.client(), prompts("llama"));
-    std::thread::scope(|scope| {
-        for prompt in prompts.iter().cycle().take(12) {
-            scope.spawn(move || {
-                let request = greedy(&json!(prompt.ids), prompt.generated.len());
-                let answer = client.post(PLAIN, &request);
-                assert_eq!(answer["choices"][0]["token_ids"], json!(prompt.generated));
-            });
-        }
-    });
-}
-
-/// The value of the series with such labels.
-fn value(metrics: &str, name: &str, labels: &str) -> Option<f64> {
-    let is_it = |line: &&str| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') && rest.contains(labels))
-    };
-    metrics.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
-}
-
-fn printed(command: &mut Command) -> String {
-    let output = command.output().expect("the binary starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
+    answers_golden_at_once(server.client(), "llama", 12);
 }
 
 #[test]

@@ -2,12 +2,11 @@
 
 mod common;
 
-use std::{process::Command, time::Duration};
-
 use common::{
     MODELS, Server,
-    golden::{PLAIN, answers_golden, greedy, prompts},
+    golden::{answers_golden_at_once, answers_golden_from_ranks, answers_golden_to_the_end},
     gpu::Machine,
+    printed, value,
 };
 use serde_json::{Value, json};
 
@@ -45,11 +44,7 @@ fn quantised_models() {
 }
 
 fn answers(machine: &Machine, model: &str, flags: &[&str]) {
-    let mut server = Server::run(&mut machine.serve(model, flags));
-    answers_golden(server.client(), model);
-    assert_eq!(server.client().get("/health"), "", "{model}");
-    server.signal("TERM");
-    assert_eq!(server.wait(Duration::from_secs(20)).code(), Some(0), "{model}");
+    answers_golden_to_the_end(Server::run(&mut machine.serve(model, flags)), model);
 }
 
 #[test]
@@ -58,14 +53,7 @@ fn devices_that_share_a_model() {
     for (model, ranks) in [("llama", 2), ("llama", 4), ("qwen3_moe", 2)] {
         let flags = ["--dtype", "float32", "--tensor-parallel-size", &ranks.to_string()];
         let server = Server::run(&mut machine.serve(model, &flags));
-        answers_golden(server.client(), model);
-        let metrics = server.client().get("/metrics");
-        assert_eq!(value(&metrics, "halyard:tensor_parallel_size", ""), Some(f64::from(ranks)));
-        for rank in 0..ranks {
-            let labels = format!("device=\"cuda:{rank}\",rank=\"{rank}\"");
-            let used = value(&metrics, "halyard:device_memory_allocated_bytes", &labels);
-            assert!(used.is_some_and(|bytes| bytes > 1e6), "{labels}: {metrics}");
-        }
+        answers_golden_from_ranks(&server, model, "cuda", ranks);
     }
 }
 
@@ -89,30 +77,7 @@ fn shared_models_of_sixteen_bits_are_verified_and_answer_alike() {
 #[test]
 fn many_requests_at_a_time_get_what_each_gets_alone() {
     let server = Server::run(&mut Machine::with("l20").serve("llama", &["--dtype", "float32"]));
-    let (client, prompts) = (server.client(), prompts("llama"));
-    std::thread::scope(|scope| {
-        for prompt in prompts.iter().cycle().take(24) {
-            scope.spawn(move || {
-                let request = greedy(&json!(prompt.ids), prompt.generated.len());
-                let answer = client.post(PLAIN, &request);
-                assert_eq!(answer["choices"][0]["token_ids"], json!(prompt.generated));
-            });
-        }
-    });
-}
-
-/// The value of the series with such labels.
-fn value(metrics: &str, name: &str, labels: &str) -> Option<f64> {
-    let is_it = |line: &&str| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') && rest.contains(labels))
-    };
-    metrics.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
-}
-
-fn printed(command: &mut Command) -> String {
-    let output = command.output().expect("the binary starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
+    answers_golden_at_once(server.client(), "llama", 24);
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     process::{Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -12,6 +12,7 @@ use std::{
 
 use common::{
     MODELS, SERVE, Server, body_of,
+    failure::{error, refused, refused_after},
     golden::{PLAIN, answers_golden, greedy},
     gpu::Machine,
     halyard,
@@ -53,11 +54,6 @@ fn lives(id: u32) -> bool {
 fn kill(signal: &str, id: u32) {
     let status = Command::new("kill").args([&format!("-{signal}"), &id.to_string()]).status();
     assert!(status.expect("kill runs").success());
-}
-
-fn message(body: &str) -> String {
-    let body: Value = serde_json::from_str(body).expect("JSON");
-    body["error"]["message"].as_str().expect("an error").to_owned()
 }
 
 /// With the gate as usual: kernels of all ranks, and exchanges between the processes.
@@ -110,8 +106,8 @@ fn golden_tokens_from_software_gpus_in_processes() {
 fn lost(server: &mut Server, words: &[&str]) {
     let client = server.client();
     eventually("its health", || client.status("/health") == 503);
-    let health = message(&body_of(client.ask("/health"), 503));
-    let refused = message(&body_of(client.send(PLAIN, &greedy(&json!("a"), 4)), 503));
+    let health = error(&body_of(client.ask("/health"), 503));
+    let refused = error(&body_of(client.send(PLAIN, &greedy(&json!("a"), 4)), 503));
     for word in words {
         assert!(health.contains(word) && refused.contains(word), "{word}: {health}; {refused}");
     }
@@ -135,7 +131,7 @@ fn a_process_that_is_killed_is_named() {
         kill("KILL", rank);
         let cause = format!("rank 1 of 2 (pid {rank}) was killed by signal 9");
         if let Some(answer) = answer {
-            let failed = message(&body_of(answer, 500));
+            let failed = error(&body_of(answer, 500));
             assert!(failed.contains(&cause), "{failed}");
         }
         eventually("its end", || children(server.id()).is_empty());
@@ -148,7 +144,7 @@ fn a_process_that_is_killed_is_named() {
     eventually("the request", || server.client().get("/load").contains('1'));
     kill("KILL", processes[2]);
     let cause = format!("(pid {}) was killed by signal 9", processes[2]);
-    let failed = message(&body_of(answer, 500));
+    let failed = error(&body_of(answer, 500));
     assert!(failed.contains(&cause), "{failed}");
     lost(&mut server, &[&cause]);
     assert!(!processes.iter().any(|&id| lives(id)));
@@ -160,30 +156,11 @@ fn a_device_that_is_lost_takes_only_its_process_down() {
     let more = ["--dtype", "float32"];
     let mut server = Server::run(&mut machine.serve("llama", &flags("2", &more)));
     let failed = server.client().send(PLAIN, &greedy(&json!("a"), 200));
-    let failed = message(&body_of(failed, 500));
+    let failed = error(&body_of(failed, 500));
     for word in ["rank 1 of 2 (pid ", "CUDA_ERROR_ILLEGAL_ADDRESS", "attention_f32_f32"] {
         assert!(failed.contains(word), "{failed}");
     }
     lost(&mut server, &["rank 1 of 2 (pid ", "CUDA_ERROR_ILLEGAL_ADDRESS"]);
-}
-
-/// The one line that a start which fails ends with. `meddle` sees the server while it starts.
-fn refused(command: &mut Command, meddle: impl Fn(u32), words: &[&str]) {
-    let mut process = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
-    meddle(process.id());
-    let mut log = String::new();
-    let mut pipe = BufReader::new(process.stderr.take().expect("piped"));
-    while pipe.read_line(&mut log).expect("UTF-8") > 0 {
-        if log.contains(" serving ") {
-            process.kill().expect("our child");
-        }
-    }
-    assert_eq!(process.wait().expect("our child").code(), Some(1), "{log}");
-    let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert!(errors.len() == 1 && !log.contains("panicked"), "{log}");
-    for word in words {
-        assert!(errors[0].contains(word), "`{word}` is not in: {}", errors[0]);
-    }
 }
 
 #[test]
@@ -198,17 +175,16 @@ fn what_keeps_a_process_from_loading_ends_the_start() {
     let mut serve = halyard("serve");
     serve.arg(format!("{MODELS}/llama")).args(SERVE).args(["--device", "cpu"]);
     let words = ["cannot load", "rank 1 of 2 (pid ", "was killed by signal 9"];
-    refused(serve.args(flags("2", &[])), stop, &words);
+    refused_after(serve.args(flags("2", &[])), stop, &words);
 
-    let nobody = |_| {};
     let few = Machine::with("l20,l20");
     let words = ["rank 1 of 2 (pid ", "cuda:5 is not there", "has 2 devices"];
-    refused(&mut few.serve("llama", &flags("2", &["--device", "cuda:0,5"])), nobody, &words);
+    refused(&mut few.serve("llama", &flags("2", &["--device", "cuda:0,5"])), &words);
     let words = ["--tensor-parallel-size 4 needs 4 devices", "cuda has 2"];
-    refused(&mut few.serve("llama", &flags("4", &[])), nobody, &words);
+    refused(&mut few.serve("llama", &flags("4", &[])), &words);
     let small = Machine::with("l20,l20:1M");
     let words = ["rank 1 of 2 (pid ", "MiB for weights", "device's 1.0 MiB"];
-    refused(&mut small.serve("llama", &flags("2", &[])), nobody, &words);
+    refused(&mut small.serve("llama", &flags("2", &[])), &words);
 }
 
 #[test]

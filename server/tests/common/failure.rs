@@ -15,7 +15,13 @@ use super::{
 
 /// The one line that a start which fails ends with; it has to have all the words.
 pub(crate) fn refused(command: &mut Command, words: &[&str]) {
+    refused_after(command, |_| (), words);
+}
+
+/// The same of a start that `meddle` sees the process of.
+pub(crate) fn refused_after(command: &mut Command, meddle: impl Fn(u32), words: &[&str]) {
     let mut process = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
+    meddle(process.id());
     let mut log = String::new();
     let mut pipe = BufReader::new(process.stderr.take().expect("piped"));
     while pipe.read_line(&mut log).expect("UTF-8") > 0 {

@@ -1,11 +1,11 @@
 //! What an independent implementation says of the golden models, and whether a server says the same.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use super::{Client, MODELS};
+use super::{Client, MODELS, Server, value};
 
 pub(crate) const PLAIN: &str = "/v1/completions";
 
@@ -70,5 +70,39 @@ pub(crate) fn answers_golden(client: Client<'_>, model: &str) {
             assert_eq!(choice["prompt_token_ids"], json!(ids), "{model}");
             assert_eq!(choice["token_ids"], json!(generated), "{model}");
         }
+    }
+}
+
+/// The same, and the server ends as it is told.
+pub(crate) fn answers_golden_to_the_end(mut server: Server, model: &str) {
+    answers_golden(server.client(), model);
+    assert_eq!(server.client().get("/health"), "", "{model}");
+    server.signal("TERM");
+    assert_eq!(server.wait(Duration::from_secs(20)).code(), Some(0), "{model}");
+}
+
+/// So many requests at a time get what each gets alone.
+pub(crate) fn answers_golden_at_once(client: Client<'_>, model: &str, requests: usize) {
+    let prompts = prompts(model);
+    std::thread::scope(|scope| {
+        for prompt in prompts.iter().cycle().take(requests) {
+            scope.spawn(move || {
+                let request = greedy(&json!(prompt.ids), prompt.generated.len());
+                let answer = client.post(PLAIN, &request);
+                assert_eq!(answer["choices"][0]["token_ids"], json!(prompt.generated));
+            });
+        }
+    });
+}
+
+/// The same answers from ranks on devices of their own, each of which has its part of the model.
+pub(crate) fn answers_golden_from_ranks(server: &Server, model: &str, kind: &str, ranks: u32) {
+    answers_golden(server.client(), model);
+    let metrics = server.client().get("/metrics");
+    assert_eq!(value(&metrics, "halyard:tensor_parallel_size", ""), Some(f64::from(ranks)));
+    for rank in 0..ranks {
+        let labels = format!("device=\"{kind}:{rank}\",rank=\"{rank}\"");
+        let used = value(&metrics, "halyard:device_memory_allocated_bytes", &labels);
+        assert!(used.is_some_and(|bytes| bytes > 1e6), "{labels}: {metrics}");
     }
 }

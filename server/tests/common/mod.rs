@@ -177,3 +177,18 @@ pub(crate) fn body_of(mut socket: TcpStream, status: u16) -> String {
     assert_eq!(head.split(' ').nth(1), Some(status.to_string().as_str()), "{text}");
     body.to_owned()
 }
+
+/// The value of the series with such labels.
+pub(crate) fn value(metrics: &str, name: &str, labels: &str) -> Option<f64> {
+    let is_it = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') && rest.contains(labels))
+    };
+    metrics.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
+}
+
+/// What a command that succeeds prints.
+pub(crate) fn printed(command: &mut Command) -> String {
+    let output = command.output().expect("the binary starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
