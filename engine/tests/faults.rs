@@ -14,7 +14,7 @@ use halyard_engine::{
 };
 use halyard_weights::Checkpoint;
 use support::{
-    changed, devices, events,
+    changed, devices, ends_with, events,
     faulty::{Mode, faulty, set},
     folder, greedy, options, start, start_shared, submit, tokens,
 };
@@ -65,16 +65,7 @@ fn harmed<const WHICH: usize>(devices: &[Device], mode: Mode) -> String {
     set::<WHICH>(mode);
     let last = events(bystander).pop();
     let Some(EngineEvent::Failed(RequestError::Device(message))) = last else { panic!("{last:?}") };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while engine.health().is_ok() {
-        assert!(Instant::now() < deadline, "still healthy");
-    }
-    let dead = engine.health().expect_err("dead");
-    assert!(dead.contains(&message), "{dead}");
-    match engine.submit(support::request(&[1], greedy(1))) {
-        Err(SubmitError::EngineDead(cause)) => assert_eq!(cause, dead),
-        other => panic!("{other:?}"),
-    }
+    ends_with(&engine, &message, Duration::from_secs(10));
     // Nothing waits for a rank that is gone or hangs.
     engine.shutdown();
     set::<WHICH>(Mode::Fine);

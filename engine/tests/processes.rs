@@ -14,12 +14,12 @@ use std::{
 
 use halyard_core::{Backend, Device};
 use halyard_engine::{
-    EngineEvent, EngineHandle, LoadError, LoadOptions, Plan, RequestError, SubmitError,
+    EngineEvent, EngineHandle, LoadError, LoadOptions, Plan, RequestError,
     process::{Ended, Leader, RankProcesses, Start, Tried},
 };
 use halyard_weights::Checkpoint;
 use support::{
-    events,
+    ends_with, events,
     faulty::{Mode, faulty, set},
     folder, goldens, greedy, ids, options, submit, tokens,
 };
@@ -205,16 +205,7 @@ fn harmed(world: usize, fault: Fault, timeout: u64) -> String {
     let engine = start(world, "llama", fault, timeout).expect("loads");
     let last = events(submit(&engine, &[1, 2, 3], greedy(5))).pop();
     let Some(EngineEvent::Failed(RequestError::Device(message))) = last else { panic!("{last:?}") };
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while engine.health().is_ok() {
-        assert!(Instant::now() < deadline, "still healthy");
-    }
-    let dead = engine.health().expect_err("dead");
-    assert!(dead.contains(&message), "{dead}");
-    match engine.submit(support::request(&[1], greedy(1))) {
-        Err(SubmitError::EngineDead(cause)) => assert_eq!(cause, dead),
-        other => panic!("{other:?}"),
-    }
+    ends_with(&engine, &message, Duration::from_secs(30));
     engine.shutdown();
     drop(engine);
     assert_eq!(children(), 0, "{fault:?}");

@@ -5,12 +5,16 @@ pub(crate) mod check;
 pub(crate) mod cuda;
 pub(crate) mod faulty;
 
-use std::{path::PathBuf, slice, time::Instant};
+use std::{
+    path::PathBuf,
+    slice,
+    time::{Duration, Instant},
+};
 
 use halyard_core::{Backend, Device};
 use halyard_engine::{
     Dtype, EngineEvent, EngineHandle, EngineRequest, LoadOptions, Observer, Plan, RequestHandle,
-    SamplingParams, TokenOutput,
+    SamplingParams, SubmitError, TokenOutput,
 };
 use halyard_weights::Checkpoint;
 use safetensors::{SafeTensors, tensor::TensorView};
@@ -226,4 +230,18 @@ fn rewritten(
     let bytes = safetensors::serialize(views, None).expect("serialises");
     std::fs::write(copy.path().join("model.safetensors"), bytes).expect("writes");
     copy
+}
+
+/// The engine ends soon because of what a request was told, and tells that to whoever comes later.
+pub(crate) fn ends_with(engine: &EngineHandle, message: &str, within: Duration) {
+    let deadline = Instant::now() + within;
+    while engine.health().is_ok() {
+        assert!(Instant::now() < deadline, "still healthy");
+    }
+    let dead = engine.health().expect_err("dead");
+    assert!(dead.contains(message), "{dead}");
+    match engine.submit(request(&[1], greedy(1))) {
+        Err(SubmitError::EngineDead(cause)) => assert_eq!(cause, dead),
+        other => panic!("{other:?}"),
+    }
 }
