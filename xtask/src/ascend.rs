@@ -1,15 +1,11 @@
 //! The Ascend backend on the software NPU.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-    sync::{Mutex, PoisonError},
-};
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::tool::{cargo, command, each, output, run, target};
+use crate::tool::{cargo, command, output, run, run_for_each, target};
 
 /// Releases of CANN whose libraries the software NPU can be.
 const RELEASES: [&str; 3] = ["cann-8.1", "cann-8.5", "cann-9.1"];
@@ -45,36 +41,13 @@ pub(crate) fn verify(args: &Args) -> Result<()> {
     on_each(&releases, &args.chip, &args.flags)
 }
 
-/// The suite with the libraries of each release, as many at a time as there are cores; their reports come one after the other.
+/// The suite with the libraries of each release.
 fn on_each(releases: &[&str], chip: &str, flags: &[String]) -> Result<()> {
-    let failed = Mutex::new(Vec::new());
-    each(releases, |release| {
-        let done = halyard(release, &[chip; DEVICES].join(","))?
-            .args(["verify", "ascend"])
-            .args(flags)
-            .output()
-            .context("cannot start halyard")?;
-        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-        println!("{release}: {}", String::from_utf8_lossy(&done.stdout));
-        if !done.status.success() {
-            println!("{}", last_lines(&String::from_utf8_lossy(&done.stderr)));
-            failed.push(*release);
-        }
-        Ok(())
+    run_for_each(releases, "ascend did not pass on the software NPU with", |release| {
+        let mut halyard = halyard(release, &[chip; DEVICES].join(","))?;
+        halyard.args(["verify", "ascend"]).args(flags);
+        Ok(halyard)
     })
-    .into_iter()
-    .collect::<Result<()>>()?;
-    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !failed.is_empty() {
-        bail!("ascend did not pass on the software NPU with {}", failed.join(", "));
-    }
-    Ok(())
-}
-
-/// The software NPU tells each call that fails, those that are meant to fail, too: the last of them.
-fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// The binary, where it finds the backend, and a release's libraries.

@@ -1,19 +1,12 @@
 //! The CUDA backend on the software GPU.
 
-use std::{
-    fs,
-    io::ErrorKind,
-    os::unix::fs::symlink,
-    path::PathBuf,
-    process::Command,
-    sync::{Mutex, PoisonError},
-};
+use std::{fs, io::ErrorKind, os::unix::fs::symlink, path::PathBuf, process::Command};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{
     model, ptx,
-    tool::{cargo, each, run, target},
+    tool::{cargo, run, run_for_each, target},
 };
 
 /// The devices that the software GPU can be.
@@ -70,31 +63,16 @@ fn models() -> Result<()> {
     run(test.env("HALYARD_SMOLLM2", model))
 }
 
-/// The suite as each of the devices, as many at a time as there are cores; their reports come one after the other.
+/// The suite as each of the devices.
 fn on_each(devices: &[&str], flags: &[String]) -> Result<()> {
-    let failed = Mutex::new(Vec::new());
-    each(devices, |device| {
-        let mut halyard = halyard(&[*device; DEVICES_OF_A_KIND].join(","))?;
+    run_for_each(devices, "cuda did not pass on the software GPU as", |device| {
+        let mut halyard = halyard(&[device; DEVICES_OF_A_KIND].join(","))?;
         halyard.args(["verify", "cuda"]).args(flags);
         if devices.len() > 1 {
             halyard.env("HALYARD_SIM_CUDA_THREADS", "1");
         }
-        let done = halyard.output().context("cannot start halyard")?;
-        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-        println!("{}", String::from_utf8_lossy(&done.stdout));
-        if !done.status.success() {
-            println!("{}", String::from_utf8_lossy(&done.stderr));
-            failed.push(*device);
-        }
-        Ok(())
+        Ok(halyard)
     })
-    .into_iter()
-    .collect::<Result<()>>()?;
-    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !failed.is_empty() {
-        bail!("cuda did not pass on the software GPU as {}", failed.join(", "));
-    }
-    Ok(())
 }
 
 /// Flags of `cargo xtask cuda-figures`.

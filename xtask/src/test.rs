@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     ascend, cuda, example, example_c, model, mutants_cuda,
-    tool::{self, cargo, exists, run, target},
+    tool::{self, cargo, exists, has_pip, run, target},
 };
 
 /// Flags of `cargo xtask test`.
@@ -146,18 +146,24 @@ fn build() -> Result<()> {
 
 /// What tests of a real model want; without it they say that they test nothing.
 fn demo_model() -> Result<()> {
-    if !exists("python3", &["-m", "pip", "--version"]) {
-        println!("skipped: there is no python3 with pip");
+    if !has_pip() {
         return Ok(());
     }
     model::fetch().map(drop)
 }
 
 fn tests() -> Result<()> {
-    if exists("cargo", &["nextest", "--version"]) {
-        return run(cargo().args(["nextest", "run", "--workspace"]));
+    let args: &[&str] = if exists("cargo", &["nextest", "--version"]) {
+        &["nextest", "run", "--workspace"]
+    } else {
+        &["test", "--workspace", "--all-targets"]
+    };
+    let (mut tests, model) = (cargo(), model::path());
+    // Where `CARGO_TARGET_DIR` has put it, which the tests do not know.
+    if model.exists() {
+        tests.env("HALYARD_SMOLLM2", model);
     }
-    run(cargo().args(["test", "--workspace", "--all-targets"]))
+    run(tests.args(args))
 }
 
 fn doc_tests() -> Result<()> {
@@ -167,8 +173,7 @@ fn doc_tests() -> Result<()> {
 /// The unmodified `openai` package against the real binary.
 fn openai_sdk() -> Result<()> {
     let packages = target().join("python");
-    if !exists("python3", &["-m", "pip", "--version"]) {
-        println!("skipped: there is no python3 with pip");
+    if !has_pip() {
         return Ok(());
     }
     if !packages.join("openai").exists() {

@@ -4,7 +4,10 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -74,6 +77,15 @@ pub(crate) fn exists(program: &str, args: &[&str]) -> bool {
     command.status().is_ok_and(|s| s.success())
 }
 
+/// Whether Python can install packages; says so if not.
+pub(crate) fn has_pip() -> bool {
+    let has = exists("python3", &["-m", "pip", "--version"]);
+    if !has {
+        println!("skipped: there is no python3 with pip");
+    }
+    has
+}
+
 fn show(command: &Command) -> String {
     let args = command.get_args().map(|a| a.to_string_lossy());
     let words: Vec<_> =
@@ -101,6 +113,38 @@ pub(crate) fn each<T: Sync, R: Send>(
     });
     all.sort_by_key(|(at, _)| *at);
     all.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Runs a command for each of the names, as many at a time as there are cores, and shows what one printed when it has ended; of what a failed
+/// one says to standard error the last lines. `what` a failure says before the names.
+pub(crate) fn run_for_each(
+    names: &[&str],
+    what: &str,
+    command: impl Fn(&str) -> Result<Command> + Sync,
+) -> Result<()> {
+    let failed = Mutex::new(Vec::new());
+    let done = each(names, |name| {
+        let done = command(name)?.output().context("cannot start halyard")?;
+        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+        println!("{name}: {}", String::from_utf8_lossy(&done.stdout));
+        if !done.status.success() {
+            println!("{}", last_lines(&String::from_utf8_lossy(&done.stderr)));
+            failed.push(*name);
+        }
+        Ok(())
+    });
+    done.into_iter().collect::<Result<()>>()?;
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        bail!("{what} {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Simulators tell each call that fails, those that are meant to fail, too: the last of them.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// Builds the `halyard` binary for release and returns its path.
