@@ -13,6 +13,7 @@ use crate::{
     generate::{CacheContents, Inputs},
     opbuf::{act_quant, attrs_of},
     tolerance::{EXACT, unit_roundoff},
+    weight::largest,
 };
 
 /// What one division, or a multiplication by the reciprocal, may move `x / scale` in f32: three roundings.
@@ -36,7 +37,7 @@ fn code(dtype: DType, got: f64, (x, error): (f64, f64), scale: f64) -> f64 {
 }
 
 /// What each row of a product over quantised activations may be off by because some of its activations lie at a tie, within what a division
-/// rounds: a step of each, times a weight (deviation 1/√K, hardly one above five).
+/// rounds: a step of each, times the largest weight.
 pub(super) fn undecided(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
     let (dtype, group) = match act_quant(op) {
         1 => (DType::I8, usize::MAX),
@@ -44,7 +45,7 @@ pub(super) fn undecided(op: &OpBuf, inputs: &Inputs) -> Vec<f64> {
         _ => return Vec::new(),
     };
     let Some(x) = inputs.named(op, "x") else { return Vec::new() };
-    let weight = 5.0 / (x.width().max(1) as f64).sqrt();
+    let weight = op.weights().first().map_or(0.0, largest);
     let steps = |values: &[f64]| -> f64 {
         let scale = ideal_scale(dtype, values);
         let step = |&v: &f64| {

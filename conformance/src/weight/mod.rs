@@ -11,6 +11,7 @@ use halyard_core::{Device, DeviceBuffer, DeviceError, Stream, Weight, WeightDesc
 
 use crate::rng::{Rng, mix};
 use pool::Pool;
+pub(crate) use pool::largest;
 
 /// Most bytes handed over in one fill.
 const CHUNK: u64 = 4 << 20;
@@ -148,7 +149,10 @@ impl WeightSource {
 #[cfg(test)]
 mod tests {
     use super::{pool::POOL, *};
-    use halyard_abi::types::{WEIGHT_PERM, WEIGHT_ZERO};
+    use halyard_abi::{
+        fp8::e4m3_to_f32,
+        types::{WEIGHT_PERM, WEIGHT_ZERO},
+    };
     use halyard_core::{DType, Scheme};
 
     fn part(source: &WeightSource, part: usize, group: u32, rows: (u64, u64)) -> Vec<u8> {
@@ -216,6 +220,33 @@ mod tests {
                 let bytes = part(&source, at, 0, (128, 300)).len();
                 assert_eq!(Some(bytes as u64), described.bytes(172), "{described:?}");
             }
+        }
+    }
+
+    #[test]
+    fn no_weight_is_larger_than_the_largest() {
+        let f32s = |bytes: Vec<u8>| -> Vec<f64> {
+            let words = bytes.as_chunks().0.iter();
+            words.map(|&word| f64::from(f32::from_le_bytes(word))).collect()
+        };
+        let most = |values: Vec<f64>| values.into_iter().fold(0.0, |most, v| v.abs().max(most));
+        let source = |scheme| {
+            let desc = WeightDesc::linear(scheme, DType::F32, 256, 512);
+            WeightSource::new(desc, &mut Rng::new(1, "weights")).unwrap()
+        };
+        let (dense, int8, fp8) =
+            (source(Scheme::DENSE), source(Scheme::INT8_CHANNEL), source(Scheme::FP8_CHANNEL));
+        let part = |source, at| part(source, at, 0, (0, 256));
+        let scale = |source| most(f32s(part(source, 1)));
+        let codes = part(&int8, 0).into_iter().map(|code| f64::from(code.cast_signed())).collect();
+        let e4m3 = part(&fp8, 0).into_iter().map(|code| f64::from(e4m3_to_f32(code))).collect();
+        for (source, found) in [
+            (&dense, most(f32s(part(&dense, 0)))),
+            (&int8, most(codes) * scale(&int8)),
+            (&fp8, most(e4m3) * scale(&fp8)),
+        ] {
+            let largest = largest(source.desc());
+            assert!((0.4 * largest..=largest).contains(&found), "{found} of {largest}");
         }
     }
 

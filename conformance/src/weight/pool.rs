@@ -1,8 +1,10 @@
 //! The random units that the rows of one part are runs of.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use halyard_abi::{
-    fp8::{e4m3_from_f64, e4m3_to_f32},
+    fp8::{E4M3_MAX, e4m3_from_f64, e4m3_to_f32},
     scheme::{Part, Rows},
 };
 use halyard_core::{DType, Scheme, WeightDesc};
@@ -79,16 +81,36 @@ fn code_deviation(scheme: Scheme) -> f64 {
     }
 }
 
+/// No random weight of this description is larger.
+pub(crate) fn largest(desc: &WeightDesc<'_>) -> f64 {
+    let codes = match desc.scheme {
+        Scheme::FP8_BLOCK | Scheme::FP8_CHANNEL => E4M3_MAX,
+        Scheme::INT8_CHANNEL => 127.0,
+        Scheme::INT4_GROUP => 16.0,
+        // Of normal numbers not one in 10^11 is beyond seven deviations; what files of GGUF hold stays below five.
+        _ => return 7.0 * deviation(desc),
+    };
+    SCALES.end * codes / code_deviation(desc.scheme) * deviation(desc)
+}
+
+fn deviation(desc: &WeightDesc<'_>) -> f64 {
+    1.0 / (desc.k as f64).sqrt().max(1.0)
+}
+
+/// The share of its usual size that a scale has.
+const SCALES: Range<f64> = 0.5..1.5;
+
 /// Leaves room for the largest codes, which come up now and then, to be outliers.
 const FP8_DEVIATION: f64 = 64.0;
 
 fn random_unit(desc: &WeightDesc<'_>, part: &Part, unit: usize, rng: &mut Rng) -> Vec<u8> {
-    let deviation = 1.0 / (desc.k as f64).sqrt().max(1.0);
+    let deviation = deviation(desc);
     match (part.name, part.dtype) {
         // One in 32 is zero, as where a whole group is.
         ("scale", dtype) => {
             let zero = rng.below(32) == 0;
-            let scale = deviation / code_deviation(desc.scheme) * rng.between(0.5, 1.5);
+            let scale =
+                deviation / code_deviation(desc.scheme) * rng.between(SCALES.start, SCALES.end);
             element(dtype, if zero { 0.0 } else { scale })
         }
         // GPTQ files hold zero points of 1 to 16.
