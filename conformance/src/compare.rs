@@ -98,17 +98,16 @@ pub(crate) fn compare(
         // A row of zeros is padding and has to be exact.
         let scale = if own > 0.0 { own.max(typical) } else { 0.0 }.max(expected);
         let slack = context.slack.get(row).copied().unwrap_or(0.0);
-        let bounds = Bounds { tiny: bounds.tiny + slack, ..bounds };
         for i in row * width..(row + 1) * width {
             if context.exempt.contains(&i) {
                 continue;
             }
-            let use_of_bound = element(got, want, i, bounds, scale);
+            let use_of_bound = element(got, want, i, bounds, (scale, slack));
             outside += usize::from(use_of_bound > 1.0);
             if use_of_bound > worst.0 {
                 worst = (use_of_bound, i);
             }
-            sums.add(got.get(i), want.get(i), (expected, bounds.tiny));
+            sums.add(got.get(i), want.get(i), (expected, bounds.tiny + slack));
         }
     }
     c.share = if c.elements == 0 { 1.0 } else { 1.0 - outside as f64 / c.elements as f64 };
@@ -141,7 +140,7 @@ fn typical_scale(array: &Array) -> f64 {
 }
 
 /// How much of its bound an element uses; infinite if it cannot be right.
-fn element(got: &Array, want: &Array, i: usize, bounds: Bounds, scale: f64) -> f64 {
+fn element(got: &Array, want: &Array, i: usize, bounds: Bounds, (scale, slack): (f64, f64)) -> f64 {
     if !is_float(want.dtype()) {
         return if got.int(i) == want.int(i) { 0.0 } else { f64::INFINITY };
     }
@@ -157,7 +156,7 @@ fn element(got: &Array, want: &Array, i: usize, bounds: Bounds, scale: f64) -> f
     if error <= bounds.tiny {
         return 0.0;
     }
-    let bound = bounds.rtol * w.abs() + bounds.atol * scale;
+    let bound = bounds.rtol * w.abs() + bounds.atol * scale + slack;
     if error <= bound {
         error / bound
     } else {
