@@ -2,6 +2,7 @@
 
 use super::arena::Arena;
 use super::past::Order;
+use super::writers::Writers;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// Bytes that device memory moves at once, and what uses are tracked by.
@@ -35,6 +36,8 @@ pub struct Allocation {
     scanned: AtomicUsize,
     /// A pair of `u32` a sector: who wrote it last, who read it last.
     uses: Arena,
+    /// Who wrote each word last, where whoever executes operations tells their parts apart.
+    pub writers: Writers,
     freed: AtomicBool,
 }
 
@@ -70,6 +73,7 @@ impl Allocation {
             complete: AtomicBool::new(bytes == 0 || home == Home::Host),
             scanned: AtomicUsize::new(0),
             uses: Arena::new(bytes.div_ceil(SECTOR) * 8)?,
+            writers: Writers::new(bytes),
             freed: AtomicBool::new(false),
             data,
         })
@@ -136,7 +140,7 @@ impl Allocation {
         }
     }
 
-    /// Notes that the operation `order` uses `len` bytes from `at`.
+    /// Notes that the operation `order` uses `len` bytes from `at`; says whether it wrote a sector of them before.
     ///
     /// # Errors
     /// Another operation uses some of them, one of the two writes, and nothing orders them.
@@ -147,13 +151,15 @@ impl Allocation {
         write: bool,
         order: &Order,
         fresh: &mut Fresh,
-    ) -> Result<(), Conflict> {
+    ) -> Result<bool, Conflict> {
         if len == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let first = at / SECTOR;
         let uses = self.uses.atomics32(first * 8, ((at + len - 1) / SECTOR - first + 1) * 2);
+        let mut wrote = false;
         for (sector, used) in uses.chunks_exact(2).enumerate() {
+            wrote |= used[0].load(Relaxed) == order.op;
             // Who used it so before has been checked; whoever came since has checked against that.
             if used[usize::from(!write)].load(Relaxed) != order.op {
                 let conflict =
@@ -162,7 +168,7 @@ impl Allocation {
                 *(if write { &mut fresh.written } else { &mut fresh.read }) += 1;
             }
         }
-        Ok(())
+        Ok(wrote)
     }
 
     /// A use of any byte by an operation that does not happen before `order`.

@@ -7,11 +7,13 @@ mod allocation;
 mod arena;
 mod past;
 mod ticket;
+mod writers;
 
 pub use allocation::{Allocation, Conflict, Fresh, Home, SECTOR};
 pub use arena::Arena;
 pub use past::{Order, Past};
 pub use ticket::Ticket;
+pub use writers::{WORD, Writer, Writers};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -358,6 +360,7 @@ fn used(
     let what = if write { "write by a copy or memset" } else { "read by a copy" };
     found
         .touch(range, write, order, &mut Fresh::default())
+        .map(drop)
         .map_err(|conflict| stream_race(found, what, conflict))
 }
 

@@ -113,6 +113,8 @@ impl<'l> Block<'l> {
 
     fn begin(&mut self, id: [u32; 3]) {
         self.id = id;
+        let part = &mut self.env.memory.part;
+        (part.block, part.grid, part.ordered) = (id, self.launch.grid, self.env.program.orders);
         let last = self.warps.iter().flat_map(|warp| warp.clock).max().unwrap_or(0);
         // Far from the end, so that no block gets there: that would take millions of barriers.
         self.step = if last > LAST_STEP / 2 { 1 } else { last + 1 };

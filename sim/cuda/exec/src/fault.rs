@@ -17,6 +17,8 @@ pub enum FaultKind {
     SharedRace,
     /// A read or write of shared memory that a `cp.async` has not delivered yet.
     AsyncCopyPending,
+    /// A thread uses global memory that another thread of the launch wrote: no barrier between, or the two are of different blocks.
+    GlobalRace,
     /// Operations on different streams use the same memory, one writing, without an event or synchronisation between.
     StreamRace,
     /// Threads wait at a barrier that can never be complete.

@@ -33,6 +33,7 @@ mod memory;
 mod number;
 mod profile;
 mod program;
+mod race;
 mod random;
 mod shared;
 mod warp;

@@ -2,6 +2,8 @@
 
 use crate::counters::Counters;
 use crate::fault::{FaultKind, Step, Trouble};
+use crate::race::Part;
+use crate::shared::Who;
 use crate::warp::registers::{FULL, LANES, lanes};
 use halyard_sim_memory::{Allocation, Fresh, Home, Memory, Order, SECTOR, stream_race};
 use std::sync::Arc;
@@ -127,11 +129,53 @@ pub(crate) struct View<'l> {
     met: Vec<Arc<Allocation>>,
     recent: usize,
     fresh: Fresh,
+    /// The block whose accesses they are.
+    pub(crate) part: Part,
+    /// The last load came where the launch has written before.
+    saw_written: bool,
 }
 
 impl<'l> View<'l> {
     pub(crate) fn new(memory: &'l Memory, order: &'l Order, device: u32, peers: u64) -> Self {
-        Self { memory, order, device, peers, met: Vec::new(), recent: 0, fresh: Fresh::default() }
+        let part = Part { op: order.op, block: [0; 3], grid: [1; 3], ordered: false };
+        let (met, fresh) = Default::default();
+        Self { memory, order, device, peers, met, recent: 0, fresh, part, saw_written: false }
+    }
+
+    /// Whether the last load must be looked at by [`Self::check_order`].
+    #[inline(always)]
+    pub(crate) fn saw_written(&mut self) -> bool {
+        std::mem::take(&mut self.saw_written)
+    }
+
+    /// Looks whether the lanes may read what they just did.
+    #[inline(never)]
+    pub(crate) fn check_order(&mut self, reach: &Reach<'_>, who: &Who<'_>) -> Step {
+        self.parts_of(reach, |part, found, reach| part.read(found, reach, who))
+    }
+
+    /// Looks whether the lanes may write, and notes that they do.
+    #[inline(never)]
+    pub(crate) fn note_order(&mut self, reach: &Reach<'_>, data: &[u8], who: &Who<'_>) -> Step {
+        self.parts_of(reach, |part, found, reach| part.write(found, reach, data, who))
+    }
+
+    /// Shows `each` the lanes of every allocation; none where there is no memory, which the access itself tells.
+    fn parts_of(
+        &mut self,
+        reach: &Reach<'_>,
+        mut each: impl FnMut(&Part, &Allocation, &Reach<'_>) -> Step,
+    ) -> Step {
+        if let Some(index) = self.one(reach) {
+            return each(&self.part, &self.met[index], reach);
+        }
+        for lane in lanes(reach.mask) {
+            let one = Reach { mask: 1 << lane, ..*reach };
+            if let Some(index) = self.one(&one) {
+                each(&self.part, &self.met[index], &one)?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends the worker's part of the launch: what is written by now need not be asked for again.
@@ -205,7 +249,8 @@ impl<'l> View<'l> {
                 return None;
             }
         }
-        found.touch((at, run.len), write, self.order, &mut self.fresh).ok()?;
+        let wrote = found.touch((at, run.len), write, self.order, &mut self.fresh).ok()?;
+        self.saw_written |= wrote && !write;
         Some((index, run))
     }
 
@@ -272,6 +317,7 @@ impl<'l> View<'l> {
         let index = self.one(reach).ok_or_else(|| self.outside(reach, "atomic update"))?;
         self.check(index, reach, false, counters)?;
         self.check(index, reach, true, counters)?;
+        self.part.ordered = true;
         let found = &self.met[index];
         let lane = reach.mask.trailing_zeros() as usize & 31;
         Ok((found, (reach.addresses[lane] - found.base) as usize))
@@ -339,9 +385,11 @@ impl<'l> View<'l> {
             }
             rest &= !(FULL >> (LANES - count) << first);
             let range = (at(first), count * reach.bytes);
-            use_range(found, range, write, self.order, &mut self.fresh).map_err(|trouble| {
+            let used = use_range(found, range, write, self.order, &mut self.fresh);
+            let wrote = used.map_err(|trouble| {
                 trouble.in_lane(|offset| first + offset.saturating_sub(range.0) / reach.bytes)
             })?;
+            self.saw_written |= wrote && !write;
         }
         let sectors = reach.sectors();
         if write {
@@ -408,7 +456,7 @@ fn use_range(
     write: bool,
     order: &Order,
     fresh: &mut Fresh,
-) -> Result<(), Box<RangeTrouble>> {
+) -> Result<bool, Box<RangeTrouble>> {
     if !found.is_complete() {
         if write {
             found.mark_written(at, len);

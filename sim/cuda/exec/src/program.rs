@@ -35,6 +35,8 @@ pub(crate) struct Program {
     pub(crate) params: Vec<(usize, usize)>,
     pub(crate) param_bytes: usize,
     pub(crate) limits: Limits,
+    /// It has fences between blocks, or accesses of memory that order them.
+    pub(crate) orders: bool,
 }
 
 impl Program {

@@ -25,7 +25,7 @@ pub(crate) fn learn(known: &mut Clock, from: &Clock) {
 /// One use, packed: bits 0..24 step, 24..34 thread, 34 several lanes, 35 a copy under way, 36 atomic, 37 a write that another
 /// repeated, 38..64 instruction. Zero for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Mark(u64);
+pub(crate) struct Mark(pub(crate) u64);
 
 const STEP_BITS: u32 = 24;
 /// The last step that a mark can hold; memory is cleared before a clock gets there.
@@ -38,7 +38,7 @@ const PC_SHIFT: u32 = 38;
 
 impl Mark {
     #[inline(always)]
-    fn new(who: &Who<'_>, thread: u32, flags: u64) -> Self {
+    pub(crate) fn new(who: &Who<'_>, thread: u32, flags: u64) -> Self {
         let step = who.clock[(thread / 32) as usize & 31];
         let several = if who.together { SEVERAL } else { 0 };
         Self(
@@ -54,7 +54,7 @@ impl Mark {
         self.0 as u32 & LAST_STEP
     }
 
-    fn thread(self) -> u32 {
+    pub(crate) fn thread(self) -> u32 {
         (self.0 >> STEP_BITS) as u32 & 1023
     }
 
@@ -62,7 +62,7 @@ impl Mark {
         self.thread() as usize / 32
     }
 
-    fn pc(self) -> usize {
+    pub(crate) fn pc(self) -> usize {
         (self.0 >> PC_SHIFT) as usize
     }
 
@@ -72,7 +72,7 @@ impl Mark {
 
     /// Whether a use by `thread` as `who` may come after this one.
     #[inline(always)]
-    fn allows(self, who: &Who<'_>, thread: u32) -> bool {
+    pub(crate) fn allows(self, who: &Who<'_>, thread: u32) -> bool {
         self.step() < who.clock[self.warp()]
             || self.thread() == thread && !self.is(SEVERAL) && !who.together
     }

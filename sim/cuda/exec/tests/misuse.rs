@@ -17,7 +17,7 @@ use machine::Machine;
 use std::cell::Cell;
 use std::sync::Arc;
 
-struct Misuse {
+struct Misuse<'a> {
     name: &'static str,
     kind: FaultKind,
     /// Blocks, and threads of each.
@@ -25,17 +25,20 @@ struct Misuse {
     /// Bytes of dynamic shared memory.
     shared: u32,
     /// The mistake's line ends with `// HERE`; `p` is a buffer of 64 words, `%r1` the thread, `%rd2` its own word.
-    body: &'static str,
+    body: &'a str,
     /// The block and thread to blame, where only one can be.
     thread: Option<(u32, u32)>,
     says: &'static str,
 }
 
-const BASE: Misuse =
+const BASE: Misuse<'static> =
     Misuse { name: "", kind: Trap, shape: (1, 32), shared: 0, body: "", thread: None, says: "" };
 
+/// Each block writes a word a thread, and reads those of the other.
+const OTHER_BLOCK: &str = "mov.u32 %r5, %ctaid.x;\nmul.lo.u32 %r5, %r5, 128;\ncvt.u64.u32 %rd3, %r5;\nadd.s64 %rd2, %rd2, %rd3;\nst.global.u32 [%rd2], %r1;\nxor.b32 %r5, %r5, 128;\nadd.u32 %r5, %r5, %r2;\ncvt.u64.u32 %rd3, %r5;\nadd.s64 %rd3, %rd3, %rd1;\nld.global.u32 %r5, [%rd3]; // HERE";
+
 /// Each thread's word of shared memory at `%r2`, its neighbour's at `%r3` and that of the other warp at `%r4`.
-const MISUSES: &[Misuse] = &[
+const MISUSES: &[Misuse<'static>] = &[
     Misuse {
         name: "a read one past the end",
         kind: OutOfBounds,
@@ -319,10 +322,34 @@ const MISUSES: &[Misuse] = &[
         says: "the block has 64",
         ..BASE
     },
+    Misuse {
+        name: "a word that another warp wrote in global memory",
+        kind: GlobalRace,
+        shape: (1, 64),
+        body: "st.global.u32 [%rd2], %r1;\nbar.sync 0; // FIX\nxor.b32 %r5, %r2, 128;\ncvt.u64.u32 %rd3, %r5;\nadd.s64 %rd3, %rd3, %rd1;\nld.global.u32 %r5, [%rd3]; // HERE",
+        says: "of the block wrote at line 8: no barrier between",
+        ..BASE
+    },
+    Misuse {
+        name: "a word that another block wrote",
+        kind: GlobalRace,
+        shape: (2, 32),
+        body: OTHER_BLOCK,
+        says: "0, 0) wrote at line 12: nothing orders the blocks of a launch",
+        ..BASE
+    },
+    Misuse {
+        name: "a byte that two blocks write",
+        kind: GlobalRace,
+        shape: (2, 1),
+        body: "mov.u32 %r5, %ctaid.x;\nst.global.u8 [%rd1+5], %r5; // HERE",
+        says: "write of 1 bytes at",
+        ..BASE
+    },
     Misuse { name: "a trap", kind: Trap, body: "trap; // HERE", says: "trap", ..BASE },
 ];
 
-fn module(misuse: &Misuse, fixed: bool) -> String {
+fn module(misuse: &Misuse<'_>, fixed: bool) -> String {
     let lines = misuse.body.lines().filter(|line| fixed || !line.contains("// FIX"));
     let body: Vec<_> = lines.collect();
     format!(
@@ -335,7 +362,7 @@ fn module(misuse: &Misuse, fixed: bool) -> String {
     )
 }
 
-fn run(misuse: &Misuse, text: &str, seed: u64) -> Result<(), Box<Fault>> {
+fn run(misuse: &Misuse<'_>, text: &str, seed: u64) -> Result<(), Box<Fault>> {
     let machine = Machine::new(text);
     machine.seed.set(seed);
     let buffer = machine.u32s(&[1; 64]);
@@ -345,6 +372,28 @@ fn run(misuse: &Misuse, text: &str, seed: u64) -> Result<(), Box<Fault>> {
     let args = [buffer.into(), fresh.into(), gone.into()];
     let shape = ([blocks, 1, 1], [threads, 1, 1], misuse.shared);
     machine.launch("misuse", shape, &args).map(|_| ())
+}
+
+/// What these do orders blocks, or needs no order.
+#[test]
+fn blocks_may_share_what_they_order() {
+    let read = "ld.global.u32 %r5, [%rd3]; // HERE";
+    let atomic = format!("atom.global.add.u32 %r6, [%rd1+128], 0;\n{read}");
+    let wrote = "st.global.u32 [%rd2], %r1;";
+    for body in [
+        OTHER_BLOCK.replace(read, &format!("membar.gl;\n{read}")),
+        OTHER_BLOCK.replace("ld.global", "ld.acquire.gpu.global"),
+        OTHER_BLOCK.replace(wrote, "atom.global.exch.b32 %r6, [%rd2], %r1;").replace(read, &atomic),
+        "st.global.u32 [%rd2], %r1;".to_owned(),
+        "mov.u32 %r5, %ctaid.x;\ncvt.u64.u32 %rd3, %r5;\nadd.s64 %rd3, %rd3, %rd1;\nst.global.u8 [%rd3], %r5;".to_owned(),
+    ] {
+        let misuse = Misuse { shape: (2, 32), body: &body, ..BASE };
+        for seed in 0..8 {
+            if let Err(fault) = run(&misuse, &module(&misuse, true), seed) {
+                panic!("{fault}\n{body}");
+            }
+        }
+    }
 }
 
 /// The mistake's lines are marked; every loop is left by what another block would write, or not at all.

@@ -11,6 +11,8 @@ use ScalarType as T;
 impl<'a> Decoder<'a, '_> {
     pub(super) fn memory(&mut self, m: &mut Mnemonic<'_>, operands: &[Operand<'a>]) -> Decoded {
         m.take_hints();
+        self.orders |= matches!(m.base, "ld" | "st")
+            && m.has_any(&["volatile", "relaxed", "acquire", "release"]);
         match m.base {
             "ld" | "ldu" => self.load(m, operands),
             "st" => self.store(m, operands),

@@ -20,6 +20,11 @@ impl<'a> Mnemonic<'a> {
         found.is_some_and(|there| there.take().is_some())
     }
 
+    /// Whether any of `parts` is there.
+    pub(crate) fn has_any(&self, parts: &[&str]) -> bool {
+        self.parts.iter().flatten().any(|part| parts.contains(part))
+    }
+
     /// Takes any of `parts` away: the first in their order that is there.
     pub(crate) fn take_any<'p>(&mut self, parts: &[&'p str]) -> Option<&'p str> {
         parts.iter().copied().find(|part| self.take(part))

@@ -54,6 +54,7 @@ pub(crate) fn decode(
         param_bytes,
         code: Vec::new(),
         line: kernel.line,
+        orders: false,
     };
     decoder.body(&kernel.body)?;
     for (at, target) in decoder.names.leave()? {
@@ -69,6 +70,8 @@ pub(crate) struct Decoder<'a, 'g> {
     param_bytes: usize,
     code: Vec<Ins>,
     line: u32,
+    /// Something orders blocks.
+    orders: bool,
 }
 
 /// A decoding step; the line is added by whoever knows it.
@@ -98,7 +101,7 @@ impl<'a> Decoder<'a, '_> {
         kernel: &Kernel<'a>,
         (params, param_bytes): (Vec<(usize, usize)>, usize),
     ) -> Program {
-        let Self { mut names, mut code, .. } = self;
+        let Self { mut names, mut code, orders, .. } = self;
         let fixed = names.shared_bytes.next_multiple_of(16);
         let mut long_constants: Vec<_> =
             names.longs.iter().map(|(value, slot)| (*slot, *value)).collect();
@@ -139,6 +142,7 @@ impl<'a> Decoder<'a, '_> {
             params,
             param_bytes,
             limits: kernel.limits,
+            orders,
         }
     }
 
@@ -233,6 +237,7 @@ impl<'a> Decoder<'a, '_> {
             }
             "trap" => _ = self.push(Op::Flow(Flow::Trap), Class::Control),
             "membar" | "fence" => {
+                self.orders |= m.has_any(&["gl", "sys", "gpu"]);
                 for part in ["sc", "acq_rel", "cta", "gl", "sys", "gpu", "cluster"] {
                     m.take(part);
                 }

@@ -30,7 +30,7 @@ pub(super) fn load(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) 
     }
     let mut buffer: Buffer = [0; 512];
     match a.room {
-        Room::Global => e.memory.load(&reach, &mut buffer, &mut e.counters)?,
+        Room::Global => load_global(w, e, &reach, &mut buffer)?,
         Room::Shared => load_shared(w, e, &reach, &mut buffer)?,
         Room::Local => load_local(w, e, &reach, &mut buffer)?,
         Room::ParamAt => load_param(e, &reach, &mut buffer)?,
@@ -84,11 +84,23 @@ pub(super) fn store(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32)
     let buffer = gather(&w.registers, &ins.o, a);
     let reach = Reach { addresses: &addresses, mask: m, bytes };
     match a.room {
-        Room::Global => e.memory.store(&reach, &buffer, &mut e.counters),
+        Room::Global => store_global(w, e, &reach, &buffer),
         Room::Shared => store_shared(w, e, &reach, &buffer),
         Room::Local => store_local(w, e, &reach, &buffer),
         _ => store_generic(w, e, &reach, &buffer),
     }
+}
+
+#[inline(always)]
+fn load_global(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer) -> Step {
+    e.memory.load(reach, buffer, &mut e.counters)?;
+    if e.memory.saw_written() { e.memory.check_order(reach, &w.who(e.pc, false)) } else { Ok(()) }
+}
+
+#[inline(always)]
+fn store_global(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -> Step {
+    e.memory.note_order(reach, buffer, &w.who(e.pc, false))?;
+    e.memory.store(reach, buffer, &mut e.counters)
 }
 
 #[inline(always)]
@@ -222,7 +234,7 @@ fn load_generic(w: &mut Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut B
         let addresses = reach.addresses.map(|address| address.wrapping_sub(window));
         let part = Reach { addresses: &addresses, mask, bytes: reach.bytes };
         match room {
-            Room::Global => e.memory.load(&part, buffer, &mut e.counters)?,
+            Room::Global => load_global(w, e, &part, buffer)?,
             Room::Shared => load_shared(w, e, &part, buffer)?,
             Room::Local => load_local(w, e, &part, buffer)?,
             _ => load_param(e, &part, buffer)?,
@@ -237,7 +249,7 @@ fn store_generic(w: &mut Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buff
         let addresses = reach.addresses.map(|address| address.wrapping_sub(window));
         let part = Reach { addresses: &addresses, mask, bytes: reach.bytes };
         match room {
-            Room::Global => e.memory.store(&part, buffer, &mut e.counters)?,
+            Room::Global => store_global(w, e, &part, buffer)?,
             Room::Shared => store_shared(w, e, &part, buffer)?,
             Room::Local => store_local(w, e, &part, buffer)?,
             _ => {
@@ -451,7 +463,7 @@ pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m:
     let mut data: Buffer = [0; 512];
     if whole != 0 {
         let reach = Reach { addresses: &from, mask: whole, bytes };
-        e.memory.load(&reach, &mut data, &mut e.counters)?;
+        load_global(w, e, &reach, &mut data)?;
     }
     for lane in lanes(part) {
         // The rest of the destination becomes zero. The source is aligned as a whole copy's is.
@@ -460,7 +472,7 @@ pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m:
             let addresses = [from[lane] + u64::from(byte); LANES];
             let mut read: Buffer = [0; 512];
             let reach = Reach { addresses: &addresses, mask: 1 << lane, bytes: 1 };
-            e.memory.load(&reach, &mut read, &mut e.counters)?;
+            load_global(w, e, &reach, &mut read)?;
             data[lane * bytes + byte as usize] = read[lane];
         }
     }
