@@ -8,7 +8,7 @@ use super::{
     Launch, Op,
     args::{Args, Kind, Place, scratch_bytes},
     index::put,
-    widen,
+    quantised, widen,
 };
 use crate::{
     driver::{self, TensorList},
@@ -35,6 +35,8 @@ pub(super) struct Product {
     /// Of codes, `[groups, n]` or `[groups, scales, n]`.
     pub(super) scale: Option<Place>,
     pub(super) offset: Option<Place>,
+    /// Of an `x` of codes, f32 `[rows]`; `scale` is `[groups, n]` then.
+    pub(super) x_scale: Option<Place>,
     /// i64, a group's end each.
     pub(super) ends: Place,
 }
@@ -46,19 +48,23 @@ impl Product {
         let some = |place: &Option<Place>| place.as_ref().map(list).transpose();
         let (x, w, y) = (list(&self.x)?, list(&self.w)?, list(out)?);
         let (bias, scale, offset) = (some(&self.bias)?, some(&self.scale)?, some(&self.offset)?);
+        let x_scale = some(&self.x_scale)?;
         let raw = |list: &Option<TensorList>| list.as_ref().map_or(null(), TensorList::raw);
-        let (bias, scale, offset) = (raw(&bias), raw(&scale), raw(&offset));
+        let (bias, scale, offset, x_scale) = (raw(&bias), raw(&scale), raw(&offset), raw(&x_scale));
+        // Scales of a product of codes, and those of a weight in codes, are not the same parameter.
+        let (of_both, of_weight) =
+            if x_scale.is_null() { (null(), scale) } else { (scale, null()) };
         let ends = args.tensor(&self.ends)?;
         let (x, w, y, ends, no) = (x.raw(), w.raw(), y.raw(), ends.raw(), null());
         if args.on.driver().operators.GroupedMatmulV5.is_some() {
             #[rustfmt::skip]
             return enqueue!(args.on, GroupedMatmulV5(
-                x, w, bias, no, no, scale, offset, no, ends, no, no, no, ONE_TENSOR, ROWS, ENDS, 0, null(), y, no, no,
+                x, w, bias, of_both, no, of_weight, offset, x_scale, ends, no, no, no, ONE_TENSOR, ROWS, ENDS, 0, null(), y, no, no,
             ));
         }
         #[rustfmt::skip]
         return enqueue!(args.on, GroupedMatmulV4(
-            x, w, bias, no, no, scale, offset, no, ends, no, no, no, ONE_TENSOR, ROWS, ENDS, 0, y, no, no,
+            x, w, bias, of_both, no, of_weight, offset, x_scale, ends, no, no, no, ONE_TENSOR, ROWS, ENDS, 0, y, no, no,
         ));
     }
 }
@@ -68,11 +74,31 @@ pub(super) struct Grouped {
     weight: Packed,
     x: DType,
     y: DType,
+    /// Inputs are quantised a row, and the operator multiplies codes.
+    codes: bool,
 }
 
 impl Grouped {
-    pub(super) fn new(weight: Packed, x: DType, y: DType) -> Self {
-        Self { weight, x, y }
+    /// The product with the weight of a slot, whose inputs are quantised before if `act_quant` says so.
+    pub(super) fn new(
+        op: &Op<'_>,
+        slot: usize,
+        (x, y): (DType, DType),
+        act_quant: i64,
+    ) -> Result<Self> {
+        let grouped = Self { weight: op.weights[slot], x, y, codes: act_quant == 1 };
+        if act_quant == 0 {
+            return Ok(grouped);
+        }
+        let sixteen = x == y && [DType::F16, DType::BF16].contains(&x);
+        if !grouped.codes || grouped.weight.form != Form::Int8 || !sixteen || !grouped.fits() {
+            return Err(op.refuse(format!(
+                "inputs quantised by {act_quant} with a weight of {}, x of {x}, y of {y}; supported: 1 (int8 a token) with int8_channel, both f16 or both bf16, sides below {MAX_LAST}",
+                op.desc.weights[slot].scheme
+            )));
+        }
+        quantised::check(op)?;
+        Ok(grouped)
     }
 
     /// Whether the operator takes it; otherwise each group's matrix is multiplied with all rows, in f32.
@@ -84,7 +110,7 @@ impl Grouped {
         // Codes as in `quantised::takes`.
         let form = match w.form {
             Form::Dense => w.dtype == self.x,
-            Form::Int8 => self.x == DType::BF16,
+            Form::Int8 => self.x == DType::BF16 || self.codes,
             Form::Int4 { perm, .. } => !perm && w.dtype == self.x && self.x != DType::F32,
         };
         let small = w.n < MAX_LAST && w.k < MAX_LAST && (1..=MAX_GROUPS).contains(&w.groups);
@@ -104,7 +130,8 @@ impl Grouped {
         let masks = 4 * scratch_bytes(Kind::BOOL, &[rows]) + 4 * scratch_bytes(Kind::F32, &[1]);
         let widened =
             if self.fits() { 0 } else { widen::row_bytes(w, widen::rows_at_a_time(w)) + x + y };
-        x + y + ends + masks + widened
+        let codes = scratch_bytes(Kind::I8, &[rows, w.k]) + scratch_bytes(Kind::F32, &[rows]);
+        x + y + ends + masks + widened + codes
     }
 
     fn operator(
@@ -115,7 +142,14 @@ impl Grouped {
         ends: &Place,
         y: &Place,
     ) -> Result<()> {
-        let x = if x.is_contiguous() { x.clone() } else { args.cast(x, x.kind)? };
+        let mut x = if x.is_contiguous() { x.clone() } else { args.cast(x, x.kind)? };
+        let mut x_scale = None;
+        if self.codes {
+            let (codes, scales) =
+                (args.scratch(Kind::I8, &x.dims)?, args.scratch(Kind::F32, &[x.dims[0]])?);
+            args.quantise(&x, &codes, &scales)?;
+            (x, x_scale) = (codes, Some(scales));
+        }
         let scales = w.scales();
         let by_column = |start: u64, kind: Kind, width: i64| {
             Place::contiguous(start, kind, &[w.groups, w.n, width]).exchanged(1, 2)
@@ -123,8 +157,12 @@ impl Grouped {
         let (kind, scale, offset) = match w.form {
             Form::Dense => (Kind::of(w.dtype)?, None, None),
             Form::Int8 => {
-                let scale = Place::contiguous(w.rounded, x.kind, &[w.groups, w.n]);
-                (Kind::I8, Some(scale), None)
+                // Products in f16 are of codes alone, whose scales are f32; others have scales of their own type.
+                let (start, kind) = match self.x {
+                    DType::F16 => (w.scale, Kind::F32),
+                    other => (w.rounded, Kind::of(other)?),
+                };
+                (Kind::I8, Some(Place::contiguous(start, kind, &[w.groups, w.n])), None)
             }
             Form::Int4 { offset, .. } => {
                 let offset = offset.then(|| by_column(w.offset, x.kind, scales));
@@ -133,7 +171,7 @@ impl Grouped {
         };
         let out = if y.is_contiguous() { y.clone() } else { args.scratch(y.kind, &y.dims)? };
         let (w, ends) = (by_column(w.start, kind, w.k), ends.clone());
-        Product { x, w, bias: None, scale, offset, ends }.enqueue(args, &out)?;
+        Product { x, w, bias: None, scale, offset, x_scale, ends }.enqueue(args, &out)?;
         if y.is_contiguous() { Ok(()) } else { args.copy(y, &out) }
     }
 
@@ -201,10 +239,7 @@ struct GroupedLinear {
 pub(super) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::GroupedLinear { act_quant } = op.attrs()?;
     op.floats(&[0, 2])?;
-    if act_quant != 0 {
-        return Err(op.refuse("quantised activations; supported: none"));
-    }
-    let grouped = Grouped::new(op.weights[0], op.dtype(0), op.dtype(2));
+    let grouped = Grouped::new(op, 0, (op.dtype(0), op.dtype(2)), act_quant)?;
     Ok(Box::new(GroupedLinear { grouped }))
 }
 

@@ -101,7 +101,8 @@ fn multiply_add(
     let w = w.spread(0).exchanged(1, 2);
     let x = if x.is_contiguous() { x.clone() } else { args.cast(x, x.kind)? };
     let result = if out.is_contiguous() { out.clone() } else { args.scratch(out.kind, &out.dims)? };
-    let product = Product { x, w, bias: Some(bias), scale: None, offset: None, ends };
+    let (scale, offset, x_scale) = (None, None, None);
+    let product = Product { x, w, bias: Some(bias), scale, offset, x_scale, ends };
     product.enqueue(args, &result)?;
     if out.is_contiguous() { Ok(()) } else { args.copy(out, &result) }
 }

@@ -24,8 +24,8 @@ struct Experts {
 pub(in crate::ops) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
     let attrs::MoeExperts { expert_start, act, limit, act_quant, weight_on_input } = op.attrs()?;
     op.floats(&[0, 3, 4])?;
-    if act_quant != 0 || weight_on_input {
-        return Err(op.refuse("quantised activations, or weights on the input; supported: neither"));
+    if weight_on_input {
+        return Err(op.refuse("weights on the input; supported: on the output"));
     }
     let (first, second) = (op.weights[0], op.weights[1]);
     let x = op.dtype(0);
@@ -35,8 +35,8 @@ pub(in crate::ops) fn prepare(op: &Op<'_>) -> Result<Box<dyn Launch>> {
         hidden: first.k,
         inner: second.k,
         compute: x,
-        gate: Grouped::new(first, x, x),
-        down: Grouped::new(second, x, x),
+        gate: Grouped::new(op, 0, (x, x), act_quant)?,
+        down: Grouped::new(op, 1, (x, x), act_quant)?,
         act: ActMul::new(act, limit, second.k),
     }))
 }
