@@ -13,8 +13,8 @@ use std::{
 
 use halyard_engine::{DecodeGraphs, Dtype, LoadOptions, Observer, StepStats};
 use support::{
-    DENSE, QUANTISED,
-    check::{check, check_tokens},
+    DENSE, QUANTISED, W8A8,
+    check::{check, check_deviation, check_tokens},
     cuda, goldens, greedy, ids, options, quantised, start_shared, submit, tokens,
 };
 
@@ -51,9 +51,19 @@ fn shared_models_of_sixteen_bits_choose_the_same_tokens() {
 #[test]
 fn sixteen_bit_activations_choose_the_same_tokens() {
     let devices = cuda::open([0]);
-    for model in DENSE {
+    for model in DENSE.into_iter().chain(W8A8) {
         for dtype in [Dtype::BFloat16, Dtype::Float16] {
             check_tokens(&devices, model, dtype);
+        }
+    }
+}
+
+#[test]
+fn logits_in_sixteen_bits_are_as_close_as_the_type_lets_them() {
+    let device = &cuda::open([0])[0];
+    for model in W8A8 {
+        for dtype in [Dtype::BFloat16, Dtype::Float16] {
+            check_deviation(device, model, dtype);
         }
     }
 }
@@ -112,5 +122,16 @@ fn quantised_checkpoints() {
     for model in QUANTISED {
         let goldens = goldens(&format!("{model}/golden.tensors"));
         check(&devices, model, &goldens[..1], &options());
+    }
+}
+
+/// Codes times codes, alone and in two parts.
+#[test]
+fn inputs_of_eight_bits() {
+    for model in W8A8 {
+        for (count, file) in [(1, "golden"), (2, "golden-tp2")] {
+            let goldens = goldens(&format!("{model}/{file}.tensors"));
+            check(&cuda::open(0..count), model, &goldens[..1], &options());
+        }
     }
 }

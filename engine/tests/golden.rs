@@ -9,8 +9,8 @@ use halyard_core::Device;
 use halyard_engine::{Dtype, LoadOptions, Plan};
 use halyard_weights::{Checkpoint, QuantMethod};
 use support::{
-    DENSE, Golden, QUANTISED,
-    check::{check, check_tokens},
+    DENSE, Golden, QUANTISED, W8A8,
+    check::{check, check_deviation, check_tokens},
     devices, goldens, options, quantised, widened,
 };
 
@@ -57,6 +57,16 @@ fn the_oracle_reads_quantised_checkpoints_as_they_are() {
     }
 }
 
+/// No code is another than the golden one: prompts and tokens have no input close to halfway between two (`testdata/make_w8a8_models.py`).
+#[test]
+fn inputs_of_eight_bits() {
+    for device in devices() {
+        for model in W8A8 {
+            check_alone(&device, model, &goldens(&format!("{model}/golden.tensors")));
+        }
+    }
+}
+
 #[test]
 fn a_wish_for_a_quantisation_is_a_check() {
     let plan = |model: &str, quantization| {
@@ -66,6 +76,7 @@ fn a_wish_for_a_quantisation_is_a_check() {
     };
     assert_eq!(plan("llama_awq", Some(QuantMethod::Awq)), Ok(()));
     assert_eq!(plan("gguf/llama/model-q4_0.gguf", Some(QuantMethod::Gguf)), Ok(()));
+    assert_eq!(plan("qwen3_moe_w8a8", Some(QuantMethod::Ascend)), Ok(()));
     let error = plan("llama_awq", Some(QuantMethod::Gptq)).expect_err("another");
     assert_eq!(error, "quantization: gptq was asked for, the model's weights are awq's");
     let error = plan("llama", Some(QuantMethod::Fp8)).expect_err("none");
@@ -75,10 +86,20 @@ fn a_wish_for_a_quantisation_is_a_check() {
 #[test]
 fn sixteen_bit_activations_choose_the_same_tokens() {
     for device in devices() {
-        for model in DENSE {
+        for model in DENSE.into_iter().chain(W8A8) {
             for dtype in [Dtype::BFloat16, Dtype::Float16] {
                 check_tokens(slice::from_ref(&device), model, dtype);
             }
+        }
+    }
+}
+
+#[test]
+fn logits_in_sixteen_bits_are_as_close_as_the_type_lets_them() {
+    let [_, cpu] = &devices()[..] else { unreachable!("two") };
+    for model in ["llama", "qwen3_moe", "llama_awq", W8A8[0], W8A8[1]] {
+        for dtype in [Dtype::BFloat16, Dtype::Float16] {
+            check_deviation(cpu, model, dtype);
         }
     }
 }

@@ -9,8 +9,8 @@ use halyard_engine::{EngineEvent, LoadOptions, Plan, SamplingParams};
 use halyard_sdk::abi::AttrKey;
 use halyard_weights::Checkpoint;
 use support::{
-    DENSE, QUANTISED, changed, check::check, events, folder, goldens, greedy, options, quantised,
-    ranks, start_shared, submit,
+    DENSE, QUANTISED, W8A8, changed, check::check, events, folder, goldens, greedy, options,
+    quantised, ranks, start_shared, submit,
 };
 
 /// Numbers of ranks that a golden model with a multiple of them as heads can have: with two heads of keys, four share each.
@@ -71,6 +71,16 @@ fn quantised_layers_are_cut_as_they_are() {
         let [oracle, devices] = ranks(2);
         check(&oracle, model, &goldens(golden)[..1], &options());
         check(&devices, model, &goldens(golden), &options());
+    }
+}
+
+#[test]
+fn inputs_of_eight_bits() {
+    for devices in ranks(2) {
+        for model in W8A8 {
+            let goldens = goldens(&format!("{model}/golden-tp2.tensors"));
+            check(&devices, model, &goldens, &options());
+        }
     }
 }
 

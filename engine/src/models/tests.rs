@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use halyard_core::{DType, Scheme, WEIGHT_ZERO, ops::check::check_desc};
+use halyard_core::{
+    DType, OpBuf, Scheme, WEIGHT_ZERO,
+    attrs::{Linear, MoeExperts},
+    ops::{OpAttrs, check::check_desc},
+};
 use halyard_weights::Checkpoint;
 
 use crate::{
@@ -235,5 +239,36 @@ fn weights_of_other_schemes_than_the_devices_become_dense_where_allowed() {
         let (program, replaced) = record_with(&open(model), Some(fallback));
         assert!(replaced.contains(&scheme), "{model}: {replaced:?}");
         assert!(program.weights.iter().all(|spec| spec.desc.scheme == Scheme::DENSE), "{model}");
+    }
+}
+
+/// ACT_QUANT of an operation that has it.
+fn act_quant(op: &OpBuf) -> Option<i64> {
+    let linear = Linear::from_desc(&op.desc()).ok().map(|attrs| attrs.act_quant);
+    linear.or_else(|| Some(MoeExperts::from_desc(&op.desc()).ok()?.act_quant))
+}
+
+#[test]
+fn inputs_are_rounded_where_weights_are_codes_of_eight_bits() {
+    let dense = Fallback { schemes: Some(1 << Scheme::DENSE.0), dtype: DType::F32 };
+    for model in ["qwen2_w8a8", "qwen3_moe_w8a8"] {
+        let checkpoint = open(model);
+        let mut kinds = std::collections::HashSet::new();
+        for op in &record(&checkpoint).ops {
+            let Some(found) = act_quant(op) else { continue };
+            let codes = op.weights()[0].scheme == Scheme::INT8_CHANNEL;
+            assert_eq!(found, i64::from(codes), "{model}: {op}");
+            kinds.insert((op.kind(), codes));
+        }
+        // Layers, the output layer; with experts the router, too.
+        assert!(kinds.len() >= 2, "{model}: {kinds:?}");
+        let (program, replaced) = record_with(&checkpoint, Some(dense));
+        assert_eq!(replaced, [Scheme::INT8_CHANNEL]);
+        let rounded = program.ops.iter().filter_map(act_quant).filter(|&act_quant| act_quant != 0);
+        assert_eq!(rounded.count(), 0, "{model} as plain numbers");
+    }
+    // 8-bit floats are weights alone, whatever `activation_scheme` says.
+    for op in &record(&open("qwen3_moe_fp8")).ops {
+        assert!(act_quant(op).is_none_or(|act_quant| act_quant == 0), "{op}");
     }
 }

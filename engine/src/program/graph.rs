@@ -158,7 +158,7 @@ impl<'a> Graph<'a> {
     pub(crate) fn embedding_weight(&mut self, layer: Layer) -> Result<usize, LoadError> {
         let form = self.source.matrix(&layer, self.rank)?;
         let desc = form.embedding(layer.rows.len, layer.columns.len);
-        Ok(self.weight(desc, vec![part(layer, 0, 0)]))
+        Ok(self.weight(desc, vec![part(layer, 0, 0)], form.act_quant))
     }
 
     /// A weight already there as a linear layer of `rows` outputs.
@@ -189,7 +189,8 @@ impl<'a> Graph<'a> {
                 spec.desc.n = *width as u64;
             } else {
                 let parts = vec![part(layer.clone(), 0, 0)];
-                weights.push((self.weight(form.linear(rows, columns), parts), rows));
+                let desc = form.linear(rows, columns);
+                weights.push((self.weight(desc, parts, form.act_quant), rows));
             }
             last_form = Some(form);
         }
@@ -228,12 +229,17 @@ impl<'a> Graph<'a> {
             let form = first.expect("a mixture has at least one expert");
             let groups = u32::try_from(experts).expect("checked with the configuration");
             let desc = form.experts(groups, names.len() * rows.len, columns.len);
-            Ok::<_, LoadError>(self.weight(desc, parts))
+            Ok::<_, LoadError>((self.weight(desc, parts, form.act_quant), form))
         };
-        Ok(ExpertWeights {
-            gate_up: stack(&["gate_proj", "up_proj"], inner, hidden)?,
-            down: stack(&["down_proj"], hidden, inner)?,
-        })
+        let (gate_up, first) = stack(&["gate_proj", "up_proj"], inner, hidden)?;
+        let (down, second) = stack(&["down_proj"], hidden, inner)?;
+        if first.act_quant != second.act_quant {
+            // One operation has both.
+            let layer = format!("{}.down_proj", prefix(0));
+            let (found, expected) = (second.to_string(), first.to_string());
+            return Err(LoadError::MixedExperts { layer, found, expected });
+        }
+        Ok(ExpertWeights { gate_up, down })
     }
 
     /// Rows of a table that begins with id `first`; ids outside give zeros.
@@ -262,7 +268,9 @@ impl<'a> Graph<'a> {
             let bias = weight.bias.as_ref().map(|bias| bias.part(column, width));
             let whole = weight.weights.len() == 1;
             let y = if whole { y.clone() } else { y.columns(column, width) };
-            self.call(&Linear::default(), &[Some(x), bias.as_ref(), Some(&y)], &[index]);
+            let act_quant = self.program.weights[index].act_quant;
+            let attrs = Linear { act_quant, ..Linear::default() };
+            self.call(&attrs, &[Some(x), bias.as_ref(), Some(&y)], &[index]);
             column += width;
         }
     }
@@ -337,7 +345,8 @@ impl<'a> Graph<'a> {
         y: &Tensor,
         (act, add): (Act, Option<&Tensor>),
     ) {
-        let attrs = MoeExperts { act, ..MoeExperts::default() };
+        let act_quant = self.program.weights[experts.gate_up].act_quant;
+        let attrs = MoeExperts { act, act_quant, ..MoeExperts::default() };
         let slots = [Some(x), Some(routing.0), Some(routing.1), Some(y), add];
         self.call(&attrs, &slots, &[experts.gate_up, experts.down]);
     }
@@ -389,8 +398,13 @@ impl<'a> Graph<'a> {
         Tensor { place, dtype, offset: 0, dims: dims.to_vec(), strides: None }
     }
 
-    fn weight(&mut self, desc: WeightDesc<'static>, parts: Vec<WeightPart>) -> usize {
-        self.program.weights.push(WeightSpec { desc, parts });
+    fn weight(
+        &mut self,
+        desc: WeightDesc<'static>,
+        parts: Vec<WeightPart>,
+        act_quant: i64,
+    ) -> usize {
+        self.program.weights.push(WeightSpec { desc, parts, act_quant });
         self.program.weights.len() - 1
     }
 

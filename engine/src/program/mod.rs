@@ -187,6 +187,8 @@ pub(crate) enum Content {
 pub(crate) struct WeightSpec {
     pub(crate) desc: WeightDesc<'static>,
     pub(crate) parts: Vec<WeightPart>,
+    /// ACT_QUANT of the operations that multiply with it.
+    pub(crate) act_quant: i64,
 }
 
 /// Rows of a weight that come from one layer of the checkpoint, as many as that says.

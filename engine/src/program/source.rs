@@ -10,6 +10,9 @@ use halyard_weights::{
 use super::{Layer, Rank, Share};
 use crate::error::LoadError;
 
+/// ACT_QUANT: inputs are rounded to i8, each token with a scale of its own.
+const INT8_TOKEN: i64 = 1;
+
 /// A checkpoint.
 #[derive(Debug)]
 pub(crate) struct Source<'a> {
@@ -63,9 +66,10 @@ impl<'a> Source<'a> {
         check_shape(matrix.name(), matrix.shape(), &[rows.whole, columns.whole])?;
         let tensor = matrix.name();
         let refused = |found| LoadError::TensorFormat { tensor: tensor.to_owned(), found };
-        let whole = Form::of(matrix.form()).map_err(refused)?;
+        let form_of = |form| self.form_of(form).map_err(refused);
+        let whole = form_of(matrix.form())?;
         let form = match matrix.slice(rows.file_range(), columns.file_range()) {
-            Ok(part) => Form::of(part.form()).map_err(refused)?,
+            Ok(part) => form_of(part.form())?,
             Err(error) => {
                 let why = format!("{}: {error}", extents(error, *rows, *columns));
                 let Some(Fallback { dtype, .. }) = self.fallback else {
@@ -85,6 +89,14 @@ impl<'a> Source<'a> {
             }
             _ => Ok(form),
         }
+    }
+
+    /// `Err` has the name of what no scheme is for.
+    fn form_of(&self, form: MatrixForm) -> Result<Form, String> {
+        let form = Form::of(form)?;
+        let rounds = self.quantization.is_some_and(|quantization| quantization.rounds_inputs());
+        let act_quant = if rounds && form.scheme == Scheme::INT8_CHANNEL { INT8_TOKEN } else { 0 };
+        Ok(Form { act_quant, ..form })
     }
 
     fn replace(&self, scheme: Scheme, why: String) {
@@ -131,6 +143,8 @@ pub(crate) struct Form {
     flags: u32,
     /// Which input each column belongs to, if not in order.
     perm: Option<Arc<[i32]>>,
+    /// What a layer does with its inputs: ACT_QUANT of its operation. 0 of weights that became dense, whose inputs are not rounded.
+    pub(crate) act_quant: i64,
 }
 
 impl Form {
@@ -145,7 +159,8 @@ impl Form {
                 let (_, dtype) = plain(scale).ok_or_else(|| format!("scales of {scale:?}"))?;
                 let flag = |there, flag| if there { flag } else { 0 };
                 let flags = flag(zero, WEIGHT_ZERO) | flag(perm.is_some(), WEIGHT_PERM);
-                return Ok(Self { scheme: Scheme::INT4_GROUP, dtype, group_size, flags, perm });
+                let scheme = Scheme::INT4_GROUP;
+                return Ok(Self { group_size, flags, perm, ..Self::plain(scheme, dtype) });
             }
             other => return Err(format!("{other:?}")),
         };
@@ -155,7 +170,7 @@ impl Form {
     /// A form of which there is only one.
     fn plain(scheme: Scheme, dtype: DType) -> Self {
         let WeightDesc { group_size, flags, .. } = WeightDesc::linear(scheme, dtype, 0, 0);
-        Self { scheme, dtype, group_size, flags, perm: None }
+        Self { scheme, dtype, group_size, flags, perm: None, act_quant: 0 }
     }
 
     /// A linear weight `[n, k]` of this form.
@@ -194,6 +209,9 @@ impl Form {
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.scheme)?;
+        if self.act_quant != 0 {
+            write!(f, " with rounded inputs")?;
+        }
         if self.scheme != Scheme::INT4_GROUP {
             return Ok(());
         }

@@ -35,6 +35,10 @@ pub(crate) const QUANTISED: [&str; 7] = [
     "qwen3_moe_fp8",
 ];
 
+/// The golden models whose layers round their inputs to codes of eight bits, too. Their `golden-tp2.tensors` is of two ranks, since a
+/// rank rounds its own part of the inputs of o_proj and down_proj.
+pub(crate) const W8A8: [&str; 2] = ["qwen2_w8a8", "qwen3_moe_w8a8"];
+
 /// The quantised forms of the golden GGUF model.
 pub(crate) fn quantised() -> Vec<String> {
     let files = std::fs::read_dir(folder("gguf/llama")).expect("test data");

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::{ModelConfig, QuantMethod};
+use crate::config::{ModelConfig, QuantMethod, Quantization};
 use crate::dequant::{DequantError, dequantize};
 use crate::error::{FormatError, WeightsError};
 use crate::format::TensorFormat;
 use crate::gguf::{Gguf, Metadata};
 use crate::mapping::Mapping;
 use crate::names::{self, Canonical};
-use crate::open::{ModelFiles, io};
+use crate::open::{ModelFiles, ascend_description, io};
 use crate::safetensors_file::parse_safetensors;
 
 /// More experts than any model has, few enough that a file can't make us list millions.
@@ -206,8 +206,17 @@ impl Checkpoint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(io(&generation_path, "read")(error)),
         };
-        ModelConfig::from_json(&config, generation.as_deref())
-            .map_err(|source| WeightsError::Config { path, source })
+        let mut config = ModelConfig::from_json(&config, generation.as_deref())
+            .map_err(|source| WeightsError::Config { path, source })?;
+        if config.quantization.is_none()
+            && let Some(path) = ascend_description(&self.folder)?
+        {
+            let text = std::fs::read_to_string(&path).map_err(io(&path, "read"))?;
+            let quantization = Quantization::from_ascend(&text, &config)
+                .map_err(|source| WeightsError::Config { path, source })?;
+            config.quantization = Some(quantization);
+        }
+        Ok(config)
     }
 
     /// How the weights were quantised, by the name that vLLM's `--quantization` has for it; `None` if they were not.

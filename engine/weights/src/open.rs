@@ -109,6 +109,24 @@ fn files_by_extension(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     }
 }
 
+/// What msModelSlim wrote beside the weights: `quant_model_description.json`, by older releases with the way of quantising in its name.
+pub(crate) fn ascend_description(folder: &Path) -> Result<Option<PathBuf>, WeightsError> {
+    let mut found: Option<PathBuf> = None;
+    for entry in std::fs::read_dir(folder).map_err(io(folder, "read"))? {
+        let path = entry.map_err(io(folder, "read"))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.starts_with("quant_model_description") || !name.ends_with(".json") {
+            continue;
+        }
+        if found.is_some() {
+            let why = "it holds several files quant_model_description*.json".to_owned();
+            return Err(WeightsError::NotAModel { path: folder.to_owned(), why });
+        }
+        found = Some(path);
+    }
+    Ok(found)
+}
+
 /// A name such as `model-00002-of-00003.gguf`.
 #[derive(Debug, PartialEq, Eq)]
 struct SplitName<'a> {

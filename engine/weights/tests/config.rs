@@ -228,7 +228,10 @@ fn quantizations() {
             json!({"num_bits": 4, "type": "int", "strategy": "channel", "symmetric": false}),
             Compressed::Int4 { group_size: None, symmetric: false },
         ),
-        (json!({"num_bits": 8, "type": "int", "strategy": "channel"}), Compressed::Int8),
+        (
+            json!({"num_bits": 8, "type": "int", "strategy": "channel"}),
+            Compressed::Int8 { rounds_inputs: false },
+        ),
         (json!({"num_bits": 8, "type": "float"}), Compressed::Fp8 { blocks: false }),
         (
             json!({"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}),
@@ -241,6 +244,50 @@ fn quantizations() {
         assert_eq!(method.to_string().parse(), Ok(method));
     }
     assert!("int3".parse::<QuantMethod>().is_err());
+}
+
+/// LLM Compressor's int8 layers with inputs that are treated so.
+fn int8_with(inputs: &Value) -> Result<ModelConfig, ConfigError> {
+    let weights = json!({"num_bits": 8, "type": "int", "strategy": "channel"});
+    let groups = json!({"group_0": {"weights": weights, "input_activations": inputs}});
+    with(json!({"quantization_config": {
+        "quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups,
+    }}))
+}
+
+#[test]
+fn inputs_are_rounded_a_token_at_a_time_or_not_at_all() {
+    let inputs = json!({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true,
+        "symmetric": true});
+    for (inputs, rounds_inputs) in [(&inputs, true), (&Value::Null, false)] {
+        let found = int8_with(inputs).unwrap().quantization.unwrap();
+        let stored = Compressed::Int8 { rounds_inputs };
+        assert_eq!(found, Quantization::CompressedTensors(stored));
+        assert_eq!(found.rounds_inputs(), rounds_inputs);
+    }
+    for (key, value) in [
+        ("dynamic", json!(false)),
+        ("dynamic", json!("local")),
+        ("strategy", json!("tensor")),
+        ("symmetric", json!(false)),
+        ("num_bits", json!(4)),
+        ("type", json!("float")),
+    ] {
+        let mut changed = inputs.clone();
+        changed[key] = value;
+        let error = int8_with(&changed).unwrap_err().to_string();
+        let field = "field quantization_config.config_groups.*.input_activations is ";
+        assert!(error.starts_with(field), "{error}");
+        let supported = "supported: none; with weights of int 8 dynamic symmetric int 8 by token";
+        assert!(error.ends_with(supported), "{error}");
+    }
+    // Those of 8-bit floats are not looked at.
+    let weights = json!({"num_bits": 8, "type": "float", "strategy": "channel"});
+    let groups = json!({"g": {"weights": weights, "input_activations": {"dynamic": false}}});
+    let config = json!({"quantization_config": {
+        "quant_method": "compressed-tensors", "config_groups": groups,
+    }});
+    assert!(!with(config).unwrap().quantization.unwrap().rounds_inputs());
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

@@ -189,7 +189,7 @@ fn scales_of_rows_or_of_the_whole() {
     assert_eq!(eight_bits(fp8, "F8_E4M3", &[3], &[1.0, 2.0, 3.0]), rows);
     let one = (MatrixForm::Fp8Channel, vec![vec![3, 4, 5, 6], f32s(&[0.5, 0.5])]);
     assert_eq!(eight_bits(fp8, "F8_E4M3", &[], &[0.5]), one);
-    let int8 = Quantization::CompressedTensors(Compressed::Int8);
+    let int8 = Quantization::CompressedTensors(Compressed::Int8 { rounds_inputs: true });
     let rows = (MatrixForm::Int8Channel, vec![vec![3, 4, 5, 6], f32s(&[2.0, 3.0])]);
     assert_eq!(eight_bits(int8, "I8", &[3, 1], &[1.0, 2.0, 3.0]), rows);
 }
@@ -343,4 +343,65 @@ fn columns_sorted_by_group_are_not_cut() {
     assert_eq!(slice(&model, 0..8, 0..4), Err(SliceError::Order));
     let (_, parts) = slice(&model, 2..3, 0..8).unwrap();
     assert_eq!(parts[3], words(&[1, 3, 5, 7, 0, 2, 4, 6]));
+}
+
+/// A folder as msModelSlim writes it, and what its description says.
+fn ascend(description: &str) -> Result<Option<Quantization>, WeightsError> {
+    let folder = tempfile::tempdir().unwrap();
+    let tensor = StTensor::new("model.norm.weight", "F32", &[1], vec![0; 4]);
+    write_safetensors(&folder.path().join("quant_model_weights.safetensors"), &[tensor]);
+    let config = r#"{"model_type": "qwen2", "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 100,
+        "max_position_embeddings": 256}"#;
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let name = "quant_model_description_w8a8_dynamic.json";
+    std::fs::write(folder.path().join(name), description).unwrap();
+    Checkpoint::open(folder.path()).unwrap().config().map(|config| config.quantization)
+}
+
+#[test]
+fn the_description_of_msmodelslim_says_what_is_rounded() {
+    let fine = r#"{"model_quant_type": "W8A8_DYNAMIC", "version": "1.0.0", "metadata": {},
+        "model.norm.weight": "FLOAT", "model.layers.0.self_attn.q_proj.bias": "FLOAT",
+        "model.layers.0.self_attn.q_proj.weight": "W8A8_DYNAMIC",
+        "model.layers.0.self_attn.q_proj.weight_scale": "W8A8_DYNAMIC",
+        "model.layers.0.self_attn.q_proj.weight_offset": "W8A8_DYNAMIC"}"#;
+    let found = ascend(fine).unwrap().unwrap();
+    assert_eq!((found, found.rounds_inputs()), (Quantization::Ascend, true));
+
+    let kinds = "supported: FLOAT, W8A8_DYNAMIC (int8 weights with a scale a row, inputs as int8";
+    for (description, expected) in [
+        // Static: a scale of all inputs, found when the model was made.
+        (r#"{"a.q_proj.weight": "W8A8", "a.q_proj.input_scale": "W8A8"}"#, ["a.q_proj", kinds]),
+        (r#"{"a.q_proj.deq_scale": "W8A8_MIX"}"#, ["a.q_proj.deq_scale is W8A8_MIX", kinds]),
+        (r#"{"a.q_proj.weight": "W4A8_DYNAMIC"}"#, ["a.q_proj.weight is W4A8_DYNAMIC", kinds]),
+        (r#"{"a.k_proj.kv_cache_scale": "C8"}"#, ["a.k_proj.kv_cache_scale is C8", kinds]),
+        (r#"{"a.down_proj.div.mul_scale": "FLOAT"}"#, ["is a mul_scale", "supported: weight"]),
+        (r#"{"a.input_layernorm.bias": "FLOAT"}"#, ["is a bias", "where config.json has it"]),
+        (r#"{"a.o_proj.bias": "FLOAT"}"#, ["a.o_proj.bias is a bias", "where config.json has it"]),
+        (r#"{"metadata": {"quarot": {}}}"#, ["metadata.quarot", "supported: no rotation"]),
+        (r#"{"a.q_proj.weight": 8}"#, ["a.q_proj.weight is 8", "expected the kind of a tensor"]),
+        ("[]", ["(the whole file)", "expected an object"]),
+        ("{", ["not valid JSON", ""]),
+    ] {
+        let error = ascend(description).unwrap_err();
+        assert!(error.to_string().contains("quant_model_description_w8a8_dynamic.json"), "{error}");
+        let why = error.source().unwrap().to_string();
+        assert!(expected.iter().all(|part| why.contains(part)), "{description}: {why}");
+    }
+}
+
+#[test]
+fn offsets_of_symmetric_weights_are_zero() {
+    let model = |offsets: &[f32]| {
+        let weight = StTensor::new("layer.weight", "I8", &[2, 2], vec![1, 2, 3, 4]);
+        let scale = StTensor::new("layer.weight_scale", "F32", &[2, 1], f32s(&[1.0, 2.0]));
+        let offset = StTensor::new("layer.weight_offset", "F32", &[2, 1], f32s(offsets));
+        Model::new(Quantization::Ascend, &[weight, scale, offset])
+    };
+    let rows = (MatrixForm::Int8Channel, vec![vec![1, 2, 3, 4], f32s(&[1.0, 2.0])]);
+    assert_eq!(model(&[0.0, -0.0]).parts(0..2), rows);
+    let (error, why) = model(&[0.0, 3.0]).error();
+    assert!(error.to_string().contains("layer.weight_offset"), "{error}");
+    assert_eq!(why, "an offset is 3, expected 0: symmetric weights");
 }

@@ -1,5 +1,6 @@
 //! What a decoder computes, whichever file said so.
 
+mod ascend;
 mod from_gguf;
 mod from_hf;
 mod json;

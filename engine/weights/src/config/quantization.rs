@@ -1,8 +1,12 @@
 //! `quantization_config`: how the linear layers of a checkpoint are stored.
 //!
 //! It gives what the tensors cannot tell. Which layers are quantised they do tell, so the lists of exceptions
-//! (`modules_to_not_convert`, `ignored_layers`, `ignore`) are not needed. How activations would be quantised is not
-//! looked at, either: they are not.
+//! (`modules_to_not_convert`, `ignored_layers`, `ignore`) are not needed.
+//!
+//! Where weights are i8 and inputs are to be i8 a token at a time, layers compute with both as codes
+//! ([`Quantization::rounds_inputs`]): that is what such a model was made for. Inputs of layers in f8e4m3 are not rounded, whatever
+//! `activation_scheme` or `input_activations` say. Weights alone are exact in the type of the activations; three bits of mantissa for these would
+//! cost accuracy and give nothing that the model needs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,14 +28,16 @@ pub enum QuantMethod {
     Fp8,
     /// LLM Compressor.
     CompressedTensors,
+    /// msModelSlim, by vLLM Ascend's name.
+    Ascend,
     /// GGUF files.
     Gguf,
 }
 
 impl QuantMethod {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Awq, Self::Gptq, Self::Fp8, Self::CompressedTensors, Self::Gguf];
+    pub const ALL: [Self; 6] =
+        [Self::Awq, Self::Gptq, Self::Fp8, Self::CompressedTensors, Self::Ascend, Self::Gguf];
 }
 
 impl fmt::Display for QuantMethod {
@@ -41,6 +47,7 @@ impl fmt::Display for QuantMethod {
             Self::Gptq => "gptq",
             Self::Fp8 => "fp8",
             Self::CompressedTensors => "compressed-tensors",
+            Self::Ascend => "ascend",
             Self::Gguf => "gguf",
         })
     }
@@ -81,6 +88,8 @@ pub enum Quantization {
     },
     /// LLM Compressor's formats.
     CompressedTensors(Compressed),
+    /// msModelSlim's `W8A8_DYNAMIC`: `weight` in i8, `weight_scale`, `weight_offset` of zeros; inputs are rounded to i8.
+    Ascend,
 }
 
 /// What LLM Compressor stores for a layer.
@@ -95,7 +104,10 @@ pub enum Compressed {
         symmetric: bool,
     },
     /// `weight` in i8 and `weight_scale`, symmetric.
-    Int8,
+    Int8 {
+        /// Whether inputs are rounded to i8, each token with a scale of its own.
+        rounds_inputs: bool,
+    },
     /// `weight` in f8e4m3 and `weight_scale`.
     Fp8 {
         /// As for FP8.
@@ -112,7 +124,17 @@ impl Quantization {
             Self::Gptq { .. } => QuantMethod::Gptq,
             Self::Fp8 { .. } => QuantMethod::Fp8,
             Self::CompressedTensors(_) => QuantMethod::CompressedTensors,
+            Self::Ascend => QuantMethod::Ascend,
         }
+    }
+
+    /// Whether layers with weights of i8 take their inputs as i8, too: `round(x / s)`, `s = max |x| / 127` of each token.
+    #[must_use]
+    pub fn rounds_inputs(&self) -> bool {
+        matches!(
+            self,
+            Self::Ascend | Self::CompressedTensors(Compressed::Int8 { rounds_inputs: true })
+        )
     }
 
     /// Reads the object under `quantization_config`.
@@ -224,9 +246,12 @@ fn compressed(fields: &Fields<'_>) -> Result<Compressed, ConfigError> {
         let group = Fields::new(group, "quantization_config.config_groups.*.")?;
         let weights = group.get("weights").unwrap_or(&Value::Null);
         let weights = Fields::new(weights, "quantization_config.config_groups.*.weights.")?;
-        let stored = compressed_weights(&weights)?;
+        let mut stored = compressed_weights(&weights)?;
+        if let Compressed::Int8 { rounds_inputs } = &mut stored {
+            *rounds_inputs = compressed_inputs(&group)?;
+        }
         if *found.get_or_insert(stored) != stored {
-            return unsupported(fields, "config_groups", groups, "groups with the same weights");
+            return unsupported(fields, "config_groups", groups, "groups that are stored alike");
         }
     }
     found.ok_or_else(|| ConfigError::invalid(&fields.path("config_groups"), groups, "a group"))
@@ -242,7 +267,7 @@ fn compressed_weights(fields: &Fields<'_>) -> Result<Compressed, ConfigError> {
             Ok(Compressed::Int4 { group_size: group_size(fields)?, symmetric })
         }
         ("int", 4, "channel", _) => Ok(Compressed::Int4 { group_size: None, symmetric }),
-        ("int", 8, "channel" | "tensor", true) => Ok(Compressed::Int8),
+        ("int", 8, "channel" | "tensor", true) => Ok(Compressed::Int8 { rounds_inputs: false }),
         ("float", 8, "channel" | "tensor", true) => Ok(Compressed::Fp8 { blocks: false }),
         ("float", 8, "block", true) => {
             only(fields, "block_structure", is_block_128, "[128, 128]")?;
@@ -255,6 +280,28 @@ fn compressed_weights(fields: &Fields<'_>) -> Result<Compressed, ConfigError> {
             "int 4 by group or channel; symmetric int 8 by channel or tensor; symmetric float 8 by channel, tensor or block",
         ),
     }
+}
+
+/// Whether the inputs of layers with weights of i8 are rounded.
+fn compressed_inputs(group: &Fields<'_>) -> Result<bool, ConfigError> {
+    let Some(inputs) = group.get("input_activations") else { return Ok(false) };
+    let fields = Fields::new(inputs, "quantization_config.config_groups.*.input_activations.")?;
+    let bits = fields.required_size("num_bits")?;
+    let kind = fields.str("type")?.unwrap_or("int");
+    let strategy = fields.str("strategy")?.unwrap_or("tensor");
+    let symmetric = fields.bool("symmetric")?.unwrap_or(true);
+    let dynamic = fields.get("dynamic") == Some(&Value::Bool(true));
+    if (bits, kind, strategy, symmetric, dynamic) == (8, "int", "token", true, true) {
+        return Ok(true);
+    }
+    unsupported(
+        group,
+        "input_activations",
+        format!(
+            "{bits} of type {kind}, strategy {strategy}, symmetric {symmetric}, dynamic {dynamic}"
+        ),
+        "none; with weights of int 8 dynamic symmetric int 8 by token",
+    )
 }
 
 /// Older files have the sizes as a text.

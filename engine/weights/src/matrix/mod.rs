@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | floats, GGUF blocks | [`MatrixForm::Plain`] | the file's bytes |
 //! | f8e4m3 `weight`, `weight_scale_inv` or `weight_scale` | [`MatrixForm::Fp8Block`], [`MatrixForm::Fp8Channel`] | codes; scales f32 |
-//! | i8 `weight`, `weight_scale` | [`MatrixForm::Int8Channel`] | codes; scales f32 |
+//! | i8 `weight`, `weight_scale`, `weight_offset` of zeros or none | [`MatrixForm::Int8Channel`] | codes; scales f32 |
 //! | AWQ and GPTQ `qweight`, compressed-tensors' `weight_packed` | [`MatrixForm::Int4Group`] | codes; scales; zeros?; permutation? |
 
 mod int4;
@@ -318,9 +318,12 @@ impl<'a> Opener<'a, '_> {
                     MatrixForm::Fp8Channel
                 }
             }
-            (TensorFormat::I8, Some(Quantization::CompressedTensors(Compressed::Int8))) => {
-                MatrixForm::Int8Channel
-            }
+            (
+                TensorFormat::I8,
+                Some(
+                    Quantization::Ascend | Quantization::CompressedTensors(Compressed::Int8 { .. }),
+                ),
+            ) => MatrixForm::Int8Channel,
             _ => return Ok(Stored::Plain(weight)),
         };
         Ok(Stored::Scaled(Scaled::open(self, weight, kind)?))

@@ -46,6 +46,7 @@ impl<'a> Scaled<'a> {
                 return Err(opener.wrong(&scale, "shape", found, expected));
             }
         }
+        check_offset(opener)?;
         Ok(Self { form, codes, scale, rows, columns })
     }
 
@@ -75,5 +76,16 @@ impl<'a> Scaled<'a> {
 
     fn floats(&self, bytes: &[u8]) -> Vec<f32> {
         dequantize(self.scale.format, bytes).expect("scales were found to be floats")
+    }
+}
+
+/// msModelSlim stores an offset beside each scale: zeros for what is symmetric.
+fn check_offset(opener: &Opener<'_, '_>) -> Result<(), WeightsError> {
+    let Some(offset) = opener.optional("weight_offset")? else { return Ok(()) };
+    opener.check_format(&offset, &[TensorFormat::F32, TensorFormat::F16, TensorFormat::BF16])?;
+    let values = offset.dequantize().expect("offsets were found to be floats");
+    match values.into_iter().find(|&value| value != 0.0) {
+        None => Ok(()),
+        Some(value) => Err(opener.wrong(&offset, "an offset", value, "0: symmetric weights")),
     }
 }
