@@ -61,6 +61,24 @@ fn quantised_models() {
     }
 }
 
+/// Products of codes with codes, in each type that has them, alone and on two devices; the first of each with its kernels verified.
+#[test]
+fn weights_and_inputs_of_eight_bits() {
+    for (release, model, like) in
+        [("cann-8.1", "qwen2_w8a8", "qwen2"), ("cann-8.5", "qwen3_moe_w8a8", "qwen3_moe")]
+    {
+        let npus = Npus::with(release, "910B1,910B1");
+        let tokenizer = format!("{MODELS}/{like}");
+        for flags in [
+            ["--dtype", "bfloat16", "--conformance", "require"],
+            ["--dtype", "float16", "--tensor-parallel-size", "2"],
+            ["--dtype", "bfloat16", "--tensor-parallel-size", "2"],
+        ] {
+            answers(&npus, model, &[&["--tokenizer", &tokenizer], &flags[..]].concat());
+        }
+    }
+}
+
 /// HCCL's usual way: a process a device.
 #[test]
 fn ranks_that_are_processes() {

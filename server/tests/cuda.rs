@@ -43,6 +43,22 @@ fn quantised_models() {
     }
 }
 
+/// Products of codes with codes, alone and on two devices; the first of each with its kernels verified.
+#[test]
+fn weights_and_inputs_of_eight_bits() {
+    for (model, like) in [("qwen2_w8a8", "qwen2"), ("qwen3_moe_w8a8", "qwen3_moe")] {
+        let tokenizer = format!("{MODELS}/{like}");
+        for (devices, flags) in [
+            ("a100-80g", ["--dtype", "bfloat16", "--conformance", "require"]),
+            ("h100,h100", ["--dtype", "float32", "--tensor-parallel-size", "2"]),
+            ("l20,l20", ["--dtype", "float16", "--tensor-parallel-size", "2"]),
+        ] {
+            let flags = [&["--tokenizer", &tokenizer], &flags[..]].concat();
+            answers(&Machine::with(devices), model, &flags);
+        }
+    }
+}
+
 fn answers(machine: &Machine, model: &str, flags: &[&str]) {
     answers_golden_to_the_end(Server::run(&mut machine.serve(model, flags)), model);
 }
