@@ -1,9 +1,11 @@
 //! What the end-to-end tests share: backends, golden models, and engines over them.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod ascend;
 pub(crate) mod check;
 pub(crate) mod cuda;
 pub(crate) mod faulty;
+mod plugin;
 
 use std::{
     path::PathBuf,

@@ -2,6 +2,8 @@
 
 #[path = "../../../../tests/support/cuda.rs"]
 mod cuda;
+#[path = "../../../../tests/support/plugin.rs"]
+mod plugin;
 
 use super::*;
 use crate::{
