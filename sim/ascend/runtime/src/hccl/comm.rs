@@ -145,7 +145,11 @@ impl Comm {
             name: name.as_str().into(),
             attrs: RSlice::EMPTY,
         };
-        let member = comm::join(&desc).map_err(|e| of_exchange(&e))?;
+        let member = comm::join(&desc).map_err(|error| match error.code {
+            // The rank and the world were looked at before.
+            halyard_sdk::Code::INVALID_ARGUMENT => Failure::argument("rootInfo", error.message),
+            _ => of_exchange(&error),
+        })?;
         Self::seat((runtime, device), Arc::from(member), (rank, world), name)
     }
 

@@ -105,7 +105,7 @@ const COLLECTIVES: &[Misuse] = &[
             call("HcclCommInitRootInfo", (1u32, info.as_ptr(), 0u32, &raw mut comm))
         },
         1,
-        &["HcclCommInitRootInfo"],
+        &["HcclCommInitRootInfo: argument `rootInfo`"],
     ),
     (
         "a collective in a capture",

@@ -90,6 +90,51 @@ const EXECUTORS: &[Misuse] = &[
         &["aclSetInputTensorAddr: argument `executor`: it was not made repeatable"],
     ),
     (
+        "a repeatable executor whose tensor was destroyed",
+        || {
+            let (executor, tensors) = planned();
+            ok("aclSetAclOpExecutorRepeatable", (executor,));
+            ok("aclnnNeg", (NOTHING, 0u64, executor, DEFAULT));
+            ok("aclDestroyTensor", (tensors[0],));
+            call("aclnnNeg", (NOTHING, 0u64, executor, DEFAULT))
+        },
+        161_002,
+        &["aclnnNeg: between the two phases: argument `self`", "was destroyed"],
+    ),
+    (
+        "a repeatable executor used after it was destroyed",
+        || {
+            let (executor, _) = planned();
+            ok("aclSetAclOpExecutorRepeatable", (executor,));
+            ok("aclDestroyAclOpExecutor", (executor,));
+            call("aclnnNeg", (NOTHING, 0u64, executor, DEFAULT))
+        },
+        161_002,
+        &["aclnnNeg: argument `executor`", "was used or destroyed"],
+    ),
+    (
+        "an address of a tensor that the operator lacks",
+        || {
+            let (executor, tensors) = planned();
+            ok("aclSetAclOpExecutorRepeatable", (executor,));
+            call("aclSetTensorAddr", (executor, 2usize, tensors[0], malloc(8)))
+        },
+        161_002,
+        &["aclSetTensorAddr: argument `index`: 2: aclnnNeg has no such tensor"],
+    ),
+    (
+        "an address of the host set later",
+        || {
+            let (executor, tensors) = planned();
+            ok("aclSetAclOpExecutorRepeatable", (executor,));
+            let host = [0u64; 8];
+            let at = host.as_ptr().addr().next_multiple_of(32);
+            call("aclSetInputTensorAddr", (executor, 0usize, tensors[0], at))
+        },
+        161_002,
+        &["aclSetInputTensorAddr: argument `", "memory of the host"],
+    ),
+    (
         "a tensor that has no address when it runs",
         || {
             let (x, out) = (tensor(F32, &[2], 0), tensor(F32, &[2], malloc(8)));

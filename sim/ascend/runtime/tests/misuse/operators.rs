@@ -122,6 +122,18 @@ const OPERATORS: &[Misuse] = &[
         &["aclnnTopkGetWorkspaceSize", "indicesOut"],
     ),
     (
+        "ends of groups in int32 where int64 is due",
+        || grouped(I32, 96),
+        161_002,
+        &["aclnnGroupedMatmulV4GetWorkspaceSize", "groupList: dtype INT32, expected INT64"],
+    ),
+    (
+        "a matrix too wide for groups",
+        || grouped(I64, 65_536),
+        161_002,
+        &["aclnnGroupedMatmulV4GetWorkspaceSize", "65536"],
+    ),
+    (
         "a layout that is none",
         || Attention { layout: c"TDN", ..ATTENTION }.call(),
         161_002,
@@ -164,6 +176,27 @@ const OPERATORS: &[Misuse] = &[
         &["aclnnFusedInferAttentionScoreV3", "blockTable"],
     ),
 ];
+
+/// A product of two groups' rows, `[4, 32]` by `[2, 32, width]`, with the groups' ends of a type.
+fn grouped(ends: i32, width: i64) -> i32 {
+    let made = |dims: &[i64]| {
+        let bytes = 2 * dims.iter().product::<i64>() as usize;
+        list(&[tensor(BF16, dims, malloc(bytes))])
+    };
+    let (x, w, y) = (made(&[4, 32]), made(&[2, 32, width]), made(&[4, width]));
+    let (ends, n) = (tensor(ends, &[2], malloc(16)), 0usize);
+    let name = "aclnnGroupedMatmulV4";
+    run(name, 0, |size, executor| {
+        let (one, rows, cumulative, none) = (3i64, 0i64, 0i64, 0i64);
+        call(
+            &format!("{name}GetWorkspaceSize"),
+            (
+                x, w, n, n, n, n, n, n, ends, n, n, n, one, rows, cumulative, none, y, n, n, size,
+                executor,
+            ),
+        )
+    })
+}
 
 #[test]
 fn operators() {
