@@ -75,6 +75,16 @@ impl Failure {
         Self { code, text: text.into() }
     }
 
+    /// An answer that the vendor's library does not log, such as that there is nothing.
+    pub(crate) fn unlogged(code: Code) -> Self {
+        Self::new(code, "")
+    }
+
+    /// Whether the vendor's library logs it.
+    pub(crate) fn is_logged(&self) -> bool {
+        !self.text.is_empty()
+    }
+
     /// A wrong value of an argument.
     pub(crate) fn argument(name: &str, what: impl std::fmt::Display) -> Self {
         Self::new(Code::ARGUMENT, format!("argument `{name}`: {what}"))

@@ -298,3 +298,15 @@ fn a_process_has_the_devices_that_it_is_given() {
     let done = command.env("ASCEND_RT_VISIBLE_DEVICES", "2,4").output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
+
+#[test]
+fn a_thread_without_a_context_is_no_failure_to_log() {
+    libraries();
+    std::thread::spawn(|| {
+        let mut context = 0usize;
+        assert_eq!(call("aclrtGetCurrentContext", (&raw mut context,)), 107_002);
+        assert_eq!((context, message()), (0, String::new()));
+    })
+    .join()
+    .unwrap();
+}

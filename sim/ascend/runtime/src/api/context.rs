@@ -37,7 +37,7 @@ entries! { ENTRIES of Acl:
     fn aclrtGetCurrentContext(context: Out<usize>) {
         runtime()?;
         match current_context() {
-            0 => Err(Failure::new(Code::CONTEXT_NULL, "this thread has no context")),
+            0 => Err(Failure::unlogged(Code::CONTEXT_NULL)),
             handle => context.set("context", handle),
         }
     }

@@ -177,6 +177,8 @@ pub(crate) fn guard(name: &str, family: Family, entry: impl FnOnce() -> Outcome)
         .unwrap_or_else(|_| Err(Failure::new(Code::INTERNAL, "a bug in the simulator: panic")));
     let Err(failure) = outcome else { return 0 };
     let number = family.number(failure.code);
-    report(name, number, &failure.text);
+    if failure.is_logged() {
+        report(name, number, &failure.text);
+    }
     number
 }
