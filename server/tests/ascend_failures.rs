@@ -24,6 +24,23 @@ fn no_cann_or_one_that_is_of_no_use() {
 }
 
 #[test]
+fn a_cann_that_is_too_old_or_in_part() {
+    let old = Npus::with("cann-8.0", "910B1");
+    let words = [
+        "the installed CANN (8.0.0) has no aclnnFusedInferAttentionScoreV3, aclnnFusedInferAttentionScoreV4;",
+        "CANN 8.1.RC1 or newer is needed",
+    ];
+    refused(&mut old.serve("llama", &F16), &words);
+    let listed = old.halyard("devices").output().expect("the binary starts");
+    let log = String::from_utf8(listed.stderr).expect("UTF-8");
+    let told: Vec<_> = log.lines().filter(|line| line.contains("CANN (8.0.0)")).collect();
+    assert!(told.len() == 1 && words.iter().all(|word| told[0].contains(word)), "{log}");
+    let part = Npus::with("cann-8.5", "910B1").lacking("libopapi_transformer.so");
+    let words = ["the installed CANN (8.5.0) has no aclnn", "with its package of operators"];
+    refused(&mut part.serve("llama", &F16), &words);
+}
+
+#[test]
 fn no_device_or_too_few_of_them() {
     let none = Npus::with("cann-8.1", "");
     let words = ["ascend:0 is not there", "CANN is there, but no device"];

@@ -19,6 +19,7 @@ mod error;
 pub(crate) mod hccl;
 mod memory;
 mod operator;
+mod release;
 mod stream;
 mod tensor;
 
@@ -48,7 +49,7 @@ pub(crate) struct Driver {
 /// Opens the libraries and starts them; once in a process.
 ///
 /// # Errors
-/// `UNSUPPORTED` if there is no CANN, or it does not start.
+/// `UNSUPPORTED` if there is no CANN, it does not start, or it is too old.
 pub(crate) fn start() -> Result<&'static Driver> {
     static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
     let started = DRIVER.get_or_init(|| {
@@ -57,19 +58,13 @@ pub(crate) fn start() -> Result<&'static Driver> {
         // SAFETY: no configuration file; a second start is refused with a result of its own.
         match unsafe { call!(&driver.acl, aclInit(ptr::null())) } {
             Err(error) if error.vendor_code != REPEATED_INIT => Err(error),
-            _ => Ok(driver),
+            _ => release::check(&driver).map(|()| driver),
         }
     });
     started.as_ref().map_err(Clone::clone)
 }
 
-/// The runtime's version for people.
+/// The version for people, if there is a CANN that can be used.
 pub(crate) fn version_text() -> String {
-    let Ok(driver) = start() else { return String::new() };
-    let (mut major, mut minor, mut patch) = (0, 0, 0);
-    // SAFETY: the numbers go to variables of ours.
-    let asked = unsafe {
-        call!(&driver.acl, aclrtGetVersion(&raw mut major, &raw mut minor, &raw mut patch))
-    };
-    asked.map_or_else(|_| String::new(), |()| format!("AscendCL {major}.{minor}.{patch}"))
+    start().map_or_else(|_| String::new(), release::text)
 }

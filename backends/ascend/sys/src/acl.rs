@@ -19,6 +19,12 @@ macro_rules! functions {
                 // SAFETY: the types are those of the vendor's headers.
                 Self { $($name: unsafe { libraries.symbol(stringify!($name)) },)* }
             }
+
+            /// Functions that are not there.
+            pub fn missing(&self) -> impl Iterator<Item = &'static str> {
+                let all = [$((stringify!($name), self.$name.is_none()),)*];
+                all.into_iter().filter(|(_, missing)| *missing).map(|(name, _)| name)
+            }
         }
     };
 }
@@ -27,6 +33,7 @@ functions! {
     aclInit(configPath: *const c_char) -> aclError;
     aclGetRecentErrMsg() -> *const c_char;
     aclrtGetVersion(major: *mut i32, minor: *mut i32, patch: *mut i32) -> aclError;
+    aclsysGetCANNVersion(name: i32, version: *mut c_void) -> aclError;
     aclrtGetSocName() -> *const c_char;
     aclrtGetDeviceCount(count: *mut u32) -> aclError;
     aclrtSetDevice(deviceId: i32) -> aclError;

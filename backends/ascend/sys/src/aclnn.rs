@@ -46,6 +46,12 @@ macro_rules! operators {
             pub fn load(libraries: &Libraries) -> Self {
                 Self { $($name: operator(libraries, stringify!($name), concat!("aclnn", stringify!($name))),)* }
             }
+
+            /// Operators that are not there, without `aclnn`.
+            pub fn missing(&self) -> impl Iterator<Item = &'static str> {
+                let all = [$((stringify!($name), self.$name.is_none()),)*];
+                all.into_iter().filter(|(_, missing)| *missing).map(|(name, _)| name)
+            }
         }
     };
 }

@@ -21,6 +21,11 @@ macro_rules! opaque {
 
 opaque! { aclTensor aclTensorList aclScalar aclIntArray aclOpExecutor }
 
+/// Bytes of an `aclCANNPackageVersion`, which begins with the version's text.
+pub const CANN_PACKAGE_VERSION_BYTES: usize = 512;
+pub const ACL_PKG_NAME_CANN: i32 = 0;
+pub const ACL_PKG_NAME_TOOLKIT: i32 = 4;
+
 pub const ACL_FLOAT: i32 = 0;
 pub const ACL_FLOAT16: i32 = 1;
 pub const ACL_INT8: i32 = 2;

@@ -21,6 +21,8 @@ const CORE: &str = "libhalyard_sim_ascend.so";
 /// A CANN release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Profile {
+    /// 8.0: as 8.1, without what came with that. Halyard does not run on it.
+    Cann80,
     /// 8.1.RC1: one library of operators.
     Cann81,
     /// 8.5: operators and HCCL are split.
@@ -31,12 +33,13 @@ pub enum Profile {
 
 impl Profile {
     /// All of them, the oldest first.
-    pub const ALL: [Self; 3] = [Self::Cann81, Self::Cann85, Self::Cann91];
+    pub const ALL: [Self; 4] = [Self::Cann80, Self::Cann81, Self::Cann85, Self::Cann91];
 
     /// Its name, such as `cann-8.1`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Cann80 => "cann-8.0",
             Self::Cann81 => "cann-8.1",
             Self::Cann85 => "cann-8.5",
             Self::Cann91 => "cann-9.1",
@@ -52,12 +55,17 @@ impl Profile {
     /// The suffix of entries that there are once for each release.
     fn suffix(self) -> &'static str {
         match self {
+            Self::Cann80 => "_8_0",
             Self::Cann81 => "_8_1",
             Self::Cann85 => "_8_5",
             Self::Cann91 => "_9_1",
         }
     }
 }
+
+/// Operators that came with 8.1.RC1: the vendor's own plug-in for PyTorch asks for that release before it calls them. No header of an older
+/// release was read, so more may be missing there.
+const NEW_IN_8_1: [&str; 2] = ["FusedInferAttentionScoreV3", "PromptFlashAttentionV3"];
 
 /// One of the vendor's libraries.
 struct Library {
@@ -112,11 +120,14 @@ fn runtime(profile: Profile) -> Vec<(String, String)> {
 /// The functions of those operators that the release has.
 fn operators(profile: Profile, set: &[(&str, &[Kind])]) -> Vec<(String, String)> {
     let newest = match profile {
-        Profile::Cann81 => Since::V8_1,
+        Profile::Cann80 | Profile::Cann81 => Since::V8_1,
         Profile::Cann85 => Since::V8_5,
         Profile::Cann91 => Since::V9_1,
     };
-    let there = set.iter().filter(|(name, _)| find(name).is_some_and(|op| op.since <= newest));
+    let late = |name: &str| profile == Profile::Cann80 && NEW_IN_8_1.contains(&name);
+    let there = set
+        .iter()
+        .filter(|(name, _)| find(name).is_some_and(|op| op.since <= newest) && !late(name));
     let names = there
         .flat_map(|(name, _)| [format!("aclnn{name}GetWorkspaceSize"), format!("aclnn{name}")]);
     names.map(|name| (name.clone(), name)).collect()

@@ -72,6 +72,8 @@ fn a_release_has_its_functions_where_they_are_documented() {
         &[],
     ];
     assert_eq!(split, many);
+    let older = homes(Profile::Cann80, &functions);
+    assert_eq!((&older[..4], &older[4]), (&old[..4], &Vec::new()));
     let new = homes(Profile::Cann91, &functions);
     assert_eq!(new[6], ["libopapi_transformer.so"]);
     assert_eq!(new[9], ["libacl_rt.so", "libascendcl.so"]);
@@ -119,6 +121,7 @@ fn in_a_process_of_its_own() {
 #[test]
 fn libraries_load_by_their_plain_names() {
     for (profile, version, library) in [
+        (Profile::Cann80, "8.0.0", "libopapi.so"),
         (Profile::Cann81, "8.1.RC1", "libopapi.so"),
         (Profile::Cann85, "8.5.0", "libopapi_none.so"),
     ] {

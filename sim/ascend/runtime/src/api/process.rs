@@ -76,6 +76,10 @@ entries! { ENTRIES_9 of Acl:
 
 // One for each profile: the libraries of a profile take theirs.
 entries! { VERSIONS of Acl:
+    fn aclsysGetCANNVersion_8_0(name: i32, version: Out<PackageVersion>) {
+        package_version(name, &version, "8.0.0")
+    }
+
     fn aclsysGetCANNVersion_8_1(name: i32, version: Out<PackageVersion>) {
         package_version(name, &version, "8.1.RC1")
     }
