@@ -32,9 +32,11 @@ pub(crate) use context::{Bound, Context, count};
 pub(crate) use dcmi::Sensors;
 pub(crate) use halyard_sdk::vendor::Plane;
 pub(crate) use memory::{Memory, Pinned, copy};
-pub(crate) use operator::run;
+pub(crate) use operator::{Use, run};
 pub(crate) use stream::{Event, Stream};
-pub(crate) use tensor::{IntArray, Scalar, Tensor, TensorList};
+pub(crate) use tensor::{
+    Create, Describe, IntArray, NO_INTS, NO_LIST, NO_TENSOR, Scalar, Tensor, TensorList,
+};
 
 /// The result of a second `aclInit` in a process, by whomever the first was.
 const REPEATED_INIT: i32 = 100_002;

@@ -12,7 +12,7 @@ use halyard_ascend_sys::types::{
 };
 use halyard_sdk::{Code, Error, Result};
 
-use super::{Driver, memory::Memory};
+use super::{Driver, memory::Memory, operator::Plans};
 
 fn pending() -> Error {
     Error::new(Code::NOT_READY, "work is pending")
@@ -24,6 +24,7 @@ pub(crate) struct Stream {
     pub(super) driver: &'static Driver,
     raw: aclrtStream,
     scratch: Mutex<Scratch>,
+    plans: Mutex<Plans>,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +44,7 @@ impl Stream {
         let mut raw = ptr::null_mut();
         // SAFETY: the stream goes to a variable of ours.
         unsafe { call!(&driver.acl, aclrtCreateStreamWithConfig(&raw mut raw, 0, 0)) }?;
-        Ok(Self { driver, raw, scratch: Mutex::default() })
+        Ok(Self { driver, raw, scratch: Mutex::default(), plans: Mutex::default() })
     }
 
     pub(crate) fn driver(&self) -> &'static Driver {
@@ -112,6 +113,10 @@ impl Stream {
         Ok(scratch.current.as_ref().map_or(ptr::null_mut(), |memory| memory.start() as *mut c_void))
     }
 
+    pub(super) fn plans(&self) -> MutexGuard<'_, Plans> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Scratch> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,6 +131,7 @@ unsafe extern "C" fn on_reached(call: *mut c_void) {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.plans().clear();
         // SAFETY: nothing uses the stream after this; the runtime lets its work end.
         let destroyed = unsafe { call!(&self.driver.acl, aclrtDestroyStream(self.raw)) };
         if let Err(error) = destroyed {

@@ -268,22 +268,22 @@ impl<'a> Args<'a> {
     }
 
     /// The descriptor of elements.
-    pub(super) fn tensor(&self, place: &Place) -> Result<Tensor> {
-        let at = (place.base, place.offset);
-        Tensor::new(self.on.driver(), place.kind.number(), &place.dims, &place.strides, at)
+    pub(super) fn tensor(&self, place: &Place) -> Tensor {
+        let of = (place.kind.number(), place.kind.bytes());
+        Tensor::new(of, &place.dims, &place.strides, (place.base, place.offset))
     }
 
     /// `to = from`, converting and broadcasting.
     pub(super) fn copy(&self, to: &Place, from: &Place) -> Result<()> {
-        let (to, from) = (self.tensor(to)?, self.tensor(from)?);
-        enqueue!(self.on, InplaceCopy(to.raw(), from.raw()))
+        let (to, from) = (self.tensor(to), self.tensor(from));
+        enqueue!(self.on, InplaceCopy(&to, &from))
     }
 
     /// The elements in another type, in scratch memory without gaps.
     pub(super) fn cast(&self, from: &Place, kind: Kind) -> Result<Place> {
         let place = self.scratch(kind, &from.dims)?;
-        let (to, from) = (self.tensor(&place)?, self.tensor(from)?);
-        enqueue!(self.on, Cast(from.raw(), kind.number(), to.raw()))?;
+        let (to, from) = (self.tensor(&place), self.tensor(from));
+        enqueue!(self.on, Cast(&from, kind.number(), &to))?;
         Ok(place)
     }
 }

@@ -25,28 +25,28 @@ pub(crate) struct Combination {
 
 /// Enqueues it: the memory is the caller's until the stream has reached this point.
 pub(crate) fn combine(on: &Stream, c: &Combination) -> Result<()> {
-    let driver = on.driver();
     let kind = Kind::of(c.dtype)?;
     let count = c.count.cast_signed();
-    let row =
-        |kind: Kind, base, first| Tensor::new(driver, kind.number(), &[count], &[1], (base, first));
-    let sums = row(Kind::F32, c.sums, 0)?;
-    let first = row(kind, c.parts, 0)?;
-    enqueue!(on, InplaceCopy(sums.raw(), first.raw()))?;
-    let one = Scalar::float(driver, 1.0)?;
+    let row = |kind: Kind, base, first| {
+        Tensor::new((kind.number(), kind.bytes()), &[count], &[1], (base, first))
+    };
+    let sums = row(Kind::F32, c.sums, 0);
+    let first = row(kind, c.parts, 0);
+    enqueue!(on, InplaceCopy(&sums, &first))?;
+    let one = Scalar::float(1.0);
     for rank in 1..i64::from(c.ranks) {
-        let part = row(kind, c.parts, rank * count)?;
+        let part = row(kind, c.parts, rank * count);
         if c.op == ReduceOp::PROD {
-            enqueue!(on, Mul(sums.raw(), part.raw(), sums.raw()))?;
+            enqueue!(on, Mul(&sums, &part, &sums))?;
         } else {
-            enqueue!(on, InplaceAdd(sums.raw(), part.raw(), one.raw()))?;
+            enqueue!(on, InplaceAdd(&sums, &part, &one))?;
         }
     }
     if c.op == ReduceOp::AVG {
-        let share = Scalar::float(driver, 1.0 / c.ranks as f32)?;
-        enqueue!(on, Muls(sums.raw(), share.raw(), sums.raw()))?;
+        let share = Scalar::float(1.0 / c.ranks as f32);
+        enqueue!(on, Muls(&sums, &share, &sums))?;
     }
     let (base, offset) = c.out;
-    let out = row(kind, base, offset.cast_signed() / kind.bytes())?;
-    enqueue!(on, InplaceCopy(out.raw(), sums.raw()))
+    let out = row(kind, base, offset.cast_signed() / kind.bytes());
+    enqueue!(on, InplaceCopy(&out, &sums))
 }

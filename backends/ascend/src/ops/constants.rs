@@ -4,7 +4,7 @@ use halyard_ascend_sys::types::ACL_INT8;
 use halyard_sdk::Result;
 
 use super::args::{Kind, Place};
-use crate::driver::{self, Driver, Memory, Tensor};
+use crate::driver::{self, Memory, Tensor};
 
 /// Side of the mask that attention's causal modes take, whatever the lengths.
 const MASK: usize = 2048;
@@ -36,9 +36,9 @@ impl Constants {
     }
 
     /// The mask as attention takes it.
-    pub(super) fn mask(&self, driver: &'static Driver) -> Result<Tensor> {
+    pub(super) fn mask(&self) -> Tensor {
         let side = [MASK as i64; 2];
-        Tensor::new(driver, ACL_INT8, &side, &[side[0], 1], (self.memory.start(), 0))
+        Tensor::new((ACL_INT8, 1), &side, &[side[0], 1], (self.memory.start(), 0))
     }
 
     fn place(&self, kind: Kind, number: usize) -> Place {

@@ -51,9 +51,9 @@ impl Launch for Add {
         if y.is_empty() {
             return Ok(());
         }
-        let (a, b, y) = (args.tensor(&a)?, args.tensor(&b)?, args.tensor(&y)?);
-        let alpha = Scalar::float(args.on.driver(), self.alpha)?;
-        enqueue!(args.on, Add(a.raw(), b.raw(), alpha.raw(), y.raw()))
+        let (a, b, y) = (args.tensor(&a), args.tensor(&b), args.tensor(&y));
+        let alpha = Scalar::float(self.alpha);
+        enqueue!(args.on, Add(&a, &b, &alpha, &y))
     }
 }
 
@@ -71,8 +71,8 @@ impl Launch for Mul {
         if y.is_empty() {
             return Ok(());
         }
-        let (a, b, y) = (args.tensor(&a)?, args.tensor(&b)?, args.tensor(&y)?);
-        enqueue!(args.on, Mul(a.raw(), b.raw(), y.raw()))
+        let (a, b, y) = (args.tensor(&a), args.tensor(&b), args.tensor(&y));
+        enqueue!(args.on, Mul(&a, &b, &y))
     }
 }
 
@@ -112,8 +112,8 @@ impl ActMul {
             return args.mul(gate, to, to);
         }
         let approximate = if self.act == Act::GeluTanh { TANH } else { ERF };
-        let (gate, to) = (args.tensor(gate)?, args.tensor(to)?);
-        enqueue!(args.on, GeluV2(gate.raw(), approximate, to.raw()))
+        let (gate, to) = (args.tensor(gate), args.tensor(to));
+        enqueue!(args.on, GeluV2(&gate, approximate, &to))
     }
 
     /// Scratch bytes of [`Self::run`]: products are rounded once.
@@ -129,8 +129,8 @@ impl ActMul {
     /// `y` of the gates and ups in `gu`.
     pub(super) fn run(&self, args: &Args<'_>, gu: &Place, y: &Place) -> Result<()> {
         if self.fused() {
-            let (gu, y) = (args.tensor(gu)?, args.tensor(y)?);
-            return enqueue!(args.on, SwiGlu(gu.raw(), -1, y.raw()));
+            let (gu, y) = (args.tensor(gu), args.tensor(y));
+            return enqueue!(args.on, SwiGlu(&gu, -1, &y));
         }
         let gate = args.cast(&gu.slice(1, 0, self.width), Kind::F32)?;
         let up = args.cast(&gu.slice(1, self.width, self.width), Kind::F32)?;

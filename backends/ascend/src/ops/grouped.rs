@@ -1,7 +1,5 @@
 //! GROUPED_LINEAR, and the operator for products of groups of rows.
 
-use std::ptr::null;
-
 use halyard_sdk::{DType, Result, TensorSpec, abi::ops::attrs};
 
 use super::{
@@ -11,7 +9,7 @@ use super::{
     quantised, widen,
 };
 use crate::{
-    driver::{self, TensorList},
+    driver::{self, NO_INTS, NO_LIST, TensorList},
     weights::{Form, Packed},
 };
 
@@ -44,22 +42,22 @@ pub(super) struct Product {
 impl Product {
     /// Writes the rows of groups to `out`, which has no gaps; others stay.
     pub(super) fn enqueue(&self, args: &Args<'_>, out: &Place) -> Result<()> {
-        let list = |place: &Place| TensorList::of(args.tensor(place)?);
-        let some = |place: &Option<Place>| place.as_ref().map(list).transpose();
-        let (x, w, y) = (list(&self.x)?, list(&self.w)?, list(out)?);
-        let (bias, scale, offset) = (some(&self.bias)?, some(&self.scale)?, some(&self.offset)?);
-        let x_scale = some(&self.x_scale)?;
-        let raw = |list: &Option<TensorList>| list.as_ref().map_or(null(), TensorList::raw);
-        let (bias, scale, offset, x_scale) = (raw(&bias), raw(&scale), raw(&offset), raw(&x_scale));
+        let list = |place: &Place| TensorList(args.tensor(place));
+        let some = |place: &Option<Place>| place.as_ref().map(list);
+        let (x, w, y) = (list(&self.x), list(&self.w), list(out));
+        let (bias, scale, offset) = (some(&self.bias), some(&self.scale), some(&self.offset));
+        let x_scale = some(&self.x_scale);
+        let (bias, scale, offset) = (bias.as_ref(), scale.as_ref(), offset.as_ref());
+        let x_scale = x_scale.as_ref();
         // Scales of a product of codes, and those of a weight in codes, are not the same parameter.
         let (of_both, of_weight) =
-            if x_scale.is_null() { (null(), scale) } else { (scale, null()) };
-        let ends = args.tensor(&self.ends)?;
-        let (x, w, y, ends, no) = (x.raw(), w.raw(), y.raw(), ends.raw(), null());
+            if x_scale.is_none() { (NO_LIST, scale) } else { (scale, NO_LIST) };
+        let ends = args.tensor(&self.ends);
+        let (x, w, y, ends, no) = (&x, &w, &y, &ends, NO_LIST);
         if args.on.driver().operators.GroupedMatmulV5.is_some() {
             #[rustfmt::skip]
             return enqueue!(args.on, GroupedMatmulV5(
-                x, w, bias, of_both, no, of_weight, offset, x_scale, ends, no, no, no, ONE_TENSOR, ROWS, ENDS, 0, null(), y, no, no,
+                x, w, bias, of_both, no, of_weight, offset, x_scale, ends, no, no, no, ONE_TENSOR, ROWS, ENDS, 0, NO_INTS, y, no, no,
             ));
         }
         #[rustfmt::skip]

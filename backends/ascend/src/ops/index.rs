@@ -28,9 +28,9 @@ pub(super) fn negative(args: &Args<'_>, of: &Place) -> Result<Place> {
 
 /// Puts a number where the mask is true.
 pub(super) fn put(args: &Args<'_>, to: &Place, mask: &Place, value: f32) -> Result<()> {
-    let (to, mask) = (args.tensor(to)?, args.tensor(mask)?);
-    let value = Scalar::float(args.on.driver(), value)?;
-    enqueue!(args.on, InplaceMaskedFillScalar(to.raw(), mask.raw(), value.raw()))
+    let (to, mask) = (args.tensor(to), args.tensor(mask));
+    let value = Scalar::float(value);
+    enqueue!(args.on, InplaceMaskedFillScalar(&to, &mask, &value))
 }
 
 /// Takes negative indices apart.
@@ -43,13 +43,13 @@ pub(super) fn indices(args: &Args<'_>, ids: &Place) -> Result<Indices> {
 
 /// Puts 0 where the mask is true.
 pub(super) fn put_index(args: &Args<'_>, to: &Place, mask: &Place) -> Result<()> {
-    let (to, mask) = (args.tensor(to)?, args.tensor(mask)?);
-    let zero = Scalar::int(args.on.driver(), 0)?;
-    enqueue!(args.on, InplaceMaskedFillScalar(to.raw(), mask.raw(), zero.raw()))
+    let (to, mask) = (args.tensor(to), args.tensor(mask));
+    let zero = Scalar::int(0);
+    enqueue!(args.on, InplaceMaskedFillScalar(&to, &mask, &zero))
 }
 
 /// `to[i] = from[at[i]]`, rows.
 pub(super) fn select(args: &Args<'_>, from: &Place, at: &Place, to: &Place) -> Result<()> {
-    let (from, at, to) = (args.tensor(from)?, args.tensor(at)?, args.tensor(to)?);
-    enqueue!(args.on, IndexSelect(from.raw(), 0, at.raw(), to.raw()))
+    let (from, at, to) = (args.tensor(from), args.tensor(at), args.tensor(to));
+    enqueue!(args.on, IndexSelect(&from, 0, &at, &to))
 }

@@ -56,9 +56,9 @@ struct Stand {
 /// The token with the highest slot; rounding to f32 may take another one with a slot, which is as good.
 fn stand(args: &Args<'_>, slots: &Place) -> Result<Stand> {
     let token = args.scratch(Kind::I64, &[1])?;
-    let wide = args.tensor(&args.cast(slots, Kind::F32)?)?;
-    let at = args.tensor(&token)?;
-    enqueue!(args.on, ArgMax(wide.raw(), 0, true, at.raw()))?;
+    let wide = args.tensor(&args.cast(slots, Kind::F32)?);
+    let at = args.tensor(&token);
+    enqueue!(args.on, ArgMax(&wide, 0, true, &at))?;
     let slot = args.scratch(Kind::I64, &[1])?;
     select(args, slots, &token, &slot)?;
     let nobody = negative(args, &slot)?;
@@ -112,9 +112,9 @@ fn scatter(args: &Args<'_>, rows: &Place, cells: &Place, to: &Targets) -> Result
     args.choose(&to.stand.nobody.column(), [&there, &own], &instead)?;
     let written = args.scratch(rows.kind, &rows.dims)?;
     args.choose(&to.none.column(), [&instead, rows], &written)?;
-    let (cells, at) = (args.tensor(cells)?, args.tensor(&to.at.column())?);
-    let written = args.tensor(&written)?;
-    enqueue!(args.on, ScatterNdUpdate(cells.raw(), at.raw(), written.raw()))
+    let (cells, at) = (args.tensor(cells), args.tensor(&to.at.column()));
+    let written = args.tensor(&written);
+    enqueue!(args.on, ScatterNdUpdate(&cells, &at, &written))
 }
 
 impl Launch for Write {
@@ -178,9 +178,9 @@ impl Launch for CopyBlocks {
         let to = args.cast(&member(1), Kind::I64)?;
         {
             // A pair without a source goes nowhere.
-            let (to, none) = (args.tensor(&to)?, args.tensor(&from.none)?);
-            let nowhere = Scalar::int(args.on.driver(), -1)?;
-            enqueue!(args.on, InplaceMaskedFillScalar(to.raw(), none.raw(), nowhere.raw()))?;
+            let (to, none) = (args.tensor(&to), args.tensor(&from.none));
+            let nowhere = Scalar::int(-1);
+            enqueue!(args.on, InplaceMaskedFillScalar(&to, &none, &nowhere))?;
         }
         let to = Targets::of(args, &to, caches[0].dims[0])?;
         for (plane, cache) in self.planes.iter().zip(&caches) {

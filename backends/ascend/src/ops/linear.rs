@@ -110,8 +110,8 @@ fn multiply_add(
 /// `out = x wᵀ`.
 pub(super) fn multiply(args: &Args<'_>, x: &Place, w: &Place, out: &Place) -> Result<()> {
     let transposed = w.seen(&[w.dims[1], w.dims[0]], &[w.strides[1], w.strides[0]]);
-    let (x, w, out) = (args.tensor(x)?, args.tensor(&transposed)?, args.tensor(out)?);
-    enqueue!(args.on, Mm(x.raw(), w.raw(), out.raw(), KEEP))
+    let (x, w, out) = (args.tensor(x), args.tensor(&transposed), args.tensor(out));
+    enqueue!(args.on, Mm(&x, &w, &out, KEEP))
 }
 
 impl Launch for Linear {

@@ -45,8 +45,8 @@ impl Launch for Argmax {
         let (x, y) = (args.place(0)?, args.place(1)?);
         args.in_pieces(y.dims[0], x.dims[1].saturating_mul(COMPARABLE), |first, rows| {
             let x = comparable(args, &x.slice(0, first, rows))?;
-            let (x, y) = (args.tensor(&x)?, args.tensor(&y.slice(0, first, rows))?);
-            enqueue!(args.on, ArgMax(x.raw(), -1, false, y.raw()))
+            let (x, y) = (args.tensor(&x), args.tensor(&y.slice(0, first, rows)));
+            enqueue!(args.on, ArgMax(&x, -1, false, &y))
         })
     }
 }

@@ -1,17 +1,24 @@
 //! One op a file: what of the catalogue it supports, how much scratch memory it wants, and the operators it enqueues.
 
-/// Enqueues an operator on a launch's stream: a `Result`.
+/// Enqueues an operator on a launch's stream: a `Result`. Arguments are named twice, so they are plain values and references.
 macro_rules! enqueue {
-    ($on:expr, $name:ident($($arg:expr),* $(,)?)) => {{
+    ($on:expr, $name:ident($($arg:expr),* $(,)?)) => {
+        enqueue!($on, Again, $name($($arg),*))
+    };
+    ($on:expr, $use:ident, $name:ident($($arg:expr),* $(,)?)) => {{
+        use crate::driver::{Create, Describe};
         let on: &crate::driver::Stream = $on;
-        // SAFETY: descriptors live to the end of the statement's block. Addresses come from a launch's views, weights and workspace alone,
-        // whose bounds the host has checked against the catalogue and which it keeps until the work is done, or are the device's own.
+        // SAFETY: the arguments are the same. Addresses come from a launch's views, weights and workspace alone, whose bounds the host has
+        // checked against the catalogue and which it keeps until the work is done, or are the device's own.
         unsafe {
             crate::driver::run(
                 stringify!($name),
                 on.driver().operators.$name,
-                on,
-                |size, bytes, executor| size($($arg,)* bytes, executor),
+                (on, crate::driver::Use::$use),
+                |key| { $(Describe::describe(&$arg, key);)* },
+                |size, held, bytes, executor| {
+                    Ok(size($(Create::create(&$arg, held)?,)* bytes, executor))
+                },
             )
         }
     }};
@@ -174,11 +181,10 @@ pub(crate) fn fill(
     if words == 0 {
         return Ok(());
     }
-    let driver = on.driver();
     let at = (base, first.cast_signed());
-    let all = Tensor::new(driver, ACL_INT32, &[words.cast_signed()], &[1], at)?;
-    let value = Scalar::word(driver, pattern)?;
-    enqueue!(on, InplaceFillScalar(all.raw(), value.raw()))
+    let all = Tensor::new((ACL_INT32, 4), &[words.cast_signed()], &[1], at);
+    let value = Scalar::word(pattern);
+    enqueue!(on, InplaceFillScalar(&all, &value))
 }
 
 /// A prepared kernel.

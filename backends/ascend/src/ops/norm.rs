@@ -36,9 +36,9 @@ impl RmsNorm {
     }
 
     fn norm(&self, args: &Args<'_>, [x, gamma, y, rstd]: [&Place; 4]) -> Result<()> {
-        let (x, gamma) = (args.tensor(x)?, args.tensor(gamma)?);
-        let (y, rstd) = (args.tensor(y)?, args.tensor(rstd)?);
-        enqueue!(args.on, RmsNorm(x.raw(), gamma.raw(), self.eps, y.raw(), rstd.raw()))
+        let (x, gamma) = (args.tensor(x), args.tensor(gamma));
+        let (y, rstd) = (args.tensor(y), args.tensor(rstd));
+        enqueue!(args.on, RmsNorm(&x, &gamma, self.eps, &y, &rstd))
     }
 }
 
@@ -69,9 +69,9 @@ impl Launch for RmsNorm {
         let packed = [&x, &y, &residual].iter().all(|place| place.is_contiguous());
         let apart = x.address() != y.address();
         if packed && apart && args.on.driver().operators.AddRmsNorm.is_some() {
-            let (x, r, gamma) = (args.tensor(&x)?, args.tensor(&residual)?, args.tensor(&gamma)?);
-            let (y, rstd) = (args.tensor(&y)?, args.tensor(&rstd)?);
-            let (x, r, gamma, y, rstd) = (x.raw(), r.raw(), gamma.raw(), y.raw(), rstd.raw());
+            let (x, r, gamma) = (args.tensor(&x), args.tensor(&residual), args.tensor(&gamma));
+            let (y, rstd) = (args.tensor(&y), args.tensor(&rstd));
+            let (x, r, gamma, y, rstd) = (&x, &r, &gamma, &y, &rstd);
             return enqueue!(args.on, AddRmsNorm(x, r, gamma, self.eps, y, rstd, r));
         }
         args.add_to(&residual, &x)?;

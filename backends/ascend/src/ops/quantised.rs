@@ -1,7 +1,5 @@
 //! Products with weights in codes, with inputs quantised on the way or as they are.
 
-use std::ptr::null;
-
 use halyard_sdk::{DType, Result};
 
 use super::{
@@ -10,7 +8,7 @@ use super::{
     widen::arranged,
 };
 use crate::{
-    driver::{self, Tensor},
+    driver::{self, NO_TENSOR},
     weights::{Form, Packed},
 };
 
@@ -67,13 +65,13 @@ pub(super) fn both(
     let (rows, out) = (x.dims[0], result(args, y)?);
     let (codes, scales) = (args.scratch(Kind::I8, &x.dims)?, args.scratch(Kind::F32, &[rows])?);
     args.quantise(&packed(args, x)?, &codes, &scales)?;
-    let weight = args.tensor(&Place::contiguous(w.start, Kind::I8, &[w.n, w.k]))?;
-    let columns = args.tensor(&Place::contiguous(w.scale, Kind::F32, &[w.n]))?;
-    let bias = bias.map(|b| args.tensor(&args.cast(b, Kind::F32)?)).transpose()?;
-    let bias = bias.as_ref().map_or(null(), Tensor::raw);
-    let (codes, scales, to) = (args.tensor(&codes)?, args.tensor(&scales)?, args.tensor(&out)?);
-    let (x, w, to) = (codes.raw(), weight.raw(), to.raw());
-    let (columns, scales, no) = (columns.raw(), scales.raw(), null());
+    let weight = args.tensor(&Place::contiguous(w.start, Kind::I8, &[w.n, w.k]));
+    let columns = args.tensor(&Place::contiguous(w.scale, Kind::F32, &[w.n]));
+    let bias = bias.map(|b| args.cast(b, Kind::F32)).transpose()?.map(|b| args.tensor(&b));
+    let bias = bias.as_ref();
+    let (codes, scales, to) = (args.tensor(&codes), args.tensor(&scales), args.tensor(&out));
+    let (x, w, to) = (&codes, &weight, &to);
+    let (columns, scales, no) = (&columns, &scales, NO_TENSOR);
     if args.on.driver().operators.QuantMatmulV5.is_some() {
         #[rustfmt::skip]
         enqueue!(args.on, QuantMatmulV5(
@@ -100,20 +98,20 @@ pub(super) fn weight_only(
     };
     let (codes, scale, offset, group) = match w.form {
         Form::Int4 { group, offset, .. } => {
-            let offset = offset.then(|| by_column(w.offset, x.kind, scales)).transpose()?;
+            let offset = offset.then(|| by_column(w.offset, x.kind, scales));
             // One scale a row is the operator's form without groups.
             let group = if group == w.k { 0 } else { group as i32 };
             (Kind::I4, w.scale, offset, group)
         }
         _ => (Kind::I8, w.rounded, None, 0),
     };
-    let (codes, scale) = (by_column(w.start, codes, w.k)?, by_column(scale, x.kind, scales)?);
-    let offset = offset.as_ref().map_or(null(), Tensor::raw);
+    let (codes, scale) = (by_column(w.start, codes, w.k), by_column(scale, x.kind, scales));
+    let offset = offset.as_ref();
     let wanted = if x.kind == Kind::of(DType::BF16)? { Kind::F32 } else { x.kind };
-    let bias = bias.map(|b| args.tensor(&args.cast(b, wanted)?)).transpose()?;
-    let bias = bias.as_ref().map_or(null(), Tensor::raw);
-    let (x, to, no) = (args.tensor(&x)?, args.tensor(&out)?, null());
-    let (x, codes, scale, to) = (x.raw(), codes.raw(), scale.raw(), to.raw());
+    let bias = bias.map(|b| args.cast(b, wanted)).transpose()?.map(|b| args.tensor(&b));
+    let bias = bias.as_ref();
+    let (x, to, no) = (args.tensor(&x), args.tensor(&out), NO_TENSOR);
+    let (x, codes, scale, to) = (&x, &codes, &scale, &to);
     enqueue!(args.on, WeightQuantBatchMatmulV2(x, codes, scale, offset, no, no, bias, group, to))?;
     finish(args, y, &out)
 }

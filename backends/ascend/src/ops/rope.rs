@@ -70,9 +70,9 @@ impl Rope {
     fn fused(&self, args: &Args<'_>, x: &Place, [cos, sin]: [&Place; 2], to: &Place) -> Result<()> {
         let dims = [1, x.dims[0], x.dims[1], self.width];
         let mode = if self.interleaved { NEIGHBOURS } else { HALVES };
-        let (cos, sin) = (args.tensor(cos)?, args.tensor(sin)?);
-        let (from, to) = (args.tensor(&x.reshaped(&dims))?, args.tensor(&to.reshaped(&dims))?);
-        enqueue!(args.on, RotaryPositionEmbedding(from.raw(), cos.raw(), sin.raw(), mode, to.raw()))
+        let (cos, sin) = (args.tensor(cos), args.tensor(sin));
+        let (from, to) = (args.tensor(&x.reshaped(&dims)), args.tensor(&to.reshaped(&dims)));
+        enqueue!(args.on, RotaryPositionEmbedding(&from, &cos, &sin, mode, &to))
     }
 
     fn composed(
@@ -86,19 +86,19 @@ impl Rope {
             let (rows, step) = (half.dims[0], half.strides[0]);
             args.tensor(&half.seen(&[rows, 1, half.dims[1]], &[step, half.dims[1], 1]))
         };
-        let (cos, sin) = (across(cos)?, across(sin)?);
+        let (cos, sin) = (across(cos), across(sin));
         let [first, second] = self.members(to);
         let product = args.scratch(Kind::F32, &first.dims)?;
-        let one = Scalar::float(args.on.driver(), 1.0)?;
-        let ([a, b], product) = (self.members(x), args.tensor(&product)?);
-        let (a, b) = (args.tensor(&a)?, args.tensor(&b)?);
-        let (first, second) = (args.tensor(&first)?, args.tensor(&second)?);
-        enqueue!(args.on, Mul(a.raw(), cos.raw(), first.raw()))?;
-        enqueue!(args.on, Mul(b.raw(), sin.raw(), product.raw()))?;
-        enqueue!(args.on, Sub(first.raw(), product.raw(), one.raw(), first.raw()))?;
-        enqueue!(args.on, Mul(b.raw(), cos.raw(), second.raw()))?;
-        enqueue!(args.on, Mul(a.raw(), sin.raw(), product.raw()))?;
-        enqueue!(args.on, Add(second.raw(), product.raw(), one.raw(), second.raw()))
+        let one = Scalar::float(1.0);
+        let ([a, b], product) = (self.members(x), args.tensor(&product));
+        let (a, b) = (args.tensor(&a), args.tensor(&b));
+        let (first, second) = (args.tensor(&first), args.tensor(&second));
+        enqueue!(args.on, Mul(&a, &cos, &first))?;
+        enqueue!(args.on, Mul(&b, &sin, &product))?;
+        enqueue!(args.on, Sub(&first, &product, &one, &first))?;
+        enqueue!(args.on, Mul(&b, &cos, &second))?;
+        enqueue!(args.on, Mul(&a, &sin, &product))?;
+        enqueue!(args.on, Add(&second, &product, &one, &second))
     }
 
     fn rotate(

@@ -33,8 +33,8 @@ impl Launch for Gather {
         }
         if x.is_empty() {
             // No index can name a row.
-            let y = args.tensor(&y)?;
-            return enqueue!(args.on, InplaceZero(y.raw()));
+            let y = args.tensor(&y);
+            return enqueue!(args.on, InplaceZero(&y));
         }
         let ids = indices(args, &ids)?;
         select(args, &x, &ids.at, &y)?;
@@ -73,18 +73,17 @@ pub(super) fn embedding(op: &Op<'_>) -> Result<Box<dyn Launch>> {
 impl Embedding {
     /// Indices into the table, and where there is no row.
     fn rows(&self, args: &Args<'_>, ids: &Place, rows: i64) -> Result<(Place, [Place; 2])> {
-        let driver = args.on.driver();
         let at = args.cast(ids, Kind::I64)?;
         let left = args.scratch(Kind::I64, &at.dims)?;
-        let (index, rest) = (args.tensor(&at)?, args.tensor(&left)?);
-        let one = Scalar::int(driver, 1)?;
-        let start = Scalar::int(driver, -self.start)?;
-        enqueue!(args.on, Adds(index.raw(), start.raw(), one.raw(), index.raw()))?;
+        let (index, rest) = (args.tensor(&at), args.tensor(&left));
+        let one = Scalar::int(1);
+        let start = Scalar::int(-self.start);
+        enqueue!(args.on, Adds(&index, &start, &one, &index))?;
         // Rows behind it: negative beyond the table.
-        let minus = Scalar::int(driver, -1)?;
-        let last = Scalar::int(driver, rows - 1)?;
-        enqueue!(args.on, Muls(index.raw(), minus.raw(), rest.raw()))?;
-        enqueue!(args.on, Adds(rest.raw(), last.raw(), one.raw(), rest.raw()))?;
+        let minus = Scalar::int(-1);
+        let last = Scalar::int(rows - 1);
+        enqueue!(args.on, Muls(&index, &minus, &rest))?;
+        enqueue!(args.on, Adds(&rest, &last, &one, &rest))?;
         let none = [negative(args, &at)?, negative(args, &left)?];
         for mask in &none {
             put_index(args, &at, mask)?;
@@ -113,9 +112,9 @@ impl Launch for Embedding {
             let chosen = args.scratch(table.kind, &y.dims)?;
             select(args, &table, &at, &chosen)?;
             let wide = args.cast(&chosen, Kind::F32)?;
-            let tensor = args.tensor(&wide)?;
-            let scale = Scalar::float(args.on.driver(), self.scale)?;
-            enqueue!(args.on, Muls(tensor.raw(), scale.raw(), tensor.raw()))?;
+            let tensor = args.tensor(&wide);
+            let scale = Scalar::float(self.scale);
+            enqueue!(args.on, Muls(&tensor, &scale, &tensor))?;
             args.copy(&y, &wide)?;
         }
         none.iter().try_for_each(|mask| put(args, &y, &mask.column(), 0.0))

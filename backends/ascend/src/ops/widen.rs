@@ -70,7 +70,7 @@ pub(super) fn arranged(args: &Args<'_>, w: &Packed, group: i64, x: &Place) -> Re
     let order = Place::contiguous(w.perm, Kind::I32, &[w.groups, w.k]);
     let order = order.slice(0, group, 1).reshaped(&[w.k]);
     let to = args.scratch(x.kind, &x.dims)?;
-    let (from, order, out) = (args.tensor(x)?, args.tensor(&order)?, args.tensor(&to)?);
-    enqueue!(args.on, IndexSelect(from.raw(), 1, order.raw(), out.raw()))?;
+    let (from, order, out) = (args.tensor(x), args.tensor(&order), args.tensor(&to));
+    enqueue!(args.on, IndexSelect(&from, 1, &order, &out))?;
     Ok(to)
 }

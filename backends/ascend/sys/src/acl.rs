@@ -103,4 +103,10 @@ functions! {
     aclDestroyIntArray(array: *const aclIntArray) -> aclnnStatus;
     aclSetAclOpExecutorRepeatable(executor: *mut aclOpExecutor) -> aclnnStatus;
     aclDestroyAclOpExecutor(executor: *mut aclOpExecutor) -> aclnnStatus;
+    aclSetTensorAddr(
+        executor: *mut aclOpExecutor,
+        index: usize,
+        tensor: *mut aclTensor,
+        addr: *mut c_void,
+    ) -> aclnnStatus;
 }

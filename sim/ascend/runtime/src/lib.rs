@@ -11,6 +11,7 @@
 //! - `stream`, `event`, `capture`: work that is done while the caller goes on, its order, and graphs of it
 #![allow(non_snake_case, reason = "the entries have the names of the vendor's functions")]
 mod api;
+mod calls;
 mod capture;
 mod code;
 mod event;

@@ -1,16 +1,15 @@
 //! Attention by `FusedInferAttentionScore`: prefill and decode at once, rows of all sequences one behind the other (layout TND).
 
-use std::{ffi::CStr, ptr::null};
+use std::ffi::CStr;
 
-use halyard_ascend_sys::aclnn::{IA, T, TL};
 use halyard_sdk::{DType, Result, TensorSpec};
 
 use super::{Attend, Lengths, blank};
 use crate::{
-    driver::{self, IntArray, Tensor, TensorList},
+    driver::{self, IntArray, NO_INTS, NO_TENSOR, Tensor, TensorList},
     kv::Plane,
     ops::{
-        Op,
+        Constants, Op,
         args::{Args, Kind, Place, scratch_bytes},
     },
 };
@@ -111,12 +110,12 @@ impl Fused {
     fn cache(args: &Args<'_>, slot: usize, plane: &Plane) -> Result<Tensor> {
         let cache = args.place(slot)?;
         let width = plane.heads * plane.dim;
-        args.tensor(&cache.reshaped(&[cache.dims[0], plane.block, width]))
+        Ok(args.tensor(&cache.reshaped(&[cache.dims[0], plane.block, width])))
     }
 
     /// Rows of keys or values up to `end`, without gaps.
     fn rows(args: &Args<'_>, slot: usize, end: i64) -> Result<Tensor> {
-        args.tensor(&packed(args, &args.place(slot)?.slice(0, 0, end))?)
+        Ok(args.tensor(&packed(args, &args.place(slot)?.slice(0, 0, end))?))
     }
 
     fn attend(
@@ -125,13 +124,12 @@ impl Fused {
         lengths: &Lengths,
         (q, o, lse): (&[Place], &Place, Option<&Place>),
     ) -> Result<()> {
-        let driver = args.on.driver();
         let (mut keys, total) = (lengths.keys.clone(), lengths.keys.iter().sum());
         let (key, value, table, block) = match &self.source {
             Source::Paged { key, value, table } => {
                 let tensors = [key, value].map(|(slot, plane)| Self::cache(args, *slot, plane));
                 let [k, v] = tensors;
-                (k?, v?, Some(args.tensor(&args.place(*table)?)?), key.1.block)
+                (k?, v?, Some(args.tensor(&args.place(*table)?)), key.1.block)
             }
             Source::Contiguous { key, value } => {
                 // Ends instead of numbers.
@@ -142,37 +140,30 @@ impl Fused {
                 (Self::rows(args, *key, total)?, Self::rows(args, *value, total)?, None, 0)
             }
         };
-        let (key, value) = (TensorList::of(key)?, TensorList::of(value)?);
-        let parts = match &self.rotated {
-            Some((_, slot, plane)) => Some((args.tensor(&q[1])?, Self::cache(args, *slot, plane)?)),
+        let rotated = match &self.rotated {
+            Some((_, slot, plane)) => Some([args.tensor(&q[1]), Self::cache(args, *slot, plane)?]),
             None => None,
         };
-        let (ends, keys) = (IntArray::new(driver, &lengths.ends)?, IntArray::new(driver, &keys)?);
         let longest = lengths.spans().map(|[_, queries, _]| queries).max().unwrap_or(0);
         let sparse = self.sparse(longest);
         let constants = args.shared.constants.as_ref().filter(|_| sparse != ALL);
-        let mask = constants.map(|constants| constants.mask(driver)).transpose()?;
-        let band = if sparse == BAND { [self.rule.window, 0] } else { [FAR; 2] };
-        let (q, o) = (args.tensor(&q[0])?, args.tensor(o)?);
-        let lse = lse.map(|lse| args.tensor(&lse.column())).transpose()?;
-        let raw = |tensor: &Option<Tensor>| tensor.as_ref().map_or(null(), Tensor::raw);
         let call = Call {
             rule: &self.rule,
-            query: q.raw(),
-            key: key.raw(),
-            value: value.raw(),
-            mask: raw(&mask),
-            ends: ends.raw(),
-            keys: keys.raw(),
-            table: raw(&table),
-            rotated: parts.as_ref().map_or([null(); 2], |(q, k)| [q.raw(), k.raw()]),
+            query: args.tensor(&q[0]),
+            key: TensorList(key),
+            value: TensorList(value),
+            mask: constants.map(Constants::mask),
+            ends: IntArray(lengths.ends.clone()),
+            keys: IntArray(keys),
+            table,
+            rotated,
             sparse,
-            band,
+            band: if sparse == BAND { [self.rule.window, 0] } else { [FAR; 2] },
             block,
-            o: o.raw(),
-            lse: raw(&lse),
+            o: args.tensor(o),
+            lse: lse.map(|lse| args.tensor(&lse.column())),
         };
-        if driver.operators.FusedInferAttentionScoreV4.is_some() {
+        if args.on.driver().operators.FusedInferAttentionScoreV4.is_some() {
             call.v4(args)
         } else {
             call.v3(args)
@@ -228,47 +219,54 @@ fn packed(args: &Args<'_>, rows: &Place) -> Result<Place> {
 /// What both revisions of the operator take.
 struct Call<'a> {
     rule: &'a Attend,
-    query: T,
-    key: TL,
-    value: TL,
-    mask: T,
-    ends: IA,
-    keys: IA,
-    table: T,
-    rotated: [T; 2],
+    query: Tensor,
+    key: TensorList,
+    value: TensorList,
+    mask: Option<Tensor>,
+    ends: IntArray,
+    keys: IntArray,
+    table: Option<Tensor>,
+    rotated: Option<[Tensor; 2]>,
     sparse: i64,
     band: [i64; 2],
     block: i64,
-    o: T,
-    lse: T,
+    o: Tensor,
+    lse: Option<Tensor>,
 }
 
 const LAYOUT: &CStr = c"TND";
 
 impl Call<'_> {
+    fn rotated(&self) -> [Option<&Tensor>; 2] {
+        [0, 1].map(|n| self.rotated.as_ref().map(|both| &both[n]))
+    }
+
+    // Lengths are those of one step.
     #[rustfmt::skip]
     fn v4(&self, args: &Args<'_>) -> Result<()> {
-        let (rule, [q_rope, k_rope], [before, after]) = (self.rule, self.rotated, self.band);
-        enqueue!(args.on, FusedInferAttentionScoreV4(
-            self.query, self.key, self.value, null(), self.mask, self.ends, self.keys,
-            null(), null(), null(), null(), null(), null(), null(),
-            self.table, null(), null(), null(), null(), null(), null(),
-            null(), null(), null(), q_rope, k_rope, null(), null(), null(),
-            rule.heads, rule.scale, before, after, LAYOUT.as_ptr(), rule.kv_heads,
-            self.sparse, 0, self.block, 0, !self.lse.is_null(), 0, 0, 0, self.o, self.lse,
+        let (rule, [q_rope, k_rope], [before, after]) = (self.rule, self.rotated(), self.band);
+        let (mask, table, lse, no) = (self.mask.as_ref(), self.table.as_ref(), self.lse.as_ref(), NO_TENSOR);
+        enqueue!(args.on, Once, FusedInferAttentionScoreV4(
+            &self.query, &self.key, &self.value, no, mask, &self.ends, &self.keys,
+            no, no, no, no, no, no, no,
+            table, no, no, no, no, no, no,
+            no, no, NO_INTS, q_rope, k_rope, no, no, no,
+            rule.heads, rule.scale, before, after, LAYOUT, rule.kv_heads,
+            self.sparse, 0, self.block, 0, lse.is_some(), 0, 0, 0, &self.o, lse,
         ))
     }
 
     #[rustfmt::skip]
     fn v3(&self, args: &Args<'_>) -> Result<()> {
-        let (rule, [q_rope, k_rope], [before, after]) = (self.rule, self.rotated, self.band);
-        enqueue!(args.on, FusedInferAttentionScoreV3(
-            self.query, self.key, self.value, null(), self.mask, self.ends, self.keys,
-            null(), null(), null(), null(), null(), null(), null(),
-            self.table, null(), null(), null(), null(), null(), null(),
-            null(), null(), null(), q_rope, k_rope, null(),
-            rule.heads, rule.scale, before, after, LAYOUT.as_ptr(), rule.kv_heads,
-            self.sparse, 0, self.block, 0, !self.lse.is_null(), 0, 0, self.o, self.lse,
+        let (rule, [q_rope, k_rope], [before, after]) = (self.rule, self.rotated(), self.band);
+        let (mask, table, lse, no) = (self.mask.as_ref(), self.table.as_ref(), self.lse.as_ref(), NO_TENSOR);
+        enqueue!(args.on, Once, FusedInferAttentionScoreV3(
+            &self.query, &self.key, &self.value, no, mask, &self.ends, &self.keys,
+            no, no, no, no, no, no, no,
+            table, no, no, no, no, no, no,
+            no, no, NO_INTS, q_rope, k_rope, no,
+            rule.heads, rule.scale, before, after, LAYOUT, rule.kv_heads,
+            self.sparse, 0, self.block, 0, lse.is_some(), 0, 0, &self.o, lse,
         ))
     }
 }

@@ -226,12 +226,12 @@ fn blank(
     if rows == 0 {
         return Ok(());
     }
-    let o = args.tensor(&o.slice(0, first, rows))?;
-    enqueue!(args.on, InplaceZero(o.raw()))?;
+    let o = args.tensor(&o.slice(0, first, rows));
+    enqueue!(args.on, InplaceZero(&o))?;
     let Some(lse) = lse else { return Ok(()) };
-    let lse = args.tensor(&lse.slice(0, first, rows))?;
-    let value = Scalar::float(args.on.driver(), f32::NEG_INFINITY)?;
-    enqueue!(args.on, InplaceFillScalar(lse.raw(), value.raw()))
+    let lse = args.tensor(&lse.slice(0, first, rows));
+    let value = Scalar::float(f32::NEG_INFINITY);
+    enqueue!(args.on, InplaceFillScalar(&lse, &value))
 }
 
 #[cfg(test)]

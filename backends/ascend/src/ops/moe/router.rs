@@ -1,14 +1,12 @@
 //! MOE_ROUTER.
 
-use std::ptr::null;
-
 use halyard_sdk::{
     Error, Result, TensorSpec,
     abi::ops::{Sym, attrs},
 };
 
 use crate::{
-    driver::Tensor,
+    driver::NO_TENSOR,
     ops::{
         Launch, Op,
         args::{Args, Kind, Place, scratch_bytes},
@@ -97,22 +95,22 @@ impl Router {
         let packed =
             if logits.is_contiguous() { logits.clone() } else { args.cast(logits, Kind::F32)? };
         let (at, share) = (result(args, ids)?, result(args, weight)?);
-        let (x, y, index) = (args.tensor(&packed)?, args.tensor(&share)?, args.tensor(&at)?);
-        let (x, y, index) = (x.raw(), y.raw(), index.raw());
+        let (x, y, index) = (args.tensor(&packed), args.tensor(&share), args.tensor(&at));
+        let (x, y, index) = (&x, &y, &index);
         if softmax {
             let norm = i64::from(norm);
             enqueue!(
                 args.on,
-                MoeGatingTopKSoftmaxV2(x, null(), top, norm, false, y, index, null())
+                MoeGatingTopKSoftmaxV2(x, NO_TENSOR, top, norm, false, y, index, NO_TENSOR)
             )?;
         } else {
-            let bias = bias.map(|bias| args.tensor(bias)).transpose()?;
-            let bias = bias.as_ref().map_or(null(), Tensor::raw);
-            let all = args.tensor(&args.scratch(Kind::F32, &logits.dims)?)?;
-            let (two, norm, kind) = (group_sum_of_two.into(), norm.into(), sigmoid.into());
+            let bias = bias.map(|bias| args.tensor(bias));
+            let bias = bias.as_ref();
+            let all = args.tensor(&args.scratch(Kind::F32, &logits.dims)?);
+            let [two, norm, kind] = [group_sum_of_two, norm, sigmoid].map(i64::from);
             #[rustfmt::skip]
             enqueue!(args.on, MoeGatingTopK(
-                x, bias, top, topk_group, n_group, two, norm, kind, false, scale, TINY, y, index, all.raw(),
+                x, bias, top, topk_group, n_group, two, norm, kind, false, scale, TINY, y, index, &all,
             ))?;
         }
         if softmax && scale.to_bits() != 1f64.to_bits() {

@@ -1,16 +1,17 @@
 //! MOE_PERMUTE, MOE_UNPERMUTE.
 
-use std::ptr::null;
-
 use halyard_sdk::{
     Result, TensorSpec,
     abi::ops::{Sym, attrs},
 };
 
-use crate::ops::{
-    Launch, Op,
-    args::{Args, Kind, Place, piece_bytes, scratch_bytes},
-    index::{index_bytes, indices, put, select},
+use crate::{
+    driver::NO_TENSOR,
+    ops::{
+        Launch, Op,
+        args::{Args, Kind, Place, piece_bytes, scratch_bytes},
+        index::{index_bytes, indices, put, select},
+    },
 };
 
 /// `expertTokensCountOrCumsumFlag`: ends.
@@ -64,13 +65,13 @@ pub(super) fn sort(
     let places = args.scratch(Kind::I32, &[pairs])?;
     let ends = args.scratch(Kind::I32, &[experts + 1])?;
     {
-        let (x, expert) = (args.tensor(&packed)?, args.tensor(&expert)?);
-        let (rows, places) = (args.tensor(&sorted)?, args.tensor(&places)?);
-        let counts = args.tensor(&ends)?;
-        let (x, expert, rows, places) = (x.raw(), expert.raw(), rows.raw(), places.raw());
+        let (x, expert) = (args.tensor(&packed), args.tensor(&expert));
+        let (rows, places) = (args.tensor(&sorted), args.tensor(&places));
+        let counts = args.tensor(&ends);
+        let (x, expert, rows, places) = (&x, &expert, &rows, &places);
         #[rustfmt::skip]
         enqueue!(args.on, MoeInitRoutingV2(
-            x, expert, 0, 0, experts + 1, 0, ENDS, false, rows, places, counts.raw(), null(),
+            x, expert, 0, 0, experts + 1, 0, ENDS, false, rows, places, &counts, NO_TENSOR,
         ))?;
     }
     let places = places.reshaped(&ids.dims);

@@ -64,7 +64,7 @@ pub(crate) mod process;
 pub(crate) mod stream;
 
 use crate::code::{Code, Failure, Family, Outcome, report};
-use crate::fault;
+use crate::{calls, fault};
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -175,9 +175,11 @@ pub(crate) fn guard(name: &str, family: Family, entry: impl FnOnce() -> Outcome)
     let outcome = catch_unwind(AssertUnwindSafe(planted));
     let outcome = outcome
         .unwrap_or_else(|_| Err(Failure::new(Code::INTERNAL, "a bug in the simulator: panic")));
-    let Err(failure) = outcome else { return 0 };
-    let number = family.number(failure.code);
-    if failure.is_logged() {
+    let number = outcome.as_ref().map_or_else(|failure| family.number(failure.code), |()| 0);
+    calls::note(name, number);
+    if let Err(failure) = outcome
+        && failure.is_logged()
+    {
         report(name, number, &failure.text);
     }
     number
