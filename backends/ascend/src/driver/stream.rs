@@ -14,6 +14,9 @@ use halyard_sdk::{Code, Error, Result};
 
 use super::{Driver, memory::Memory, operator::Plans};
 
+/// Scratch memory that a stream has from the start, so that launches seldom allocate (`docs/adr/0016`).
+const RESERVED: usize = 32 << 20;
+
 fn pending() -> Error {
     Error::new(Code::NOT_READY, "work is pending")
 }
@@ -27,9 +30,9 @@ pub(crate) struct Stream {
     plans: Mutex<Plans>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Scratch {
-    current: Option<Memory>,
+    current: Memory,
     /// What was too small, and may still be in use.
     outgrown: Vec<Memory>,
 }
@@ -41,10 +44,12 @@ unsafe impl Sync for Stream {}
 
 impl Stream {
     pub(crate) fn create(driver: &'static Driver) -> Result<Self> {
+        let reserved = Memory::alloc(driver, RESERVED)?;
         let mut raw = ptr::null_mut();
         // SAFETY: the stream goes to a variable of ours.
         unsafe { call!(&driver.acl, aclrtCreateStreamWithConfig(&raw mut raw, 0, 0)) }?;
-        Ok(Self { driver, raw, scratch: Mutex::default(), plans: Mutex::default() })
+        let scratch = Mutex::new(Scratch { current: reserved, outgrown: Vec::new() });
+        Ok(Self { driver, raw, scratch, plans: Mutex::default() })
     }
 
     pub(crate) fn driver(&self) -> &'static Driver {
@@ -103,14 +108,14 @@ impl Stream {
             return Ok(ptr::null_mut());
         }
         let mut scratch = self.lock();
-        let have = scratch.current.as_ref().map_or(0, Memory::bytes);
+        let have = scratch.current.bytes();
         if have < bytes {
             let wanted = bytes.max(2 * have).next_multiple_of(1 << 20);
             let larger = Memory::alloc(self.driver, wanted)?;
-            let outgrown = scratch.current.replace(larger);
-            scratch.outgrown.extend(outgrown);
+            let outgrown = std::mem::replace(&mut scratch.current, larger);
+            scratch.outgrown.push(outgrown);
         }
-        Ok(scratch.current.as_ref().map_or(ptr::null_mut(), |memory| memory.start() as *mut c_void))
+        Ok(scratch.current.start() as *mut c_void)
     }
 
     pub(super) fn plans(&self) -> MutexGuard<'_, Plans> {
