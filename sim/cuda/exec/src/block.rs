@@ -5,11 +5,11 @@ use crate::counters::Tally;
 use crate::fault::{Fault, FaultKind, Trouble};
 use crate::launch::Launch;
 use crate::memory::View;
-use crate::program::{Program, Special};
+use crate::program::{CLUSTER_BARRIER, Program, Special};
 use crate::random::Random;
-use crate::shared::{Clock, LAST_STEP, Shared, learn, with_lines};
+use crate::shared::{LAST_STEP, Shared, with_lines};
 use crate::warp::registers::{FULL, LANES, Longs, POISON, Words};
-use crate::warp::{Env, Group, Pause, State, Warp, run};
+use crate::warp::{Env, Group, Known, Pause, State, Warp, run};
 use halyard_sim_memory::Memory;
 
 /// A warp runs a power of two of instructions in one turn, the exponent below this: from one, so that warps meet in the
@@ -44,6 +44,8 @@ impl<'l> Block<'l> {
             counters: Counters::default(),
             tally: Tally::new(program.code.len()),
             arrivals: Vec::new(),
+            barriers: Default::default(),
+            warpgroups: Default::default(),
             pc: 0,
             active: 0,
         };
@@ -73,6 +75,9 @@ impl<'l> Block<'l> {
                     Ok(Pause::Blocked | Pause::Done) => _ = ready.swap_remove(at),
                     Err(trouble) => return Err(self.fault(warp, &trouble)),
                 }
+                if std::mem::take(&mut self.env.barriers.completed) {
+                    self.wake(&mut ready);
+                }
             }
             ready = self.release()?;
             if ready.is_empty() {
@@ -80,6 +85,9 @@ impl<'l> Block<'l> {
             }
         }
         if self.warps.iter().all(|warp| warp.live == 0) {
+            if let Some((warp, trouble)) = self.env.warpgroups.check_end() {
+                return Err(self.fault(warp, &trouble));
+            }
             self.env.counters.blocks += 1;
             return Ok(());
         }
@@ -120,6 +128,8 @@ impl<'l> Block<'l> {
         self.step = if last > LAST_STEP / 2 { 1 } else { last + 1 };
         self.env.shared.clear(self.step);
         self.env.arrivals.clear();
+        self.env.barriers.clear();
+        self.env.warpgroups.clear();
         for warp in 0..self.warps.len() {
             let first = warp as u32 * 32;
             let count = (self.threads - first).min(32);
@@ -187,6 +197,23 @@ impl<'l> Block<'l> {
             Special::DynamicShared => self.launch.shared_bytes,
             Special::TotalShared => self.env.shared_bytes as u32,
             Special::Zero => 0,
+            Special::One => 1,
+        }
+    }
+
+    /// Lets those go on who waited for phases of `mbarrier`s that are complete.
+    fn wake(&mut self, ready: &mut Vec<usize>) {
+        for (index, warp) in self.warps.iter_mut().enumerate() {
+            for group in &mut warp.groups {
+                if let State::Mbarrier { at, phase } = group.state
+                    && self.env.barriers.is_over(at, phase)
+                {
+                    group.state = State::Ready;
+                    if !ready.contains(&index) {
+                        ready.push(index);
+                    }
+                }
+            }
         }
     }
 
@@ -215,7 +242,12 @@ impl<'l> Block<'l> {
 
     fn is_complete(&self, barrier: u32) -> bool {
         let here = self.waiting().filter(|waiting| waiting.2 == barrier);
-        let waiting: u32 = here.clone().map(|(_, group, ..)| group.lanes.count_ones()).sum();
+        // `barrier.cluster` counts arrivals alone.
+        let counts = |(_, group, ..): (usize, Group, u32, Option<u32>)| match barrier {
+            CLUSTER_BARRIER => 0,
+            _ => group.lanes.count_ones(),
+        };
+        let waiting: u32 = here.clone().map(counts).sum();
         let wanted = here.clone().find_map(|(.., wanted)| wanted).unwrap_or(self.threads);
         let arrived = self.env.arrivals.iter().filter(|arrival| arrival.barrier == barrier);
         let arrived: u32 = arrived.map(|arrival| arrival.threads).sum();
@@ -260,7 +292,7 @@ impl<'l> Block<'l> {
             .filter(|waiting| waiting.2 == barrier)
             .map(|waiting| waiting.0)
             .collect();
-        let mut known: Clock = [0; 32];
+        let mut known = Known::default();
         for warp in &members {
             if !ready.contains(warp) {
                 ready.push(*warp);
@@ -272,13 +304,13 @@ impl<'l> Block<'l> {
         let step = stepped.iter().map(|warp| self.warps[*warp].own_step()).max().unwrap_or(0) + 1;
         for warp in &stepped {
             self.warps[*warp].step_to(step);
-            learn(&mut known, &self.warps[*warp].clock);
+            known.learn(&self.warps[*warp].known());
         }
         for arrival in self.env.arrivals.extract_if(.., |arrival| arrival.barrier == barrier) {
-            learn(&mut known, &arrival.clock);
+            known.learn(&arrival.known);
         }
         for warp in stepped {
-            self.warps[warp].learn(&known);
+            self.warps[warp].learn_all(&known);
             for group in &mut self.warps[warp].groups {
                 if matches!(group.state, State::Barrier { barrier: there, .. } if there == barrier)
                 {
@@ -308,6 +340,17 @@ impl<'l> Block<'l> {
 
     /// Says what the first waiting thread waits for, and where the first that is missing is.
     fn deadlock(&self) -> Fault {
+        let all = self.warps.iter().enumerate();
+        let mut all =
+            all.flat_map(|(index, warp)| warp.groups.iter().map(move |group| (index, *group)));
+        let at_mbarrier = all.find_map(|(index, group)| match group.state {
+            State::Mbarrier { at, .. } => Some((index, group, at)),
+            _ => None,
+        });
+        if let Some((warp, group, at)) = at_mbarrier {
+            let text = self.env.barriers.missing(at);
+            return self.fault_at(warp, group, FaultKind::Mbarrier, text);
+        }
         if let Some((warp, group, barrier, wanted)) = self.waiting().next() {
             let here = self.waiting().filter(|waiting| waiting.2 == barrier);
             let count: u32 = here.map(|(_, group, ..)| group.lanes.count_ones()).sum();

@@ -19,6 +19,16 @@ pub enum FaultKind {
     AsyncCopyPending,
     /// A thread uses global memory that another thread of the launch wrote: no barrier between, or the two are of different blocks.
     GlobalRace,
+    /// A write of shared memory that an instruction of the async proxy may still read.
+    AsyncRead,
+    /// The async proxy reads shared memory that the generic proxy wrote, without `fence.proxy.async` between.
+    ProxyFence,
+    /// `wgmma`: registers used before `wait_group`, no `wgmma.fence` before, or warps of a warpgroup that disagree.
+    Wgmma,
+    /// An `mbarrier` that is not one, or that gets more arrivals or bytes than it can count, or that nobody completes.
+    Mbarrier,
+    /// A tensor map that is none, or that the copy can't follow.
+    TensorMap,
     /// Operations on different streams use the same memory, one writing, without an event or synchronisation between.
     StreamRace,
     /// Threads wait at a barrier that can never be complete.

@@ -3,6 +3,7 @@
 //! - [`Image`]: a module, parsed and decoded; [`Kernel`]: one of its kernels
 //! - [`Memory`]: the memory of all devices; [`Order`], [`Past`]: what happens before what, [`Ticket`]: what has happened
 //! - [`Executor`]: runs a [`Launch`]; [`Fault`]: what a kernel did wrong, with line, block and thread
+//! - [`TensorMap`]: what a copy of a tile knows of a tensor
 //! - [`Counters`], [`Roofline`], [`Occupancy`], [`Profile`]: what was done, and what it would take on a device
 //! - `decode`: PTX to register slots and opcodes; `warp`: the interpreter; `block`: turns and barriers; `shared`: shared
 //!   memory and its races
@@ -36,6 +37,7 @@ mod program;
 mod race;
 mod random;
 mod shared;
+mod tensor_map;
 mod warp;
 
 pub use counters::{Counters, Occupancy, Roofline};
@@ -46,3 +48,4 @@ pub use image::{Image, Kernel, LoadError};
 pub use launch::{Executor, Launch, LaunchError};
 pub use profile::Profile;
 pub use program::Class;
+pub use tensor_map::TensorMap;

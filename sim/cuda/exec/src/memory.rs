@@ -280,6 +280,58 @@ impl<'l> View<'l> {
         })
     }
 
+    /// Reads bytes for a bulk copy of `lane`.
+    pub(crate) fn read_range(
+        &mut self,
+        (lane, address): (usize, u64),
+        into: &mut [u8],
+        counters: &mut Counters,
+    ) -> Step {
+        let Some((index, at)) = self.range((lane, address), into.len(), ("bulk copy", false))?
+        else {
+            return Ok(());
+        };
+        counters.read_sectors += sectors(at, into.len());
+        self.met[index].data.load_slice(at, into);
+        Ok(())
+    }
+
+    /// Writes bytes for a bulk copy of `lane`.
+    pub(crate) fn write_range(
+        &mut self,
+        (lane, address): (usize, u64),
+        from: &[u8],
+        counters: &mut Counters,
+    ) -> Step {
+        let Some((index, at)) = self.range((lane, address), from.len(), ("bulk copy", true))?
+        else {
+            return Ok(());
+        };
+        counters.written_sectors += sectors(at, from.len());
+        self.met[index].data.store_slice(at, from);
+        Ok(())
+    }
+
+    /// Checks and notes the use of `bytes` bytes: allocation and offset. `None` for no bytes.
+    fn range(
+        &mut self,
+        (lane, address): (usize, u64),
+        bytes: usize,
+        (what, writes): (&str, bool),
+    ) -> Step<Option<(usize, usize)>> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let addresses = [address; LANES];
+        let reach = Reach { addresses: &addresses, mask: 1 << lane, bytes };
+        let index = self.locate(address, bytes).ok_or_else(|| self.outside(&reach, what))?;
+        let found = &*self.met[index];
+        let at = (address - found.base) as usize;
+        use_range(found, (at, bytes), writes, self.order, &mut self.fresh)
+            .map_err(|trouble| trouble.in_lane(|_| lane))?;
+        Ok(Some((index, at)))
+    }
+
     /// Checks what the lanes reach, then shows `each` lane where it lies.
     #[inline(always)]
     fn visit(

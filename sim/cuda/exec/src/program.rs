@@ -2,6 +2,7 @@
 
 use crate::warp::Handler;
 use halyard_sim_cuda_ptx::{Limits, Param, ScalarType};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Index of a register in its file: 32-bit (and narrower), 64-bit, or predicates.
 pub(crate) type Slot = u16;
@@ -9,11 +10,17 @@ pub(crate) type Slot = u16;
 /// Registers that an instruction names at most: `mma` with four results and ten sources.
 pub(crate) const OPERANDS: usize = 14;
 
+/// The number of the barrier of `barrier.cluster`, in a cluster of one block.
+pub(crate) const CLUSTER_BARRIER: u32 = 16;
+
 /// One kernel.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) name: String,
     pub(crate) code: Vec<Ins>,
+    /// Operands of `wgmma`.
+    pub(crate) products: Vec<Product>,
+    pub(crate) hazards: Hazards,
     /// For each instruction, the next one from it on that may branch, exit or wait at a barrier.
     pub(crate) stops: Vec<u32>,
     /// How many of the instructions before each, and of all, are `plain`.
@@ -189,7 +196,153 @@ pub(crate) enum Op {
     LoadMatrix { count: u8, transposed: bool },
     Mma(Mma),
     Lanes(Lanes),
+    Hopper(Hopper),
     Flow(Flow),
+}
+
+/// What devices of capability 9.0 have beside. Addresses of shared memory are 32-bit registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hopper {
+    /// `mbarrier.init`: barrier `o[0]`, threads `o[1]`.
+    BarrierInit,
+    /// `mbarrier.inval`: barrier `o[0]`.
+    BarrierInval,
+    /// `mbarrier.arrive`: state `o[0]`, barrier `o[1]`, arrivals `o[2]`, bytes to expect `o[3]`.
+    BarrierArrive {
+        completes: bool,
+    },
+    /// `mbarrier.expect_tx`, and with the other sign `complete_tx`: barrier `o[0]`, bytes `o[1]`.
+    BarrierExpect {
+        negative: bool,
+    },
+    /// `mbarrier.test_wait`: result `o[0]`, barrier `o[1]`, parity `o[2]` or state `o[3]`.
+    BarrierTest {
+        parity: bool,
+    },
+    /// `mbarrier.pending_count`: result `o[0]`, state `o[1]`.
+    BarrierPending,
+    /// `cp.async.mbarrier.arrive`: barrier `o[0]`.
+    CopiesArrive {
+        counted: bool,
+    },
+    /// `fence.proxy.async`.
+    ProxyFence,
+    /// `cp.async.bulk`, to and from shared memory; `cp.async.bulk.tensor` of a rank.
+    BulkLoad,
+    BulkStore,
+    TileLoad(u8),
+    TileStore(u8),
+    BulkCommit,
+    /// All groups but the last `imm`.
+    BulkWait,
+    /// `tensormap.cp_fenceproxy`.
+    MapCopy,
+    /// `wgmma.fence`, `commit_group`, and `wait_group` for all groups but the last `imm`.
+    ProductFence,
+    ProductCommit,
+    ProductWait,
+    /// `wgmma.mma_async`: the product `imm`.
+    Product {
+        sums: Sums,
+        values: Values,
+    },
+    /// `stmatrix`: address `o[0]`, sources from `o[1]`.
+    StoreMatrix {
+        count: u8,
+        transposed: bool,
+    },
+    /// `mapa`: result `o[0]`, address `o[1]`, block of the cluster `o[2]`.
+    MapAddress {
+        long: bool,
+    },
+}
+
+/// Type of the sums of a `wgmma`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sums {
+    F32,
+    /// Two a register.
+    F16,
+    S32,
+}
+
+/// Types of the operands of a `wgmma`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Values {
+    Bf16,
+    F16,
+    Tf32,
+    /// Whether each side is e5m2.
+    Fp8 {
+        a: bool,
+        b: bool,
+    },
+    /// Signedness of each side.
+    Int8 {
+        a: bool,
+        b: bool,
+    },
+}
+
+impl Values {
+    /// Bytes of an element.
+    pub(crate) fn bytes(self) -> u32 {
+        match self {
+            Self::Tf32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+            Self::Fp8 { .. } | Self::Int8 { .. } => 1,
+        }
+    }
+}
+
+/// Operands of a `wgmma.mma_async` of 64 rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Product {
+    pub(crate) sums: Sums,
+    pub(crate) values: Values,
+    pub(crate) columns: u32,
+    /// Registers of C, which become D.
+    pub(crate) sums_in: Vec<Slot>,
+    pub(crate) left: Left,
+    /// Descriptor of B.
+    pub(crate) right: Slot,
+    /// Predicate: whether C is added.
+    pub(crate) add: Slot,
+    /// Of A and B.
+    pub(crate) negated: [bool; 2],
+    pub(crate) transposed: [bool; 2],
+}
+
+/// A of a `wgmma`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Left {
+    Registers([Slot; 4]),
+    /// A descriptor.
+    Shared(Slot),
+}
+
+impl Product {
+    /// The 32-bit registers of A.
+    pub(crate) fn left_words(&self) -> &[Slot] {
+        match &self.left {
+            Left::Registers(all) => all,
+            Left::Shared(_) => &[],
+        }
+    }
+
+    /// All of its 32-bit registers.
+    pub(crate) fn words(&self) -> impl Iterator<Item = Slot> {
+        self.sums_in.iter().chain(self.left_words()).copied()
+    }
+}
+
+/// Instructions that may touch registers which a `wgmma` has hold of.
+#[derive(Debug, Default)]
+pub(crate) struct Hazards {
+    /// By instruction, the products that must not be under way.
+    pub(crate) early: BTreeMap<u32, BTreeSet<u32>>,
+    /// Products whose registers may be written without a fence behind.
+    pub(crate) unfenced: BTreeSet<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -532,6 +685,10 @@ pub(crate) enum Flow {
     },
     /// The lanes of mask `o[0]` meet.
     WarpBarrier,
+    /// `mbarrier.try_wait`: operands as of `mbarrier.test_wait`.
+    BarrierWait {
+        parity: bool,
+    },
 }
 
 /// A register that the device sets.
@@ -553,4 +710,5 @@ pub(crate) enum Special {
     DynamicShared,
     TotalShared,
     Zero,
+    One,
 }

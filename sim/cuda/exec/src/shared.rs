@@ -23,7 +23,7 @@ pub(crate) fn learn(known: &mut Clock, from: &Clock) {
 }
 
 /// One use, packed: bits 0..24 step, 24..34 thread, 34 several lanes, 35 a copy under way, 36 atomic, 37 a write that another
-/// repeated, 38..64 instruction. Zero for none.
+/// repeated, 38 through the async proxy, 39 an `mbarrier`, 40..64 instruction. Zero for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark(pub(crate) u64);
 
@@ -34,7 +34,9 @@ const SEVERAL: u64 = 1 << 34;
 const PENDING: u64 = 1 << 35;
 const ATOMIC: u64 = 1 << 36;
 const REPEATED: u64 = 1 << 37;
-const PC_SHIFT: u32 = 38;
+const PROXY: u64 = 1 << 38;
+const BARRIER: u64 = 1 << 39;
+const PC_SHIFT: u32 = 40;
 
 impl Mark {
     #[inline(always)]
@@ -125,6 +127,10 @@ pub(crate) enum How {
     Begin,
     /// It has written.
     Land,
+    /// A copy of the async proxy has written.
+    Deliver,
+    /// It becomes an `mbarrier`, which only the instructions for it may use.
+    Barrier,
 }
 
 /// Sizes by which uses are remembered, and their logarithms.
@@ -148,6 +154,9 @@ impl How {
         match self {
             Self::Begin => PENDING,
             Self::Atomic => ATOMIC,
+            Self::Deliver => PROXY,
+            // Pending, so that every other use is looked at closely.
+            Self::Barrier => PENDING | BARRIER,
             Self::Read | Self::Write | Self::Repeat | Self::Land => 0,
         }
     }
@@ -165,13 +174,31 @@ pub(crate) struct Shared {
     level: Vec<u8>,
     /// Steps before this one are of blocks before.
     first_step: u32,
+    /// What instructions read that are still at work.
+    readers: Readers,
+}
+
+/// Instructions of the async proxy that read shared memory until they are waited for.
+#[derive(Debug, Default)]
+struct Readers {
+    /// How many read each 16 bytes.
+    counts: Vec<u16>,
+    /// Those at work: number, instruction, and which 16 bytes.
+    at_work: Vec<(u64, u32, Vec<u32>)>,
+    last: u64,
 }
 
 impl Shared {
     pub(crate) fn new(bytes: usize) -> Self {
         let bytes = bytes.next_multiple_of(16);
         let uses = WIDTHS.map(|width| vec![Kept::default(); bytes / width]);
-        Self { data: vec![0; bytes], uses, level: vec![0; bytes / 16], first_step: 1 }
+        Self {
+            data: vec![0; bytes],
+            uses,
+            level: vec![0; bytes / 16],
+            first_step: 1,
+            readers: Readers::default(),
+        }
     }
 
     /// Forgets a block's contents and uses. `first` is the first step of the next block's clocks.
@@ -183,6 +210,7 @@ impl Shared {
             }
         }
         self.first_step = first;
+        self.readers = Readers::default();
     }
 
     #[inline(always)]
@@ -198,6 +226,9 @@ impl Shared {
     /// Notes a use by the lanes of `reach`, whose addresses are aligned and inside.
     #[inline(always)]
     pub(crate) fn note_lanes(&mut self, who: &Who<'_>, reach: &Reach<'_>, how: How) -> Step {
+        if how != How::Read && !self.readers.at_work.is_empty() {
+            self.check_readers(reach)?;
+        }
         let base = Mark::new(who, who.warp * 32, how.flags());
         let mut rest = reach.mask;
         while rest != 0 {
@@ -228,6 +259,9 @@ impl Shared {
     /// Notes a write by each lane of `reach`, whose addresses are aligned and inside, and writes its part of `data`.
     #[inline(always)]
     pub(crate) fn write_lanes(&mut self, who: &Who<'_>, reach: &Reach<'_>, data: &[u8]) -> Step {
+        if !self.readers.at_work.is_empty() {
+            self.check_readers(reach)?;
+        }
         let base = Mark::new(who, who.warp * 32, 0);
         let bytes = reach.bytes;
         for lane in lanes(reach.mask) {
@@ -288,8 +322,8 @@ impl Shared {
                 }
                 kept.fill([mark.0, 0, 0]);
             }
-            How::Land => kept.iter_mut().for_each(|uses| uses[0] = mark.0),
-            How::Atomic => return false,
+            How::Land | How::Deliver => kept.iter_mut().for_each(|uses| uses[0] = mark.0),
+            How::Atomic | How::Barrier => return false,
         }
         true
     }
@@ -324,6 +358,29 @@ impl Shared {
         Ok(())
     }
 
+    /// Notes a use of `len` bytes at `at` by one lane. Both are multiples of 8.
+    pub(crate) fn note_range(
+        &mut self,
+        who: &Who<'_>,
+        lane: u32,
+        (at, len): (usize, usize),
+        how: How,
+    ) -> Step {
+        let mark = Mark::new(who, who.warp * 32 + lane, how.flags());
+        if how != How::Read && !self.readers.at_work.is_empty() {
+            (at..at + len).step_by(8).try_for_each(|at| self.check_reader(lane, at))?;
+        }
+        let mut next = at;
+        while next < at + len {
+            let bytes = if next % 16 == 0 && at + len - next >= 16 { 16 } else { 8 };
+            if !self.note_settled(mark, who.settled, (next, bytes), how) {
+                self.note(who, lane, (next, bytes), how)?;
+            }
+            next += bytes;
+        }
+        Ok(())
+    }
+
     /// Remembers 16 bytes by smaller pieces from now on.
     fn refine(&mut self, granule: usize, level: u8) {
         let old = usize::from(self.level[granule]);
@@ -335,6 +392,73 @@ impl Shared {
             self.uses[new][piece * parts..(piece + 1) * parts].fill(uses);
         }
         self.level[granule] = level;
+    }
+}
+
+/// What the async proxy does with shared memory beside the generic one.
+impl Shared {
+    /// Notes that an instruction of the async proxy reads the 16 bytes at each of `pieces`, which every write through the generic
+    /// proxy must have been fenced for. Gives the number by which it is told that it is done.
+    pub(crate) fn begin_reading(
+        &mut self,
+        who: &Who<'_>,
+        lane: u32,
+        is_fenced: impl Fn(usize, u32, u32) -> bool,
+        pieces: impl Iterator<Item = usize>,
+    ) -> Step<u64> {
+        let mut granules = Vec::new();
+        self.readers.counts.resize(self.level.len(), 0);
+        for at in pieces {
+            let granule = at / 16;
+            self.note_range(who, lane, (granule * 16, 16), How::Read)?;
+            let level = usize::from(self.level[granule]);
+            let parts = 16 / WIDTHS[level];
+            for part in granule * parts..(granule + 1) * parts {
+                let write = Mark(self.uses[level][part][0]);
+                if !write.is(PROXY) && !is_fenced(write.warp(), write.thread() % 32, write.step()) {
+                    let text = format!(
+                        "the async proxy reads shared memory at {:#x}, which thread {} wrote at {}: no fence.proxy.async between",
+                        part * WIDTHS[level],
+                        write.thread(),
+                        Instruction(write.pc())
+                    );
+                    return Err(Trouble::new(FaultKind::ProxyFence, lane, text));
+                }
+            }
+            self.readers.counts[granule] += 1;
+            granules.push(granule as u32);
+        }
+        self.readers.last += 1;
+        self.readers.at_work.push((self.readers.last, who.pc, granules));
+        Ok(self.readers.last)
+    }
+
+    /// The instruction that was given `number` has read all it reads.
+    pub(crate) fn end_reading(&mut self, number: u64) {
+        if let Some(at) = self.readers.at_work.iter().position(|reader| reader.0 == number) {
+            let (_, _, granules) = self.readers.at_work.swap_remove(at);
+            granules.iter().for_each(|granule| self.readers.counts[*granule as usize] -= 1);
+        }
+    }
+
+    #[inline(never)]
+    fn check_readers(&self, reach: &Reach<'_>) -> Step {
+        lanes(reach.mask)
+            .try_for_each(|lane| self.check_reader(lane as u32, reach.addresses[lane] as usize))
+    }
+
+    fn check_reader(&self, lane: u32, at: usize) -> Step {
+        let granule = at / 16;
+        if self.readers.counts.get(granule).is_none_or(|count| *count == 0) {
+            return Ok(());
+        }
+        let reads = |(_, _, granules): &&(u64, u32, Vec<u32>)| granules.contains(&(granule as u32));
+        let pc = self.readers.at_work.iter().find(reads).map_or(0, |reader| reader.1);
+        let text = format!(
+            "write of shared memory at {at:#x}, which the instruction at {} still reads: wait for its group first",
+            Instruction(pc as usize)
+        );
+        Err(Trouble::new(FaultKind::AsyncRead, lane, text))
     }
 }
 
@@ -383,8 +507,8 @@ impl Uses {
             self.write = Mark::default();
         }
         let problem = |kind, other, other_wrote| Err(Problem { kind, other, other_wrote });
-        if how == How::Land {
-            self.write = Mark::new(who, thread, 0);
+        if matches!(how, How::Land | How::Deliver) {
+            self.write = Mark::new(who, thread, how.flags());
             return Ok(());
         }
         if self.write.is(PENDING) {
@@ -434,6 +558,9 @@ impl Problem {
         let other = Instruction(self.other.pc());
         let text = match self.kind {
             FaultKind::Uninitialised => format!("{access}, which nothing wrote"),
+            FaultKind::AsyncCopyPending if self.other.is(BARRIER) => {
+                format!("{access}, which is part of the mbarrier initialised at {other}")
+            }
             FaultKind::AsyncCopyPending => {
                 format!(
                     "{access}, which the cp.async at {other} has not delivered: wait for its group first"

@@ -14,6 +14,7 @@
 mod machine;
 
 use half::{bf16, f16};
+use halyard_sim_cuda_exec::TensorMap;
 use machine::{Arg, Machine};
 use std::fs;
 use std::path::PathBuf;
@@ -29,6 +30,10 @@ struct Kernel {
     table: toml::Table,
     threads: u32,
     shared_bytes: u32,
+    /// Bytes of scratch memory for each block.
+    scratch_bytes: usize,
+    /// Rows, columns and swizzle mode of each tensor map's tile.
+    maps: Vec<[u32; 3]>,
 }
 
 /// `name` for each architecture that `launch.toml` has.
@@ -47,7 +52,12 @@ fn kernels(name: &str) -> Vec<Kernel> {
                 .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
             let number = |key: &str| needs[key].as_integer().unwrap() as u32;
             let (threads, shared_bytes) = (number("threads"), number("shared_bytes"));
-            Some(Kernel { machine, table: table.clone(), threads, shared_bytes })
+            let scratch_bytes =
+                needs.get("scratch_bytes").map_or(0, |bytes| bytes.as_integer().unwrap() as usize);
+            let maps =
+                needs.get("maps").map_or(Vec::new(), |maps| maps.clone().try_into().unwrap());
+            let table = table.clone();
+            Some(Kernel { machine, table, threads, shared_bytes, scratch_bytes, maps })
         })
         .collect();
     assert!(!found.is_empty(), "{name} is there for no architecture");
@@ -66,8 +76,12 @@ impl Kernel {
         for seed in 1..4 {
             self.machine.seed.set(seed);
             let mut args = args();
-            // Triton appends two addresses of scratch memory, which these kernels do not use.
-            args.extend([0u64.into(), 0u64.into()]);
+            // Triton appends two addresses of scratch memory, the second for a profiler.
+            let scratch = match self.scratch_bytes * (grid[0] * grid[1]) as usize {
+                0 => 0,
+                bytes => self.machine.space(bytes),
+            };
+            args.extend([scratch.into(), 0u64.into()]);
             let shape = (grid, [self.threads, 1, 1], self.shared_bytes);
             self.machine.launch(entry, shape, &args).unwrap_or_else(|fault| panic!("{fault}"));
             check();
@@ -204,9 +218,9 @@ fn rms_norm() {
     }
 }
 
-#[test]
-fn matmul() {
-    for kernel in kernels("matmul") {
+/// A product of `bf16`, with the parameters that `operands` makes of the places of out, a and b.
+fn multiply(name: &str, operands: impl Fn(&Kernel, [u64; 3], [usize; 3]) -> Vec<Arg>) {
+    for kernel in kernels(name) {
         let machine = &kernel.machine;
         // n and k are multiples of 16, as the kernel was told.
         for [m, n, k] in [[64, 64, 32], [64, 128, 256], [100, 80, 144], [1, 16, 16]] {
@@ -226,7 +240,7 @@ fn matmul() {
                 .collect();
             let grid = [n.div_ceil(kernel.constant("N")), m.div_ceil(kernel.constant("M"))];
             let args = || {
-                let mut args: Vec<Arg> = places.map(Arg::from).into();
+                let mut args = operands(&kernel, places, [m, n, k]);
                 args.extend([m, n, k].map(|extent| Arg::from(extent as u32)));
                 args
             };
@@ -237,6 +251,42 @@ fn matmul() {
             kernel.run(grid, args, check);
         }
     }
+}
+
+#[test]
+fn matmul() {
+    for name in ["matmul", "matmul_wide", "matmul_of_descriptors"] {
+        multiply(name, |_, places, _| places.map(Arg::from).into());
+    }
+}
+
+/// A tensor map is a parameter, and so are the extents and strides of its tensor.
+#[test]
+fn matmul_of_maps() {
+    multiply("matmul_of_maps", |kernel, places, [m, n, k]| {
+        let shapes = [[m, n], [m, k], [k, n]];
+        let mut args = Vec::new();
+        for ((place, [rows, columns]), [tile_rows, tile_columns, swizzle]) in
+            places.into_iter().zip(shapes).zip(&kernel.maps)
+        {
+            let map = TensorMap {
+                address: place,
+                rank: 2,
+                element: 10,
+                extents: [columns as u32, rows as u32, 0, 0, 0],
+                strides: [2 * columns as u64, 0, 0, 0],
+                tile: [*tile_columns, *tile_rows, 0, 0, 0],
+                steps: [1; 5],
+                interleave: 0,
+                swizzle: *swizzle as u8,
+                fill: 0,
+            };
+            args.push(Arg::from(map.encode()));
+            args.extend([Arg::from(rows as u32), Arg::from(columns as u32)]);
+            args.extend([Arg::from(columns as u64), Arg::from(1u64)]);
+        }
+        args
+    });
 }
 
 /// Numbers as a matrix's bytes and as values.
@@ -254,7 +304,8 @@ fn linear(
     result: impl Fn([u8; 4]) -> f64,
     rounding: f64,
 ) {
-    for kernel in kernels(&format!("linear_{name}")) {
+    let all = ["linear", "linear_wide"].map(|family| kernels(&format!("{family}_{name}")));
+    for kernel in all.into_iter().flatten() {
         let machine = &kernel.machine;
         for [m, n, k] in [[32, 32, 64], [40, 33, 128], [1, 70, 320]] {
             let ((left, a), (right, b)) = (numbers(m * k, 8), numbers(n * k, 9));

@@ -37,6 +37,8 @@ pub struct Limits {
     pub max_threads: Option<[u32; 3]>,
     /// `.reqntid`: exactly so many threads a block, in each dimension.
     pub required_threads: Option<[u32; 3]>,
+    /// `.reqnctapercluster`: exactly so many blocks a cluster, in each dimension.
+    pub required_cluster: Option<[u32; 3]>,
     /// `.minnctapersm`: blocks that should fit a multiprocessor.
     pub min_blocks: Option<u32>,
     /// `.maxnreg`: registers a thread.

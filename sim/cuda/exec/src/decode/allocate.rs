@@ -6,8 +6,8 @@
 
 use super::scope::File;
 use crate::program::{
-    Bits, Convert, F32, F64, Flow, Half, Ins, Int, Kind, Lanes, Logic, Mma, Move, Op, Room, Slot,
-    Together, Update, Width,
+    Bits, Convert, F32, F64, Flow, Half, Hopper, Ins, Int, Kind, Lanes, Left, Logic, Mma, Move, Op,
+    Product, Room, Slot, Together, Update, Width,
 };
 use halyard_sim_cuda_ptx::ScalarType as T;
 use std::cmp::Reverse;
@@ -30,15 +30,15 @@ impl Allocation {
     }
 }
 
-/// Gives the `count` registers of `file` slots, and rewrites `code` to name them. The `constant` ones have slots of their own, and are
+/// Gives the `count` registers of `file` slots, and rewrites `code` and `products` to name them. The `constant` ones have slots of their own, and are
 /// written by nobody.
 pub(super) fn allocate(
-    code: &mut [Ins],
+    (code, products): (&mut [Ins], &mut [Product]),
     file: File,
     count: usize,
     constant: &[Slot],
 ) -> Allocation {
-    let uses: Vec<Uses> = code.iter().map(|ins| Uses::of(ins, file)).collect();
+    let uses: Vec<Uses> = code.iter().map(|ins| Uses::of(ins, products, file)).collect();
     let spans = Spans::of(code, &uses, count);
     let allocation = spans.scan(constant);
     for (ins, uses) in code.iter_mut().zip(&uses) {
@@ -49,22 +49,42 @@ pub(super) fn allocate(
             *slot = allocation.slot(*slot);
         }
     }
+    for product in products {
+        let slots: Vec<&mut Slot> = match file {
+            File::Word => {
+                let left = match &mut product.left {
+                    Left::Registers(all) => &mut all[..],
+                    Left::Shared(_) => &mut [],
+                };
+                product.sums_in.iter_mut().chain(left).collect()
+            }
+            File::Long => match &mut product.left {
+                Left::Shared(left) => vec![left, &mut product.right],
+                Left::Registers(_) => vec![&mut product.right],
+            },
+            File::Predicate => Vec::new(),
+        };
+        slots.into_iter().for_each(|slot| *slot = allocation.slot(*slot));
+    }
     allocation
 }
 
 /// What an instruction does with registers of one file.
-struct Uses {
+pub(super) struct Uses {
     /// Bits of the places in `o` that are read, and written.
     read: u16,
     written: u16,
     registers: [Slot; crate::program::OPERANDS],
     mask: Option<Slot>,
+    /// Of a `wgmma`: what it reads and writes, and what it reads.
+    sums: Vec<Slot>,
+    sources: Vec<Slot>,
     /// A lane that comes to it may not execute it.
     guarded: bool,
 }
 
 impl Uses {
-    fn of(ins: &Ins, file: File) -> Self {
+    pub(super) fn of(ins: &Ins, products: &[Product], file: File) -> Self {
         let (mut read, mut written) = (0, 0);
         for (at, role) in roles(ins.op).into_iter().enumerate() {
             read |= u16::from(role == Role::Read(file)) << at;
@@ -74,7 +94,21 @@ impl Uses {
             Together::Mask(slot) if file == File::Word => Some(slot),
             _ => None,
         };
-        Self { read, written, registers: ins.o, mask, guarded: ins.guard.is_some() }
+        let (mut sums, mut sources) = (Vec::new(), Vec::new());
+        if let Op::Hopper(Hopper::Product { .. }) = ins.op {
+            let product = &products[ins.imm as usize];
+            match (file, product.left) {
+                (File::Word, _) => {
+                    sums.clone_from(&product.sums_in);
+                    sources.extend(product.left_words());
+                }
+                (File::Long, Left::Shared(left)) => sources.extend([left, product.right]),
+                (File::Long, _) => sources.push(product.right),
+                (File::Predicate, _) => {}
+            }
+        }
+        let (registers, guarded) = (ins.o, ins.guard.is_some());
+        Self { read, written, registers, mask, sums, sources, guarded }
     }
 
     fn places(&self) -> impl Iterator<Item = usize> {
@@ -87,12 +121,13 @@ impl Uses {
         at.map(|at| usize::from(self.registers[at]))
     }
 
-    fn reads(&self) -> impl Iterator<Item = usize> {
-        self.among(self.read).chain(self.mask.map(usize::from))
+    pub(super) fn reads(&self) -> impl Iterator<Item = usize> {
+        let more = self.sums.iter().chain(&self.sources).chain(&self.mask);
+        self.among(self.read).chain(more.map(|slot| usize::from(*slot)))
     }
 
-    fn writes(&self) -> impl Iterator<Item = usize> {
-        self.among(self.written)
+    pub(super) fn writes(&self) -> impl Iterator<Item = usize> {
+        self.among(self.written).chain(self.sums.iter().map(|slot| usize::from(*slot)))
     }
 }
 
@@ -337,7 +372,44 @@ fn roles(op: Op) -> Vec<Role> {
         Op::Lanes(op) => lanes(op),
         Op::Flow(Flow::Barrier { counted, .. }) => vec![Read(Word); 1 + usize::from(counted)],
         Op::Flow(Flow::WarpBarrier) => vec![Read(Word)],
+        Op::Flow(Flow::BarrierWait { .. }) => {
+            vec![Write(Predicate), Read(Word), Read(Word), Read(Long)]
+        }
+        Op::Hopper(op) => hopper(op),
         Op::Flow(Flow::Branch | Flow::Exit | Flow::Trap) => Vec::new(),
+    }
+}
+
+fn hopper(op: Hopper) -> Vec<Role> {
+    use File::{Long, Predicate, Word};
+    use Role::{Read, Write};
+    match op {
+        Hopper::BarrierInit | Hopper::BarrierExpect { .. } => vec![Read(Word); 2],
+        Hopper::BarrierInval | Hopper::CopiesArrive { .. } => vec![Read(Word)],
+        Hopper::BarrierArrive { .. } => vec![Write(Long), Read(Word), Read(Word), Read(Word)],
+        Hopper::BarrierTest { .. } => vec![Write(Predicate), Read(Word), Read(Word), Read(Long)],
+        Hopper::BarrierPending => vec![Write(Word), Read(Long)],
+        Hopper::ProxyFence
+        | Hopper::BulkCommit
+        | Hopper::BulkWait
+        | Hopper::ProductFence
+        | Hopper::ProductCommit
+        | Hopper::ProductWait
+        | Hopper::Product { .. } => Vec::new(),
+        Hopper::StoreMatrix { count, .. } => vec![Read(Word); 1 + usize::from(count)],
+        Hopper::BulkLoad => vec![Read(Word), Read(Long), Read(Word), Read(Word)],
+        Hopper::BulkStore => vec![Read(Long), Read(Word), Read(Word)],
+        Hopper::TileLoad(rank) => {
+            let start = std::iter::repeat_n(Read(Word), usize::from(rank));
+            [Read(Word), Read(Long), Read(Word)].into_iter().chain(start).collect()
+        }
+        Hopper::TileStore(rank) => {
+            let start = std::iter::repeat_n(Read(Word), usize::from(rank));
+            [Read(Long), Read(Word)].into_iter().chain(start).collect()
+        }
+        Hopper::MapCopy => vec![Read(Long), Read(Word)],
+        Hopper::MapAddress { long: false } => vec![Write(Word), Read(Word), Read(Word)],
+        Hopper::MapAddress { long: true } => vec![Write(Long), Read(Long), Read(Word)],
     }
 }
 

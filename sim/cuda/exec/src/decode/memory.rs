@@ -21,7 +21,7 @@ impl<'a> Decoder<'a, '_> {
             "ldmatrix" => self.load_matrix(m, operands),
             "cvta" => self.window(m, operands),
             "prefetch" | "prefetchu" => {
-                for part in ["global", "local", "L1", "L2"] {
+                for part in ["global", "local", "L1", "L2", "param", "tensormap"] {
                     m.take(part);
                 }
                 self.push(Op::Nop, Class::Global);
@@ -42,9 +42,12 @@ impl<'a> Decoder<'a, '_> {
         for part in ["ca", "cg", "cs", "cv", "lu", "wb", "wt", "nc"] {
             m.take(part);
         }
-        match m.take_any(&["global", "shared", "shared::cta", "local", "param", "const"]) {
+        // A cluster is one block.
+        let rooms =
+            ["global", "shared", "shared::cta", "shared::cluster", "local", "param", "const"];
+        match m.take_any(&rooms) {
             Some("global" | "const") => Room::Global,
-            Some("shared" | "shared::cta") => Room::Shared,
+            Some("shared" | "shared::cta" | "shared::cluster") => Room::Shared,
             Some("local") => Room::Local,
             Some(_) => Room::Param,
             None => Room::Generic,
@@ -212,6 +215,12 @@ impl<'a> Decoder<'a, '_> {
         if !m.take("async") {
             return Err("unsupported".to_owned());
         }
+        if m.take("bulk") {
+            return self.bulk(m, operands);
+        }
+        if m.take("mbarrier") {
+            return self.copies_arrive(m, operands);
+        }
         if m.take("commit_group") {
             self.push(Op::AsyncCommit, Class::AsyncCopy);
             return Ok(());
@@ -271,7 +280,7 @@ impl<'a> Decoder<'a, '_> {
     }
 
     /// A 32-bit copy of a 64-bit register.
-    fn narrowed(&mut self, long: u16) -> Decoded<u16> {
+    pub(super) fn narrowed(&mut self, long: u16) -> Decoded<u16> {
         let slot = self.names.slot(File::Word)?;
         let mut slots = Slots::default();
         slots.push(long)?;

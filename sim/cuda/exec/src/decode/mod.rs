@@ -2,18 +2,23 @@
 
 mod allocate;
 mod arithmetic;
+mod bulk;
 mod data;
+mod hazard;
+mod hopper;
 mod lanes;
 mod memory;
 mod mnemonic;
 mod scope;
+mod wgmma;
 
-use crate::program::{Class, Flow, Ins, OPERANDS, Op, Program, Slot, Together};
-use crate::warp::handler;
+use crate::program::{Class, Flow, Ins, OPERANDS, Op, Product, Program, Slot, Together};
+use crate::warp::{handler, watched_handler};
 use allocate::allocate;
 use halyard_sim_cuda_ptx::{
     Address, Instruction, Kernel, Module, Operand, ScalarType, Statement, Variable,
 };
+use hazard::hazards;
 use mnemonic::Mnemonic;
 use scope::{File, Names, Place};
 use std::collections::HashMap;
@@ -46,6 +51,10 @@ pub(crate) fn decode(
     kernel: &Kernel<'_>,
     globals: &Globals,
 ) -> Result<Program, DecodeError> {
+    if let Some(cluster) = kernel.limits.required_cluster.filter(|cluster| *cluster != [1; 3]) {
+        let text = format!("unsupported: clusters of {cluster:?} blocks; only of one");
+        return Err(DecodeError { line: kernel.line, text });
+    }
     let (params, param_bytes) = Program::place(&kernel.params);
     let named = kernel.params.iter().zip(&params).map(|(param, (at, _))| (param.name, *at));
     let mut decoder = Decoder {
@@ -53,6 +62,7 @@ pub(crate) fn decode(
         params: named.collect(),
         param_bytes,
         code: Vec::new(),
+        products: Vec::new(),
         line: kernel.line,
         orders: false,
     };
@@ -69,6 +79,7 @@ pub(crate) struct Decoder<'a, 'g> {
     params: HashMap<&'a str, usize>,
     param_bytes: usize,
     code: Vec<Ins>,
+    products: Vec<Product>,
     line: u32,
     /// Something orders blocks.
     orders: bool,
@@ -101,7 +112,8 @@ impl<'a> Decoder<'a, '_> {
         kernel: &Kernel<'a>,
         (params, param_bytes): (Vec<(usize, usize)>, usize),
     ) -> Program {
-        let Self { mut names, mut code, orders, .. } = self;
+        let Self { mut names, mut code, mut products, orders, .. } = self;
+        let hazards = hazards(&code, &products);
         let fixed = names.shared_bytes.next_multiple_of(16);
         let mut long_constants: Vec<_> =
             names.longs.iter().map(|(value, slot)| (*slot, *value)).collect();
@@ -112,15 +124,26 @@ impl<'a> Decoder<'a, '_> {
 
         let given = word_constants.iter().map(|(slot, _)| *slot);
         let given: Vec<_> = given.chain(names.special.iter().map(|(slot, _)| *slot)).collect();
-        let words = allocate(&mut code, File::Word, names.sizes[File::Word as usize], &given);
+        let words = allocate(
+            (&mut code, &mut products),
+            File::Word,
+            names.sizes[File::Word as usize],
+            &given,
+        );
         word_constants.iter_mut().for_each(|(slot, _)| *slot = words.slot(*slot));
         names.special.iter_mut().for_each(|(slot, _)| *slot = words.slot(*slot));
         let given: Vec<_> = long_constants.iter().map(|(slot, _)| *slot).collect();
-        let longs = allocate(&mut code, File::Long, names.sizes[File::Long as usize], &given);
+        let longs = allocate(
+            (&mut code, &mut products),
+            File::Long,
+            names.sizes[File::Long as usize],
+            &given,
+        );
         long_constants.iter_mut().for_each(|(slot, _)| *slot = longs.slot(*slot));
 
-        for ins in &mut code {
-            ins.run = handler(ins.op);
+        for (at, ins) in (0u32..).zip(&mut code) {
+            let watched = hazards.early.contains_key(&at);
+            ins.run = if watched { watched_handler } else { handler(ins.op) };
             ins.plain = ins.guard.is_none() && ins.together == Together::No;
         }
         Program {
@@ -128,6 +151,8 @@ impl<'a> Decoder<'a, '_> {
             stops: Program::stops(&code),
             plain_before: Program::plain_before(&code),
             code,
+            products,
+            hazards,
             words: words.count,
             longs: longs.count,
             predicates: names.sizes[File::Predicate as usize],
@@ -192,6 +217,12 @@ impl<'a> Decoder<'a, '_> {
             "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "mma" => {
                 self.lanes(&mut m, operands)?;
             }
+            "mbarrier" | "mapa" | "griddepcontrol" | "setmaxnreg" => {
+                self.hopper(&mut m, operands)?;
+            }
+            "wgmma" => self.wgmma(&mut m, operands)?,
+            "stmatrix" => self.store_matrix(&mut m, operands)?,
+            "tensormap" => self.tensor_map(&mut m, operands)?,
             "call" => return Err("unsupported: calls of functions".to_owned()),
             _ => self.arithmetic(&mut m, operands)?,
         }
@@ -237,6 +268,9 @@ impl<'a> Decoder<'a, '_> {
             }
             "trap" => _ = self.push(Op::Flow(Flow::Trap), Class::Control),
             "membar" | "fence" => {
+                if self.special_fence(m)? {
+                    return Ok(());
+                }
                 self.orders |= m.has_any(&["gl", "sys", "gpu"]);
                 for part in ["sc", "acq_rel", "cta", "gl", "sys", "gpu", "cluster"] {
                     m.take(part);
@@ -250,6 +284,9 @@ impl<'a> Decoder<'a, '_> {
 
     /// `bar.sync`, `bar.arrive`, `barrier.sync`, `bar.warp.sync`.
     fn barrier(&mut self, m: &mut Mnemonic<'_>, operands: &[Operand<'a>]) -> Decoded {
+        if m.take("cluster") {
+            return self.cluster_barrier(m);
+        }
         m.take("cta");
         let aligned = m.take("aligned") | (m.base == "bar");
         let mut slots = Slots::default();
@@ -315,6 +352,9 @@ impl<'a> Decoder<'a, '_> {
                 }
                 if let Some(slot) = self.names.special(name)? {
                     return Ok(slot);
+                }
+                if let Some(at) = self.params.get(name) {
+                    return self.word_constant(*at as u32);
                 }
                 match self.names.find_variable(name)? {
                     Some(Place::DynamicShared) => return self.dynamic_shared(File::Word),

@@ -225,6 +225,11 @@ fn special(name: &str) -> Option<Special> {
             "%ntid" => Special::BlockSize(axis(rest)?),
             "%ctaid" => Special::BlockId(axis(rest)?),
             "%nctaid" => Special::GridSize(axis(rest)?),
+            // Each block is a cluster of its own.
+            "%clusterid" => Special::BlockId(axis(rest)?),
+            "%nclusterid" => Special::GridSize(axis(rest)?),
+            "%cluster_ctaid" => axis(rest).map(|_| Special::Zero)?,
+            "%cluster_nctaid" => axis(rest).map(|_| Special::One)?,
             _ => return None,
         });
     }
@@ -240,7 +245,8 @@ fn special(name: &str) -> Option<Special> {
         "%lanemask_ge" => Special::MaskGe,
         "%dynamic_smem_size" => Special::DynamicShared,
         "%total_smem_size" => Special::TotalShared,
-        "%smid" => Special::Zero,
+        "%smid" | "%cluster_ctarank" => Special::Zero,
+        "%cluster_nctarank" => Special::One,
         _ => return None,
     })
 }

@@ -433,7 +433,7 @@ fn store_local(w: &mut Warp, e: &Env<'_>, reach: &Reach<'_>, buffer: &Buffer) ->
 }
 
 /// A `cp.async` that was issued and has not landed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Copy {
     lanes: u32,
     bytes: usize,
@@ -506,6 +506,32 @@ pub(super) fn wait(w: &mut Warp, e: &mut Env<'_>, m: u32, keep: Option<u32>) -> 
     Ok(())
 }
 
+impl Copy {
+    /// The part of one lane, which it has no more.
+    pub(super) fn take_lane(&mut self, lane: usize) -> Option<Self> {
+        let taken = self.lanes >> lane & 1 != 0;
+        self.lanes &= !(1 << lane);
+        taken.then(|| Self { lanes: 1 << lane, ..self.clone() })
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.lanes != 0
+    }
+}
+
+/// Lands a copy, of whichever warp, as `by` of this one sees it arrive.
+pub(super) fn land_lanes(w: &Warp, e: &mut Env<'_>, copy: &Copy, by: usize) -> Step {
+    let who = w.who(copy.pc, false);
+    for lane in lanes(copy.lanes) {
+        let (at, bytes) = (copy.to[lane], copy.bytes);
+        let reach = Reach { addresses: &[at; LANES], mask: 1 << by, bytes };
+        e.shared.note_lanes(&who, &reach, How::Land)?;
+        let from = &copy.data[lane * bytes..(lane + 1) * bytes];
+        copy_piece(from, e.shared.bytes_mut(at as usize, bytes));
+    }
+    Ok(())
+}
+
 fn land(w: &Warp, e: &mut Env<'_>, copy: &Copy, landing: u32) -> Step {
     let reach = Reach { addresses: &copy.to, mask: landing, bytes: copy.bytes };
     e.shared.note_lanes(&w.who(copy.pc, false), &reach, How::Land)?;
@@ -548,5 +574,35 @@ pub(super) fn load_matrix(
         }
         w.registers.set_word(ins.o[1 + matrix], FULL, &values);
     }
+    Ok(())
+}
+
+/// `stmatrix`: lanes `8i` to `8i + 7` have the addresses of the rows of matrix `i`.
+#[inline(never)]
+pub(super) fn store_matrix(
+    w: &Warp,
+    e: &mut Env<'_>,
+    ins: &Ins,
+    count: u8,
+    transposed: bool,
+) -> Step {
+    let addresses = addresses(&w.registers, ins.o[0], false, 0);
+    let mut rows: Buffer = [0; 512];
+    for matrix in 0..usize::from(count) {
+        let values = w.registers.word(ins.o[1 + matrix]);
+        let element =
+            |row: usize, column: usize| values[row * 4 + column / 2] >> (16 * (column % 2));
+        for (row, bytes) in rows[matrix * 128..][..128].chunks_exact_mut(16).enumerate() {
+            for (column, to) in bytes.chunks_exact_mut(2).enumerate() {
+                let from = if transposed { element(column, row) } else { element(row, column) };
+                to.copy_from_slice(&(from as u16).to_le_bytes());
+            }
+        }
+    }
+    let mask = FULL >> (32 - 8 * u32::from(count));
+    let reach = Reach { addresses: &addresses, mask, bytes: 16 };
+    let who = w.who(e.pc, true);
+    use_shared(e, &reach, |shared, inside| shared.write_lanes(&who, inside, &rows))?;
+    count_passes(e, &reach);
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! Which function executes an instruction: one of its own for each frequent opcode, compiled for the vectors of the processor.
 
-use super::{Env, Handler, Warp, access, atomic, convert, exchange, float, integer, tensor};
+use super::{
+    Env, Handler, Warp, access, atomic, convert, exchange, float, hopper, integer, tensor, wgmma,
+};
 use crate::counters::Counters;
 use crate::fault::Step;
 use crate::program::{
-    Access, Bits, Compare, Convert, F32, Ins, Int, Kind, Lanes, Logic, Mma, Mode, Move, Op, Room,
-    Round, Test, Wide, Width,
+    Access, Bits, Compare, Convert, F32, Hopper, Ins, Int, Kind, Lanes, Logic, Mma, Mode, Move, Op,
+    Room, Round, Test, Wide, Width,
 };
 use halyard_sim_cuda_ptx::ScalarType as T;
 
@@ -39,6 +41,7 @@ fn step(op: Op, w: &mut Warp, e: &mut Env<'_>, ins: &Ins, m: u32) -> Step {
             count_tensor(&mut e.counters, op);
         }
         Op::Lanes(op) => exchange::exchange(r, m, o, op, ins.imm),
+        Op::Hopper(op) => return hopper::hopper(w, e, ins, op, m),
         Op::Nop | Op::Flow(_) => {}
     }
     Ok(())
@@ -108,6 +111,14 @@ macro_rules! handlers {
                 #[$features]
                 fn other(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, m: u32) -> Step {
                     step(ins.op, w, e, ins, m)
+                }
+                // Too large to be a part of every other function.
+                #[$features]
+                fn product(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, _: u32) -> Step {
+                    wgmma::product(w, e, ins)
+                }
+                if let Op::Hopper(Hopper::Product { .. }) = op {
+                    return product;
                 }
                 arithmetic(op).or_else(|| lanes(op)).unwrap_or(other)
             }

@@ -6,13 +6,18 @@
 
 mod access;
 mod atomic;
+mod bulk;
 mod convert;
 mod exchange;
 mod float;
 mod handler;
+mod hopper;
 mod integer;
+mod mbarrier;
+mod proxy;
 pub(crate) mod registers;
 mod tensor;
+mod wgmma;
 
 use crate::counters::{Counters, Tally};
 use crate::fault::{FaultKind, Step, Trouble};
@@ -20,9 +25,13 @@ use crate::memory::View;
 use crate::program::{Flow, Ins, Op, Program, Together};
 use crate::shared::{Clock, Shared, Who, learn};
 use access::Copy;
+use mbarrier::Barriers;
+use proxy::Fences;
 use registers::{FULL, LANES, Registers};
 
 pub(crate) use handler::handler;
+pub(crate) use proxy::Known;
+pub(crate) use wgmma::{Warpgroups, watched_handler};
 
 /// Executes one instruction for the lanes of a mask. Its code may need features of the processor, which whoever calls it
 /// must know to be there.
@@ -41,6 +50,8 @@ pub(crate) struct Env<'l> {
     pub(crate) tally: Tally,
     /// Threads that arrived at a barrier without waiting.
     pub(crate) arrivals: Vec<Arrival>,
+    pub(crate) barriers: Barriers,
+    pub(crate) warpgroups: Warpgroups,
     /// The instruction that is executed, and by which lanes.
     pub(crate) pc: u32,
     pub(crate) active: u32,
@@ -51,7 +62,7 @@ pub(crate) struct Env<'l> {
 pub(crate) struct Arrival {
     pub(crate) barrier: u32,
     pub(crate) threads: u32,
-    pub(crate) clock: Clock,
+    pub(crate) known: Known,
 }
 
 #[derive(Debug)]
@@ -63,10 +74,13 @@ pub(crate) struct Warp {
     pub(crate) live: u32,
     pub(crate) clock: Clock,
     /// Warps of the block.
-    warps: usize,
+    pub(crate) warps: usize,
     /// What any warp did at a step before this one, this warp knows.
     settled: u32,
     copies: Vec<Copy>,
+    fences: Fences,
+    bulk: bulk::Groups,
+    products: wgmma::Products,
     /// How many groups of `cp.async` each lane has begun.
     groups_begun: [u32; LANES],
     pub(crate) local: Vec<u8>,
@@ -93,6 +107,11 @@ pub(crate) enum State {
     Meeting(u32),
     /// Waits for these lanes to come to any `bar.warp.sync`.
     WarpBarrier(u32),
+    /// Waits for a phase of the `mbarrier` at this address.
+    Mbarrier {
+        at: u32,
+        phase: u64,
+    },
 }
 
 /// Why a warp stopped.
@@ -123,6 +142,9 @@ impl Warp {
             warps: warps as usize,
             settled: 0,
             copies: Vec::new(),
+            fences: Fences::default(),
+            bulk: bulk::Groups::default(),
+            products: wgmma::Products::default(),
             groups_begun: [0; LANES],
             local: vec![0; program.local_bytes * LANES],
         }
@@ -136,6 +158,9 @@ impl Warp {
         self.clock = [0; 32];
         self.step_to(step);
         self.copies.clear();
+        self.fences = Fences::default();
+        self.bulk = bulk::Groups::default();
+        self.products = wgmma::Products::default();
         self.groups_begun = [0; LANES];
         self.local.fill(halyard_sim_memory::POISON);
     }
@@ -307,6 +332,12 @@ fn straight(w: &mut Warp, e: &mut Env<'_>, pc: &mut u32, stop: u32, m: u32) -> S
     Ok(0)
 }
 
+/// Executes `ins` by a function that `handler` gave.
+fn execute(w: &mut Warp, e: &mut Env<'_>, (run, ins): (Handler, &Ins), m: u32) -> Step {
+    // SAFETY: `handler` chose it for the features that this processor has.
+    unsafe { run(w, e, ins, m) }
+}
+
 impl Ins {
     /// Which of the lanes `m` execute it.
     #[inline(always)]
@@ -358,7 +389,10 @@ fn go(
         Flow::Branch => {
             w.join(Group { pc: ins.imm as u32, lanes: active, state: State::Ready });
         }
-        Flow::Exit => w.exit(active),
+        Flow::Exit => {
+            bulk::check_exit(w, active)?;
+            w.exit(active);
+        }
         Flow::Trap => {
             let text = "trap".to_owned();
             return Err(Trouble::new(FaultKind::Trap, active.trailing_zeros(), text));
@@ -367,6 +401,10 @@ fn go(
             let first = active.trailing_zeros() as usize & 31;
             w.warp_barrier(pc, active, w.registers.word(ins.o[0])[first]);
         }
+        Flow::BarrierWait { parity } => {
+            let done = mbarrier::wait(w, e, ins, parity, active)?;
+            return Ok((pc + 1, left | done));
+        }
         Flow::Barrier { counted, wait, aligned } => {
             let first = active.trailing_zeros() as usize & 31;
             let barrier = w.registers.word(ins.o[0])[first];
@@ -374,7 +412,7 @@ fn go(
             if !wait {
                 w.step_to(w.own_step() + 1);
                 let threads = active.count_ones();
-                e.arrivals.push(Arrival { barrier, threads, clock: w.clock });
+                e.arrivals.push(Arrival { barrier, threads, known: w.known() });
                 return Ok((pc + 1, m));
             }
             w.join(Group { pc, lanes: active, state: State::Barrier { barrier, wanted, aligned } });

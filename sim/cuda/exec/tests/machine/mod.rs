@@ -24,6 +24,12 @@ macro_rules! args {
 }
 args!(u64 u32 f32 i32);
 
+impl From<[u8; 128]> for Arg {
+    fn from(value: [u8; 128]) -> Self {
+        Self(value.into())
+    }
+}
+
 impl Machine {
     pub(crate) fn new(ptx: &str) -> Self {
         Self::with_helpers(ptx, 1)

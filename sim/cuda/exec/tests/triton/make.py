@@ -77,8 +77,33 @@ def matmul(out, a, b, m, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr
 
 
 @triton.jit
+def matmul_of_descriptors(out, a, b, m, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    """The same of bf16 with tensor maps that the kernel makes itself, in scratch memory."""
+    x_map = tl.make_tensor_descriptor(a, [m, k], [k, 1], [M, K])
+    y_map = tl.make_tensor_descriptor(b, [k, n], [n, 1], [K, N])
+    out_map = tl.make_tensor_descriptor(out, [m, n], [n, 1], [M, N])
+    row = tl.program_id(1) * M
+    column = tl.program_id(0) * N
+    total = tl.zeros([M, N], tl.float32)
+    for first in range(0, k, K):
+        total = tl.dot(x_map.load([row, first]), y_map.load([first, column]), total)
+    out_map.store([row, column], total.to(tl.bfloat16))
+
+
+@triton.jit
+def matmul_of_maps(out, a, b, m, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    """The same with tensor maps that the host makes, which are parameters."""
+    row = tl.program_id(1) * M
+    column = tl.program_id(0) * N
+    total = tl.zeros([M, N], tl.float32)
+    for first in range(0, k, K):
+        total = tl.dot(a.load([row, first]), b.load([first, column]), total)
+    out.store([row, column], total.to(out.dtype))
+
+
+@triton.jit
 def linear(out, a, b, m, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
-    """out[m, n] = a[m, k] b[n, k] transposed, for k a multiple of K. M is too small for wgmma."""
+    """out[m, n] = a[m, k] b[n, k] transposed, for k a multiple of K. For wgmma, M must be at least 64."""
     row = tl.program_id(1) * M + tl.arange(0, M)[:, None]
     column = tl.program_id(0) * N + tl.arange(0, N)[None, :]
     depth = tl.arange(0, K)
@@ -146,8 +171,7 @@ def sort_and_sum(sorted_rows, sums, x, BLOCK: tl.constexpr):
 
 
 ALL = (80, 89, 90)
-# For sm_90 Triton multiplies with wgmma, which the simulator does not have.
-WITHOUT_WGMMA = (80, 89)
+HOPPER = (90,)
 F32, BF16, I32 = "*fp32", "*bf16", "*i32"
 COUNT, SIXTEENS = "i32", "i32 of 16s"
 
@@ -161,9 +185,28 @@ LINEAR = [
 ]
 
 
+# The types again, and how deep and wide a tile is that is multiplied by wgmma.
+WIDE = [
+    ("int8", I32, "*i8", {"M": 64, "N": 64, "K": 64}),
+    ("float16", F32, "*fp16", {"M": 128, "N": 64, "K": 32}),
+    ("tf32", F32, F32, {"M": 64, "N": 32, "K": 32}),
+    ("e4m3", F32, "*fp8e4nv", {"M": 64, "N": 128, "K": 64}),
+    ("e5m2", F32, "*fp8e5", {"M": 64, "N": 64, "K": 32}),
+]
+
+
 def linear_of(name, archs, out, x):
     params = [out, x, x, COUNT, COUNT, SIXTEENS]
     return f"linear_{name}", linear, archs, params, {"M": 32, "N": 32, "K": 64}, {"num_stages": 2}
+
+
+def wide_linear_of(name, out, x, tile):
+    params = [out, x, x, COUNT, COUNT, SIXTEENS]
+    return f"linear_wide_{name}", linear, HOPPER, params, tile, {"num_stages": 3}
+
+
+def tensor_map(*tile):
+    return f"tensordesc<bf16[{tile[0]},{tile[1]}]>"
 
 
 # Name, kernel, architectures, parameters in order, constants, options.
@@ -171,9 +214,13 @@ KERNELS = [
     ("vector_add", vector_add, ALL, [F32, F32, F32, COUNT], {"BLOCK": 256}, {}),
     ("softmax", softmax, ALL, [F32, F32, COUNT], {"BLOCK": 256}, {}),
     ("rms_norm", rms_norm, ALL, [BF16, BF16, BF16, "fp32", COUNT], {"BLOCK": 512}, {}),
-    ("matmul", matmul, WITHOUT_WGMMA, [BF16, BF16, BF16, COUNT, SIXTEENS, SIXTEENS], {"M": 64, "N": 64, "K": 32}, {"num_stages": 3}),
+    ("matmul", matmul, ALL, [BF16, BF16, BF16, COUNT, SIXTEENS, SIXTEENS], {"M": 64, "N": 64, "K": 32}, {"num_stages": 3}),
+    ("matmul_wide", matmul, HOPPER, [BF16, BF16, BF16, COUNT, SIXTEENS, SIXTEENS], {"M": 128, "N": 128, "K": 64}, {"num_stages": 3, "num_warps": 8}),
+    ("matmul_of_descriptors", matmul_of_descriptors, HOPPER, [BF16, BF16, BF16, COUNT, SIXTEENS, SIXTEENS], {"M": 64, "N": 64, "K": 64}, {"num_stages": 3}),
+    ("matmul_of_maps", matmul_of_maps, HOPPER, [tensor_map(64, 128), tensor_map(64, 32), tensor_map(32, 128), COUNT, SIXTEENS, SIXTEENS], {"M": 64, "N": 128, "K": 32}, {"num_stages": 4}),
     *(linear_of(*types) for types in LINEAR),
-    ("attention", attention, WITHOUT_WGMMA, [BF16, BF16, BF16, BF16, COUNT, "fp32"], {"M": 64, "N": 32, "D": 64}, {"num_stages": 2}),
+    *(wide_linear_of(*types) for types in WIDE),
+    ("attention", attention, ALL, [BF16, BF16, BF16, BF16, COUNT, "fp32"], {"M": 64, "N": 32, "D": 64}, {"num_stages": 2}),
     ("histogram", histogram, ALL, [I32, I32, COUNT], {"BINS": 64, "BLOCK": 512}, {}),
     ("argmax", argmax, ALL, [I32, F32, F32, COUNT], {"BLOCK": 256}, {}),
     ("sort_and_sum", sort_and_sum, ALL, [I32, I32, I32], {"BLOCK": 256}, {}),
@@ -198,6 +245,11 @@ def bare(ptx):
     return "\n".join(line for line in lines if line) + "\n"
 
 
+def maps_of(meta):
+    """The extents of the tile of each tensor map, the outer first, and its swizzle mode."""
+    return [[*of["block_size"], of["swizzle"]] for of in meta.tensordesc_meta]
+
+
 def main():
     assert triton.__version__ == VERSION, f"Triton {triton.__version__}: the files are of {VERSION}"
     tables = [f"# Made by make.py with Triton {VERSION}: the constants of each kernel, and what a launch of it needs.\n"]
@@ -206,13 +258,15 @@ def main():
         for arch in archs:
             compiled = compile_kernel(kernel, arch, params, constants, options)
             meta = compiled.metadata
-            assert meta.global_scratch_size == meta.profile_scratch_size == 0, f"{name} wants scratch memory"
+            assert meta.profile_scratch_size == 0, f"{name} wants memory of a profiler"
             head = f"// {name} of make.py, compiled by Triton {VERSION} for sm_{arch}.\n"
             (HERE / f"{name}.sm_{arch}.ptx").write_text(head + bare(compiled.asm["ptx"]))
             tables.append(
                 f"[{name}.sm_{arch}]\n"
                 f"threads = {32 * meta.num_warps}\n"
                 f"shared_bytes = {meta.shared}\n"
+                + (f"maps = {maps_of(meta)}\n" if meta.tensordesc_meta else "")
+                + (f"scratch_bytes = {meta.global_scratch_size}\n" if meta.global_scratch_size else "")
             )
     (HERE / "launch.toml").write_text("\n".join(tables))
 

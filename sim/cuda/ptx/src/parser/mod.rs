@@ -155,7 +155,7 @@ impl<'a> Parser<'_, 'a> {
                 ".maxnreg" => limits.max_registers = Some(self.extent()?),
                 ".maxclusterrank" => _ = self.extent()?,
                 ".noreturn" | ".blocksareclusters" | ".explicitcluster" => {}
-                ".reqnctapercluster" => _ = self.extents()?,
+                ".reqnctapercluster" => limits.required_cluster = Some(self.extents()?),
                 ".pragma" => self.skip_past(';')?,
                 _ => return Err(self.error_at(self.at - 1, "a performance directive or '{'")),
             }
