@@ -88,6 +88,9 @@ impl<'l> Block<'l> {
             if let Some((warp, trouble)) = self.env.warpgroups.check_end() {
                 return Err(self.fault(warp, &trouble));
             }
+            if let Some(trouble) = self.env.barriers.check_end() {
+                return Err(self.fault(0, &trouble));
+            }
             self.env.counters.blocks += 1;
             return Ok(());
         }

@@ -411,26 +411,41 @@ impl Shared {
         for at in pieces {
             let granule = at / 16;
             self.note_range(who, lane, (granule * 16, 16), How::Read)?;
-            let level = usize::from(self.level[granule]);
-            let parts = 16 / WIDTHS[level];
-            for part in granule * parts..(granule + 1) * parts {
-                let write = Mark(self.uses[level][part][0]);
-                if !write.is(PROXY) && !is_fenced(write.warp(), write.thread() % 32, write.step()) {
-                    let text = format!(
-                        "the async proxy reads shared memory at {:#x}, which thread {} wrote at {}: no fence.proxy.async between",
-                        part * WIDTHS[level],
-                        write.thread(),
-                        Instruction(write.pc())
-                    );
-                    return Err(Trouble::new(FaultKind::ProxyFence, lane, text));
-                }
-            }
+            self.check_fence(lane, granule, ("reads", &is_fenced))?;
             self.readers.counts[granule] += 1;
             granules.push(granule as u32);
         }
         self.readers.last += 1;
         self.readers.at_work.push((self.readers.last, who.pc, granules));
         Ok(self.readers.last)
+    }
+
+    /// A fault if the generic proxy wrote 16 bytes that the async proxy now uses, and no fence is known.
+    pub(crate) fn check_fence(
+        &self,
+        lane: u32,
+        granule: usize,
+        (verb, is_fenced): (&str, &dyn Fn(usize, u32, u32) -> bool),
+    ) -> Step {
+        let level = usize::from(self.level[granule]);
+        let parts = 16 / WIDTHS[level];
+        for part in granule * parts..(granule + 1) * parts {
+            let write = Mark(self.uses[level][part][0]);
+            let of_block = write.step() >= self.first_step;
+            if of_block
+                && !write.is(PROXY)
+                && !is_fenced(write.warp(), write.thread() % 32, write.step())
+            {
+                let text = format!(
+                    "the async proxy {verb} shared memory at {:#x}, which thread {} wrote at {}: no fence.proxy.async between",
+                    part * WIDTHS[level],
+                    write.thread(),
+                    Instruction(write.pc())
+                );
+                return Err(Trouble::new(FaultKind::ProxyFence, lane, text));
+            }
+        }
+        Ok(())
     }
 
     /// The instruction that was given `number` has read all it reads.
@@ -563,7 +578,7 @@ impl Problem {
             }
             FaultKind::AsyncCopyPending => {
                 format!(
-                    "{access}, which the cp.async at {other} has not delivered: wait for its group first"
+                    "{access}, which the cp.async at {other} has not delivered: wait for its group or mbarrier first"
                 )
             }
             _ => {

@@ -124,8 +124,22 @@ const MISUSES: &[Misuse] = &[
     Misuse {
         name: "a bulk copy over what other threads still read",
         kind: SharedRace,
-        body: "INIT 1\n@%p1 st.shared.u32 [1024], 5;\nbar.sync 0;\nld.shared.u32 %r5, [1024]; // HERE TOO\nbar.sync 0; // FIX\n@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [0], 256;\n@%p1 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [1024], [%rd1], 256, [0]; // HERE",
+        body: "INIT 1\n@%p1 st.shared.u32 [1024], 5;\nfence.proxy.async;\nbar.sync 0;\nld.shared.u32 %r5, [1024]; // HERE TOO\nbar.sync 0; // FIX\n@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [0], 256;\n@%p1 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [1024], [%rd1], 256, [0]; // HERE\nWAIT 0",
         says: "",
+        ..BASE
+    },
+    Misuse {
+        name: "a bulk copy over what the generic proxy wrote, without a fence",
+        kind: ProxyFence,
+        body: "INIT 1\nst.shared.u32 [%r2], %r1;\nfence.proxy.async.shared::cta; // FIX\nbar.sync 0;\n@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [0], 256;\nLOAD // HERE\nWAIT 0",
+        says: "the async proxy writes shared memory at 0x400, which thread",
+        ..BASE
+    },
+    Misuse {
+        name: "a block that ends before a bulk copy to it does",
+        kind: Mbarrier,
+        body: "INIT 1\nbar.sync 0;\n@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [0], 256;\nLOAD\nWAIT 0 // FIX",
+        says: "the mbarrier at 0x0 ends, and nobody waited for the bulk copy at line",
         ..BASE
     },
     Misuse {

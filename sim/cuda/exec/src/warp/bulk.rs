@@ -71,10 +71,11 @@ fn begin(
 ) -> Step {
     let who = w.who(e.pc, false);
     for at in &to {
+        w.check_overwrite(e, lane as u32, *at)?;
         e.shared.note_range(&who, lane as u32, (*at, 16), How::Begin)?;
         e.shared.bytes_mut(*at, 16).fill(POISON);
     }
-    bring(w, e, (lane, barrier), (data.len(), Delivery::Bulk { to, data }))
+    bring(w, e, (lane, barrier), (data.len(), Delivery::Bulk { to, data, pc: e.pc }))
 }
 
 /// Global to shared memory: address `o[0]` from `o[1]`, bytes `o[2]`, barrier `o[3]`.

@@ -44,13 +44,27 @@ struct Barrier {
 /// What a copy brings.
 #[derive(Debug)]
 pub(super) enum Delivery {
-    /// 16 bytes for each address, by the async proxy.
-    Bulk { to: Vec<usize>, data: Vec<u8> },
+    /// 16 bytes for each address, by the async proxy, since an instruction.
+    Bulk { to: Vec<usize>, data: Vec<u8>, pc: u32 },
     /// A `cp.async` of these lanes.
     Lanes(Box<Copy>),
 }
 
 impl Barrier {
+    /// A fault if a bulk copy is not delivered.
+    fn check_end(&self, at: u32) -> Step {
+        let pending = self.copies.iter().find_map(|(_, copy)| match copy {
+            Delivery::Bulk { pc, .. } => Some(*pc),
+            Delivery::Lanes(_) => None,
+        });
+        let Some(pc) = pending else { return Ok(()) };
+        let text = format!(
+            "the mbarrier at {at:#x} ends, and nobody waited for the bulk copy at {}",
+            Instruction(pc as usize)
+        );
+        Err(trouble(0, text))
+    }
+
     fn settle(&mut self) -> bool {
         if self.pending != 0 || self.bytes != 0 {
             return false;
@@ -80,6 +94,11 @@ impl Barriers {
     pub(crate) fn clear(&mut self) {
         self.all.clear();
         self.completed = false;
+    }
+
+    /// What is wrong if the block ends now: a copy to its shared memory that nobody waited for.
+    pub(crate) fn check_end(&self) -> Option<Box<Trouble>> {
+        self.all.iter().find_map(|(at, barrier)| barrier.check_end(*at).err())
     }
 
     /// Whether the wait for `phase` of the barrier at `at` is over.
@@ -173,7 +192,9 @@ pub(super) fn inval(w: &Warp, e: &mut Env<'_>, ins: &Ins, m: u32) -> Step {
     let places = *w.registers.word(ins.o[0]);
     for lane in lanes(m) {
         let at = places[lane];
-        let used = barrier(w, e, lane, at)?.used;
+        let ending = barrier(w, e, lane, at)?;
+        ending.check_end(at)?;
+        let used = ending.used;
         let unknown =
             |other: &usize| *other != w.index as usize && used[*other] >= w.clock[*other].max(1);
         if let Some(other) = (0..32).find(unknown) {
@@ -349,7 +370,7 @@ fn deliver(w: &mut Warp, e: &mut Env<'_>, lane: usize, at: u32) -> Step {
     }
     for (_, delivery) in landing {
         match delivery {
-            Delivery::Bulk { to, data } => {
+            Delivery::Bulk { to, data, .. } => {
                 let who = w.who(e.pc, false);
                 for (at, bytes) in to.iter().zip(data.chunks_exact(16)) {
                     e.shared.note_range(&who, lane as u32, (*at, 16), How::Deliver)?;

@@ -78,4 +78,10 @@ impl Warp {
         let who = self.who(e.pc, true);
         e.shared.begin_reading(&who, lane, is_fenced, pieces)
     }
+
+    /// A fault unless what the generic proxy wrote of 16 bytes is fenced before the async proxy writes them.
+    pub(super) fn check_overwrite(&self, e: &Env<'_>, lane: u32, at: usize) -> crate::fault::Step {
+        let is_fenced = |warp, of, step| self.fences.cover(self.index, (warp, of, step));
+        e.shared.check_fence(lane, at / 16, ("writes", &is_fenced))
+    }
 }

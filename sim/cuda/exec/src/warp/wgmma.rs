@@ -198,18 +198,28 @@ impl Layout {
 }
 
 /// Numbers of a matrix: for each row of A or column of B, those of K.
+#[inline(always)]
 fn fetch<T: Copy + Default>(
     e: &Env<'_>,
     layout: &Layout,
     (from, to): (usize, usize),
     number: impl Fn(&[u8]) -> T,
 ) -> Vec<T> {
-    let count = K_BYTES / layout.element;
-    let place = |at: usize, k: usize| e.shared.bytes(layout.place(at, k), layout.element);
-    (from..to)
-        .flat_map(|at| (0..count).map(move |k| (at, k)))
-        .map(|(at, k)| number(place(at, k)))
-        .collect()
+    let depth = K_BYTES / layout.element;
+    let unit = 16 / layout.element;
+    let mut all = vec![T::default(); (to - from) * depth];
+    // From neighbour to neighbour in 16 bytes.
+    let (step, k_step, next) = if layout.transposed { (unit, 1, depth) } else { (1, unit, 1) };
+    for at in (from..to).step_by(step) {
+        for k in (0..depth).step_by(k_step) {
+            let piece = e.shared.bytes(layout.place(at, k), 16);
+            let first = (at - from) * depth + k;
+            for (index, bytes) in piece.chunks_exact(layout.element).enumerate() {
+                all[first + index * next] = number(bytes);
+            }
+        }
+    }
+    all
 }
 
 /// `mma_async`: what one warp does of it.
