@@ -11,6 +11,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 const GEMM: &str = include_str!("../../kernels/ptx/gemm.sm_80.ptx");
+const WGMMA: &str = include_str!("../tests/triton/matmul_wide.sm_90.ptx");
 const NORM: &str = include_str!("../../kernels/ptx/rms_norm.sm_80.ptx");
 const DECODE: &str = include_str!("../../kernels/ptx/paged_decode.sm_80.ptx");
 
@@ -60,6 +61,16 @@ fn main() {
         let args = [c.into(), a.into(), b.into(), n.into(), n.into(), n.into()];
         machine
             .launch("gemm_bf16_nt", ([n / 64, n / 64, 1], [128, 1, 1], 24_576), &args)
+            .expect("no fault")
+    });
+
+    let machine = Machine::with_helpers(WGMMA, 0);
+    let [a, b, c] = [(); 3].map(|()| ones(&machine, (n * n) as usize));
+    report("gemm 512x512x512 by wgmma", || {
+        let args =
+            [c.into(), a.into(), b.into(), n.into(), n.into(), n.into(), 0u64.into(), 0u64.into()];
+        machine
+            .launch("matmul", ([n / 128, n / 128, 1], [256, 1, 1], 98_304), &args)
             .expect("no fault")
     });
 
