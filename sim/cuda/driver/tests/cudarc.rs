@@ -362,3 +362,97 @@ fn a_pool_may_be_opened_to_another_device() {
     let (stream, near) = add_to_itself(&own, address);
     assert!(stream.clone_dtoh(&near).unwrap().iter().all(|value| *value == 2.0));
 }
+
+/// Copies the tile at (`x`, `y`) of a tensor to `out`, and adds 1 to each word on the way back.
+const TILE: &str = "
+.version 8.0
+.target sm_90a
+.address_size 64
+.visible .entry tile(.param .align 64 .b8 map[128], .param .u64 out, .param .u32 x, .param .u32 y) {
+    .reg .pred %p<3>; .reg .b32 %r<6>; .reg .b64 %rd<6>; .shared .align 128 .b8 tile_of[256]; .shared .align 8 .b8 full[8];
+    mov.b64 %rd1, map; cvta.param.u64 %rd1, %rd1; ld.param.u64 %rd2, [out];
+    ld.param.u32 %r1, [x]; ld.param.u32 %r2, [y]; mov.u32 %r3, %tid.x; setp.eq.u32 %p1, %r3, 0;
+    @%p1 mbarrier.init.shared::cta.b64 [full], 1;
+    bar.sync 0;
+    @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], 128;
+    @%p1 cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [tile_of], [%rd1, {%r1, %r2}], [full];
+wait: mbarrier.try_wait.parity.shared::cta.b64 %p2, [full], 0;
+    @!%p2 bra wait;
+    mul.wide.u32 %rd3, %r3, 4; add.s64 %rd2, %rd2, %rd3; cvt.u32.u64 %r4, %rd3;
+    mov.u32 %r5, tile_of; add.u32 %r4, %r4, %r5; ld.shared.u32 %r5, [%r4]; st.global.u32 [%rd2], %r5;
+    add.u32 %r5, %r5, 1; st.shared.u32 [%r4], %r5; fence.proxy.async.shared::cta; bar.sync 0;
+    @%p1 cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd1, {%r1, %r2}], [tile_of];
+    cp.async.bulk.commit_group; cp.async.bulk.wait_group.read 0;
+    ret;
+}";
+
+fn encode(
+    address: u64,
+    extents: [u64; 2],
+    strides: [u64; 1],
+    tile: [u32; 2],
+) -> Result<sys::CUtensorMap, DriverError> {
+    let mut map = sys::CUtensorMap { opaque: [0; 16] };
+    // SAFETY: as many values are there as two dimensions have.
+    let result = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &raw mut map,
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+            2,
+            address as *mut c_void,
+            extents.as_ptr(),
+            strides.as_ptr(),
+            tile.as_ptr(),
+            [1, 1].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    result.result().map(|()| map)
+}
+
+#[test]
+fn tiles_are_copied_by_tensor_maps() {
+    #[repr(transparent)]
+    struct Map(sys::CUtensorMap);
+    // SAFETY: it is a struct of plain words, which a kernel takes by value.
+    unsafe impl cudarc::driver::DeviceRepr for Map {}
+
+    let context = context(2);
+    let stream = context.default_stream();
+    let kernel = function(&context, TILE, "tile");
+    // Six rows of twelve, eight of them of the tensor.
+    let words: Vec<u32> = (0..72).collect();
+    let tensor = stream.clone_htod(&words).unwrap();
+    let mut out = stream.alloc_zeros::<u32>(32).unwrap();
+    let address = tensor.device_ptr(&stream).0;
+    let map = Map(encode(address, [9, 6], [48], [8, 4]).unwrap());
+    let config = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 0 };
+    let mut launch = stream.launch_builder(&kernel);
+    launch.arg(&map).arg(&mut out).arg(&4i32).arg(&-1i32);
+    // SAFETY: the simulator checks every access.
+    unsafe { launch.launch(config) }.unwrap();
+    let inside = |row: i32, column: i32| (0..6).contains(&row) && (0..9).contains(&column);
+    let want: Vec<u32> = (0..32)
+        .map(|at| (at / 8 - 1, at % 8 + 4))
+        .map(|(row, column)| if inside(row, column) { (row * 12 + column) as u32 } else { 0 })
+        .collect();
+    assert_eq!(stream.clone_dtoh(&out).unwrap(), want);
+    let after = stream.clone_dtoh(&tensor).unwrap();
+    for (at, word) in after.into_iter().enumerate() {
+        let (row, column) = (at as i32 / 12, at as i32 % 12);
+        let copied = (0..3).contains(&row) && (4..9).contains(&column);
+        assert_eq!(word, at as u32 + u32::from(copied), "row {row}, column {column}");
+    }
+    for (extents, strides, tile) in [
+        ([9, 6], [40], [8, 4]),
+        ([9, 0], [48], [8, 4]),
+        ([9, 6], [48], [8, 257]),
+        ([9, 6], [48], [3, 4]),
+    ] {
+        let refused = encode(address, extents, strides, tile).unwrap_err();
+        assert_eq!(refused.0, sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+}

@@ -46,6 +46,7 @@ mod module;
 mod nvml;
 mod report;
 mod stream;
+mod tensor_map;
 
 use crate::code::{Code, Failure, Outcome, remember};
 use std::ffi::{CStr, c_char};
