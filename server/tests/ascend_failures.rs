@@ -72,6 +72,48 @@ fn devices_that_share_a_model_need_hccl_and_a_way_to_each_other() {
     refused(&mut link.serve("llama", &flags), &words);
 }
 
+/// The driver's tools for its network: one device's link is down, the other has no address.
+const HCCN_TOOL: &str = r#"
+case "$*" in
+    "-i 0 -link -g") echo "link status: UP" ;;
+    "-i 1 -link -g") echo "link status: DOWN" ;;
+    "-i 1 -ip -g") printf "ipaddr:192.168.100.101\nnetmask:255.255.255.0\n" ;;
+    *) echo "Cmd execute failed!" >&2; exit 1 ;;
+esac"#;
+
+#[test]
+fn the_network_of_the_npus_is_looked_at_when_ranks_do_not_meet() {
+    let flags = [&F16[..], &["-tp", "2"]].concat();
+    let broken = || Npus::with("cann-8.1", "910B1,910B1").failing("HcclCommInitRootInfo:19@1+");
+    let words = [
+        "device 0 has no address: `hccn_tool -i 0 -ip -s address",
+        "the link of device 1 is DOWN: look at its cable",
+    ];
+    let tool = broken().program("hccn_tool", HCCN_TOOL);
+    refused(&mut tool.serve("llama", &flags), &words);
+    let words = ["hccn_tool of the driver is not there; devices of one host do without"];
+    refused(&mut broken().serve("llama", &flags), &words);
+}
+
+/// The driver's tool, of the second card.
+const NPU_SMI: &str = r#"
+case "$*" in
+    "info -m") printf "NPU ID Chip ID Chip Logic ID Chip Name\n4 0 0 Ascend 910B1\n4 1 - Mcu\n" ;;
+    "info -t usages -i 4 -c 0") printf "\tHBM Bandwidth Usage Rate(%%) : 40\n\tNPU Utilization(%%) : 96\n" ;;
+    "info -t temp -i 4 -c 0") printf "\tNPU Temperature (C) : 45\n" ;;
+    "info -t power -i 4 -c 0") printf "\tNPU Real-time Power(W) : 94.2\n" ;;
+    *) echo "This device does not support querying." ; exit 1 ;;
+esac"#;
+
+#[test]
+fn npu_smi_measures_where_dcmi_is_missing() {
+    let npus = Npus::with("cann-8.1", "910B1").lacking("libdcmi.so");
+    let listed = npus.program("npu-smi", NPU_SMI).halyard("devices").output().expect("it starts");
+    let table = String::from_utf8(listed.stdout).expect("UTF-8");
+    let row = table.lines().find(|line| line.starts_with("ascend:0")).expect("a row");
+    assert!(row.contains("96 % busy, 45 °C, 94 W"), "{table}");
+}
+
 #[test]
 fn too_little_memory_is_said_with_the_numbers() {
     // After what the device itself takes.

@@ -36,7 +36,7 @@ pub(crate) struct Shared {
     /// What [`Stream::NONE`] names.
     default_stream: Option<Arc<driver::Stream>>,
     pub(crate) fates: Fates,
-    /// Found when measurements are first wanted; none without DCMI.
+    /// Found when measurements are first wanted; none without DCMI and `npu-smi`.
     sensors: OnceLock<Option<driver::Sensors>>,
 }
 

@@ -1,6 +1,6 @@
 //! Machines with software NPUs: the Ascend backend's own library, and the simulator's libraries in the places of the vendor's.
 
-use std::{fs, path::Path, process::Command};
+use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use halyard_sim_ascend::layout::{Profile, install};
 use tempfile::TempDir;
@@ -54,6 +54,16 @@ impl Npus {
         let at = |name: &str| self.folder.path().join(name);
         fs::copy(at(other), at(name)).expect("both are there");
         self
+    }
+
+    /// With a program of this name that the shell runs, before all others.
+    pub(crate) fn program(self, name: &str, script: &str) -> Self {
+        let path = self.folder.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our file");
+        let others = env::var("PATH").unwrap_or_default();
+        let all = format!("{}:{others}", self.folder.path().display());
+        self.set("PATH", &all)
     }
 
     /// `halyard` with a command.

@@ -7,6 +7,8 @@ use std::{
 
 use halyard_sdk::{Error, Result};
 
+use crate::driver;
+
 /// The host's address at which ranks meet.
 const ADDRESS: &str = "HCCL_IF_IP";
 /// The host's interfaces of which one is taken, unless there is an address.
@@ -57,17 +59,16 @@ fn matches(pattern: &str, name: &str) -> bool {
     is_in != excludes
 }
 
-/// An error of HCCL's with what decides how ranks reach each other: the first to look at when they do not.
+/// An error of HCCL's with what decides how ranks reach each other: the first to look at when they do not. `hccn_tool` is asked for the
+/// NPUs' own network, if it is there.
 pub(crate) fn explain(error: &Error) -> Error {
     let setting = |name: &str| match env::var(name) {
         Ok(value) => format!("{name}={value}"),
         Err(_) => format!("{name} not set"),
     };
     let settings = [ADDRESS, INTERFACES, "HCCL_IF_BASE_PORT"].map(setting).join(", ");
-    let message = format!(
-        "{} ({settings}; `hccn_tool -i N -link -g` and `-ip -g` show the NPUs' own network)",
-        error.message
-    );
+    let network = driver::diagnosis(&driver::machine_numbers());
+    let message = format!("{} ({settings}; {network})", error.message);
     Error { message: message.into(), ..error.clone() }
 }
 

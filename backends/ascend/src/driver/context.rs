@@ -83,7 +83,7 @@ impl Context {
         Ok(Bound { driver: self.driver, before: back, _of: PhantomData })
     }
 
-    /// The device's sensors; none without DCMI.
+    /// The device's sensors; none without DCMI and `npu-smi`.
     pub(crate) fn sensors(&self) -> Option<super::Sensors> {
         super::Sensors::of(self.ordinal)
     }

@@ -1,7 +1,7 @@
 //! DCMI as safe Rust: what the driver's management library measures of a device.
 //!
-//! It is optional. The library is looked for when measurements are first wanted, and where it or one of its functions is missing, or a
-//! device does not have a sensor, the measurement is left out.
+//! It is optional. The library is looked for when measurements are first wanted. Where it is missing `npu-smi` is asked; where one of its
+//! functions is, or a device does not have a sensor, the measurement is left out.
 
 use std::{env, ffi::c_int, sync::OnceLock};
 
@@ -14,6 +14,11 @@ use halyard_ascend_sys::{
 };
 use halyard_sdk::MetricKey;
 
+use super::smi::Smi;
+
+/// The devices that the process sees.
+const VISIBLE: &str = "ASCEND_RT_VISIBLE_DEVICES";
+
 /// The library, started once a process; none if it is not there or does not start.
 fn library() -> Option<&'static Dcmi> {
     static LIBRARY: OnceLock<Option<Dcmi>> = OnceLock::new();
@@ -24,7 +29,7 @@ fn start() -> Option<Dcmi> {
     let libraries = match Libraries::open_management() {
         Ok(libraries) => libraries,
         Err(error) => {
-            tracing::debug!(%error, "no temperature, power and utilization");
+            tracing::debug!(%error, "npu-smi is asked instead");
             return None;
         }
     };
@@ -32,7 +37,7 @@ fn start() -> Option<Dcmi> {
     // SAFETY: takes nothing, and may be called at any time.
     let result = unsafe { dcmi.dcmi_init?() };
     if result != 0 {
-        tracing::debug!(result, "dcmi_init failed: no temperature, power and utilization");
+        tracing::debug!(result, "dcmi_init failed: npu-smi is asked instead");
         return None;
     }
     Some(dcmi)
@@ -40,18 +45,42 @@ fn start() -> Option<Dcmi> {
 
 /// A device's sensors.
 #[derive(Debug)]
-pub(crate) struct Sensors {
+pub(crate) enum Sensors {
+    Dcmi(OfDcmi),
+    Smi(Smi),
+}
+
+/// A device as DCMI names it.
+#[derive(Debug)]
+pub(crate) struct OfDcmi {
     dcmi: &'static Dcmi,
     card: c_int,
     device: c_int,
 }
 
 impl Sensors {
-    /// Those of a device of the runtime's; none without DCMI, which numbers the machine's devices, whichever the process sees.
+    /// Those of a device of the runtime's; none without DCMI and `npu-smi`, which number the machine's devices, whichever the process
+    /// sees.
     pub(crate) fn of(ordinal: u32) -> Option<Self> {
-        let visible = env::var("ASCEND_RT_VISIBLE_DEVICES").ok();
+        let visible = env::var(VISIBLE).ok();
         let number = machine_number(ordinal, visible.as_deref())?;
-        let dcmi = library()?;
+        match library() {
+            Some(dcmi) => OfDcmi::of(dcmi, number).map(Self::Dcmi),
+            None => Smi::of(number).map(Self::Smi),
+        }
+    }
+
+    /// What they say now, or said a few seconds ago.
+    pub(crate) fn read(&self) -> Vec<(MetricKey, u64)> {
+        match self {
+            Self::Dcmi(dcmi) => dcmi.read().collect(),
+            Self::Smi(smi) => smi.read(),
+        }
+    }
+}
+
+impl OfDcmi {
+    fn of(dcmi: &'static Dcmi, number: u32) -> Option<Self> {
         let (mut card, mut device) = (0, 0);
         let ask = dcmi.dcmi_get_card_id_device_id_from_logicid?;
         // SAFETY: both go to variables of ours.
@@ -64,7 +93,7 @@ impl Sensors {
     }
 
     /// What they say now.
-    pub(crate) fn read(&self) -> impl Iterator<Item = (MetricKey, u64)> {
+    fn read(&self) -> impl Iterator<Item = (MetricKey, u64)> {
         let Self { dcmi, card, device } = *self;
         let rate = |kind| {
             // SAFETY: DCMI gave the numbers; the measurement goes to a variable of ours. So in all that follow.
@@ -94,6 +123,13 @@ impl Sensors {
         ];
         all.into_iter().filter_map(|(key, value)| Some((key, value?)))
     }
+}
+
+/// Numbers on the machine of the devices that the process sees.
+pub(crate) fn machine_numbers() -> Vec<u32> {
+    let visible = env::var(VISIBLE).ok();
+    let all = 0..super::count().unwrap_or(0);
+    all.filter_map(|ordinal| machine_number(ordinal, visible.as_deref())).collect()
 }
 
 /// A device's number on the machine, if `ASCEND_RT_VISIBLE_DEVICES` lists those that the process sees.

@@ -17,9 +17,11 @@ mod context;
 mod dcmi;
 mod error;
 pub(crate) mod hccl;
+mod hccn;
 mod memory;
 mod operator;
 mod release;
+mod smi;
 mod stream;
 mod tensor;
 
@@ -29,8 +31,9 @@ use halyard_ascend_sys::{Libraries, acl::Acl, aclnn::Aclnn};
 use halyard_sdk::{Error, Result};
 
 pub(crate) use context::{Bound, Context, count};
-pub(crate) use dcmi::Sensors;
+pub(crate) use dcmi::{Sensors, machine_numbers};
 pub(crate) use halyard_sdk::vendor::Plane;
+pub(crate) use hccn::diagnosis;
 pub(crate) use memory::{Memory, Pinned, copy};
 pub(crate) use operator::{Use, run};
 pub(crate) use stream::{Event, Stream};
