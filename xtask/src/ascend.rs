@@ -1,6 +1,6 @@
 //! The Ascend backend on the software NPU.
 
-use std::{path::PathBuf, process::Command};
+use std::{ffi::OsString, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -52,13 +52,18 @@ fn on_each(releases: &[&str], chip: &str, flags: &[String]) -> Result<()> {
 
 /// The binary, where it finds the backend, and a release's libraries.
 fn halyard(release: &str, devices: &str) -> Result<Command> {
-    let (built, libraries) = (target().join("debug"), libraries(release)?);
+    let built = target().join("debug");
     let mut command = Command::new(built.join("halyard"));
-    command.env("HALYARD_BACKEND_PATH", &built).env("HALYARD_SIM_ASCEND_DEVICES", devices);
-    command.env("LD_LIBRARY_PATH", &libraries);
-    // Only these: a machine may have a toolkit.
-    command.env("ASCEND_HOME_PATH", &libraries).env_remove("ASCEND_TOOLKIT_HOME");
+    command.env("HALYARD_BACKEND_PATH", &built).envs(environment(release, devices)?);
     Ok(command)
+}
+
+/// Variables with which programs find a release's libraries, made anew, and these devices. A machine may have a toolkit, which is not found.
+pub(crate) fn environment(release: &str, devices: &str) -> Result<Vec<(&'static str, OsString)>> {
+    let libraries = libraries(release)?.into_os_string();
+    let places = ["LD_LIBRARY_PATH", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"];
+    let places = places.map(|name| (name, libraries.clone()));
+    Ok(places.into_iter().chain([("HALYARD_SIM_ASCEND_DEVICES", devices.into())]).collect())
 }
 
 /// A folder with a release's libraries, made anew.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Place;
+use super::{Backend, Place};
 use crate::tool::{self, target};
 
 const MODELS: &str = "testdata/models";
@@ -29,6 +29,31 @@ pub(super) struct Trial {
     pub(super) problem: Option<String>,
 }
 
+/// A type in which the backend computes the golden tokens, and what it needs for weights of which it has no products: GGUF and FP8 become
+/// plain numbers on NPUs, where scales of other forms want f16.
+fn flags(backend: Backend) -> &'static [&'static str] {
+    match backend {
+        Backend::Cuda => &["--dtype", "float32"],
+        Backend::Ascend => &["--dtype", "float16", "--allow-dequant"],
+    }
+}
+
+/// How devices that share a model are told apart: HCCL's usual way is a process for each.
+fn sharing(backend: Backend) -> &'static [&'static str] {
+    match backend {
+        Backend::Cuda => &[],
+        Backend::Ascend => &["--distributed-executor-backend", "mp"],
+    }
+}
+
+/// Whether decode steps are replayed from graphs, as they are where the backend has any, and not.
+fn graphs(backend: Backend) -> &'static [bool] {
+    match backend {
+        Backend::Cuda => &[true, false],
+        Backend::Ascend => &[false],
+    }
+}
+
 /// A model's file or folder, its golden tokens, and whose tokenizer it has.
 struct Model {
     name: String,
@@ -39,12 +64,7 @@ struct Model {
 }
 
 /// Each model whose name contains `part`, on each number of devices, launched kernel by kernel and from graphs.
-pub(super) fn trials(
-    place: &Place,
-    backend: &str,
-    devices: usize,
-    part: Option<&str>,
-) -> Result<Vec<Trial>> {
+pub(super) fn trials(place: &Place, devices: usize, part: Option<&str>) -> Result<Vec<Trial>> {
     let mut models = models()?;
     models.retain(|model| part.is_none_or(|part| model.name.contains(part)));
     ensure!(!models.is_empty(), "--golden: no golden model has this in its name");
@@ -53,8 +73,8 @@ pub(super) fn trials(
         let prompts = prompts(&model.golden)?;
         let most = if model.quantised { 1 } else { devices };
         for ranks in RANKS.into_iter().filter(|&ranks| ranks <= most) {
-            for graphs in [true, false] {
-                let outcome = tokens(place, backend, model, &prompts, ranks, graphs);
+            for &graphs in graphs(place.backend) {
+                let outcome = tokens(place, model, &prompts, ranks, graphs);
                 let outcome = outcome.and_then(|found| compare(&found, &prompts));
                 let problem = outcome.err().map(|error| format!("{error:#}"));
                 trials.push(Trial { model: model.name.clone(), ranks, graphs, problem });
@@ -135,7 +155,6 @@ fn prompts(path: &Path) -> Result<Vec<Prompt>> {
 /// What the model answers to each prompt.
 fn tokens(
     place: &Place,
-    backend: &str,
     model: &Model,
     prompts: &[Prompt],
     ranks: usize,
@@ -150,9 +169,12 @@ fn tokens(
         format!("{request}\n")
     };
     fs::write(&input, prompts.iter().map(line).collect::<String>())?;
-    let mut halyard = place.halyard()?;
-    halyard.arg("generate").arg(&model.path).args(["--quiet", "--device", backend]);
-    halyard.args(["--dtype", "float32", "--input"]).arg(&input);
+    let mut halyard = place.halyard();
+    halyard.arg("generate").arg(&model.path).args(["--quiet", "--device", place.backend.id()]);
+    halyard.args(flags(place.backend)).arg("--input").arg(&input);
+    if ranks > 1 {
+        halyard.args(sharing(place.backend));
+    }
     halyard
         .args(["--tensor-parallel-size", &ranks.to_string(), "--tokenizer"])
         .arg(&model.tokenizer);

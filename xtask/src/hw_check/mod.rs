@@ -1,13 +1,14 @@
 //! `cargo xtask hw-check`: everything that only a machine with devices can tell, in one command and one report.
 //!
 //! It builds, lists the devices, proves every kernel on the first, runs the golden models on each number of devices that can share them,
-//! launched and from graphs, times kernels beside what the device can do at best, and writes Markdown and JSON. What is cut, or
-//! was not measured, is said in the report. Nothing but Rust and the driver is needed.
+//! launched and from graphs where there are any, times kernels beside what the device can do at best, and writes Markdown and JSON. What is
+//! cut, or was not measured, is said in the report. Nothing but Rust and the driver (with CANN, for NPUs) is needed.
 
 mod golden;
 mod report;
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    cuda,
+    ascend, cuda,
     tool::{self, cargo, run, target},
 };
 use golden::Trial;
@@ -26,7 +27,10 @@ use golden::Trial;
 /// Where reports of hardware are kept.
 const REPORTS: &str = "docs/hardware";
 
-/// Bytes that a software GPU copies for its figure, which says nothing.
+/// The release of CANN that the software NPU has.
+const SOFTWARE_CANN: &str = "cann-8.5";
+
+/// Bytes that a simulated device copies for its figure, which says nothing.
 const FEW_BYTES: &str = "1048576";
 
 /// Flags of `cargo xtask hw-check`.
@@ -35,7 +39,7 @@ pub(crate) struct Args {
     /// The backend whose devices are checked
     #[arg(long, value_enum, default_value = "cuda")]
     device: Backend,
-    /// Use the software GPU, as these devices, such as h100,h100; the report says so, and has no times of kernels
+    /// Use the software GPU or NPU, as these devices, such as h100,h100 or 910B1,910B1; the report says so, and has no times of kernels
     #[arg(long, value_name = "DEVICES")]
     software: Option<String>,
     /// Write the report into this folder; docs/hardware for a whole run on hardware, else target/hardware
@@ -62,12 +66,46 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Backend {
     Cuda,
+    Ascend,
 }
 
 impl Backend {
     fn id(self) -> &'static str {
         match self {
             Self::Cuda => "cuda",
+            Self::Ascend => "ascend",
+        }
+    }
+
+    /// The package of its library and of [`Self::limits`].
+    fn package(self) -> String {
+        format!("halyard-backend-{}", self.id())
+    }
+
+    /// The example that tells what a device can do at best.
+    fn limits(self) -> &'static str {
+        match self {
+            Self::Cuda => "limits",
+            Self::Ascend => "ascend_limits",
+        }
+    }
+
+    /// What stands in for its devices.
+    fn stand_in(self) -> &'static str {
+        match self {
+            Self::Cuda => "the software GPU",
+            Self::Ascend => "the software NPU",
+        }
+    }
+
+    /// Variables with which programs find these simulated devices. Everything is built.
+    fn simulated(self, devices: &str) -> Result<Vec<(&'static str, OsString)>> {
+        match self {
+            Self::Cuda => Ok(vec![
+                ("HALYARD_SIM_CUDA_DEVICES", devices.into()),
+                ("LD_LIBRARY_PATH", cuda::driver()?.into()),
+            ]),
+            Self::Ascend => ascend::environment(SOFTWARE_CANN, devices),
         }
     }
 }
@@ -113,13 +151,15 @@ struct Timed {
     rows: Vec<Kernel>,
 }
 
-/// What `backends/cuda/examples/limits.rs` prints.
+/// What [`Backend::limits`] prints.
 #[derive(Debug, Deserialize, Serialize)]
 struct Limits {
-    cuda_version: u32,
+    /// As the device's attributes have it, if they do.
     peak_bytes_per_s: Option<f64>,
     copy_bytes_per_s: f64,
-    cublaslt: CublasLt,
+    /// Of CUDA.
+    cuda_version: Option<u32>,
+    cublaslt: Option<CublasLt>,
 }
 
 impl Limits {
@@ -148,6 +188,8 @@ struct Gemm {
 #[derive(Debug, Serialize)]
 struct Findings {
     commit: String,
+    /// What stood in for devices, in words.
+    stand_in: Option<&'static str>,
     /// What was left out, in words; empty if all was done.
     cut: Vec<String>,
     runs: u32,
@@ -161,10 +203,6 @@ struct Findings {
 }
 
 impl Findings {
-    fn simulated(&self) -> bool {
-        self.devices.iter().any(|device| device.name.starts_with("Simulated"))
-    }
-
     fn passed(&self) -> bool {
         self.verified.failed == 0
             && self.verified.passed > 0
@@ -175,61 +213,62 @@ impl Findings {
 
 /// The built programs, and the driver that they find.
 struct Place {
+    backend: Backend,
     built: PathBuf,
-    software: Option<String>,
+    /// Variables that name a simulated driver.
+    software: Option<Vec<(&'static str, OsString)>>,
 }
 
 impl Place {
-    /// On hardware a release; the software GPU is there as `cargo xtask test` builds it.
-    fn build(software: Option<&String>) -> Result<Self> {
-        let mut build = cargo();
-        build.args(["build", "--workspace", "--example", "limits"]);
-        if software.is_some() {
-            cuda::build()?;
-            run(&mut build)?;
-            return Ok(Self { built: target().join("debug"), software: software.cloned() });
+    /// On hardware a release; what stands in for devices is there as `cargo xtask test` builds it.
+    fn build(backend: Backend, software: Option<&String>) -> Result<Self> {
+        let package = backend.package();
+        let example = ["--package", &package, "--example", backend.limits()];
+        if let Some(devices) = software {
+            match backend {
+                Backend::Cuda => cuda::build()?,
+                Backend::Ascend => run(cargo().args(["build", "--workspace"]))?,
+            }
+            run(cargo().arg("build").args(example))?;
+            let software = Some(backend.simulated(devices)?);
+            return Ok(Self { backend, built: target().join("debug"), software });
         }
-        let packages = ["--package", "halyard-server", "--package", "halyard-backend-cuda"];
+        let packages = ["--package", "halyard-server", "--package", &package];
         run(cargo().args(["build", "--release"]).args(packages))?;
-        run(cargo()
-            .args(["build", "--release", "--package", "halyard-backend-cuda"])
-            .args(["--example", "limits"]))?;
-        Ok(Self { built: target().join("release"), software: None })
+        run(cargo().args(["build", "--release"]).args(example))?;
+        Ok(Self { backend, built: target().join("release"), software: None })
     }
 
-    fn command(&self, program: &str) -> Result<Command> {
+    fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.built.join(program));
         command.env("HALYARD_BACKEND_PATH", &self.built);
-        if let Some(devices) = &self.software {
-            command.env("HALYARD_SIM_CUDA_DEVICES", devices);
-            command.env("LD_LIBRARY_PATH", cuda::driver()?);
-        }
-        Ok(command)
+        command.envs(self.software.iter().flatten().map(|(name, value)| (name, value)));
+        command
     }
 
-    fn halyard(&self) -> Result<Command> {
+    fn halyard(&self) -> Command {
         self.command("halyard")
     }
 }
 
 /// Runs all of it; fails, after the report is written, if anything is wrong.
 pub(crate) fn check(args: &Args) -> Result<()> {
-    let place = Place::build(args.software.as_ref())?;
-    let backend = args.device.id();
-    let devices = devices(&place, backend)?;
+    let place = Place::build(args.device, args.software.as_ref())?;
+    let devices = devices(&place)?;
     println!("{} x {} ...", devices.len(), devices[0].name);
-    let verified = verify(&place, backend, &args.flags)?;
-    let golden = golden::trials(&place, backend, devices.len(), args.golden.as_deref())?;
+    let verified = verify(&place, &args.flags)?;
+    let golden = golden::trials(&place, devices.len(), args.golden.as_deref())?;
     let findings = Findings {
         commit: commit(),
+        stand_in: args.software.is_some().then(|| args.device.stand_in()),
         cut: cut(args),
         runs: args.runs,
         devices,
         verified,
         golden,
         limits: limits(&place)?,
-        kernels: kernels(&place, backend, args)?,
-        bench: bench(&place, backend, args)?,
+        kernels: kernels(&place, args)?,
+        bench: bench(&place, args)?,
     };
     let path = write(&findings, args.output.as_deref())?;
     println!("{}", path.display());
@@ -252,30 +291,32 @@ fn cut(args: &Args) -> Vec<String> {
         cut.extend(text.as_ref().map(|text| format!("only {what} with `{text}` in the name")));
     }
     if args.software.is_some() {
-        cut.push(
-            "few tokens, and no times of kernels, for which the software GPU takes minutes".into(),
-        );
+        let stand_in = args.device.stand_in();
+        cut.push(format!(
+            "few tokens, and no times of kernels, for which {stand_in} takes minutes"
+        ));
     }
     cut
 }
 
 /// The devices that can be opened; an error says why there is none.
-fn devices(place: &Place, backend: &str) -> Result<Vec<Device>> {
-    let all: Vec<Device> = json(place.halyard()?.args(["devices", "--json"]))?;
+fn devices(place: &Place) -> Result<Vec<Device>> {
+    let backend = place.backend.id();
+    let all: Vec<Device> = json(place.halyard().args(["devices", "--json"]))?;
     let ours = format!("{backend}:");
     let found: Vec<Device> = all.into_iter().filter(|d| d.device.starts_with(&ours)).collect();
     if let Some(broken) = found.iter().find(|device| device.error.is_some()) {
         bail!("{}: {}", broken.device, broken.error.as_deref().unwrap_or_default());
     }
     if found.is_empty() {
-        bail!("no device of {backend}: {}", why_none(place, backend)?);
+        bail!("no device of {backend}: {}", why_none(place)?);
     }
     Ok(found)
 }
 
-fn why_none(place: &Place, backend: &str) -> Result<String> {
-    let all: Vec<Value> = json(place.halyard()?.args(["backends", "list", "--json"]))?;
-    let ours = all.iter().find(|one| one["id"] == backend);
+fn why_none(place: &Place) -> Result<String> {
+    let all: Vec<Value> = json(place.halyard().args(["backends", "list", "--json"]))?;
+    let ours = all.iter().find(|one| one["id"] == place.backend.id());
     let state = ours.and_then(|one| one["state"].as_str());
     Ok(match state {
         None => format!("no backend of this name in {}", place.built.display()),
@@ -285,9 +326,9 @@ fn why_none(place: &Place, backend: &str) -> Result<String> {
 }
 
 /// Every declared profile on the first device.
-fn verify(place: &Place, backend: &str, flags: &[String]) -> Result<Counts> {
-    let mut halyard = place.halyard()?;
-    halyard.args(["verify", backend, "--json", "-"]).args(flags);
+fn verify(place: &Place, flags: &[String]) -> Result<Counts> {
+    let mut halyard = place.halyard();
+    halyard.args(["verify", place.backend.id(), "--json", "-"]).args(flags);
     // Failures are in the report, too.
     let done = halyard.output().context("cannot start halyard")?;
     let reports: Vec<Verified> = serde_json::from_slice(&done.stdout)
@@ -297,20 +338,20 @@ fn verify(place: &Place, backend: &str, flags: &[String]) -> Result<Counts> {
 }
 
 fn limits(place: &Place) -> Result<Limits> {
-    let mut limits = place.command("examples/limits")?;
+    let mut limits = place.command(&format!("examples/{}", place.backend.limits()));
     if place.software.is_some() {
         limits.arg(FEW_BYTES);
     }
     json(&mut limits)
 }
 
-/// Each kernel's median of some runs; none on the software GPU.
-fn kernels(place: &Place, backend: &str, args: &Args) -> Result<Vec<Kernel>> {
+/// Each kernel's median of some runs; none on simulated devices.
+fn kernels(place: &Place, args: &Args) -> Result<Vec<Kernel>> {
     let mut runs = Vec::new();
     let count = if args.software.is_some() { 0 } else { args.runs };
     for _ in 0..count {
-        let mut halyard = place.halyard()?;
-        halyard.args(["verify", backend, "--perf", "--json", "-"]);
+        let mut halyard = place.halyard();
+        halyard.args(["verify", place.backend.id(), "--perf", "--json", "-"]);
         if let Some(part) = &args.kernels {
             halyard.args(["--case", part]);
         }
@@ -334,10 +375,11 @@ fn medians(runs: &[Vec<Kernel>]) -> Vec<Kernel> {
     (0..first.len()).map(of_all).collect()
 }
 
-fn bench(place: &Place, backend: &str, args: &Args) -> Result<Option<Value>> {
+fn bench(place: &Place, args: &Args) -> Result<Option<Value>> {
     let Some(model) = &args.bench else { return Ok(None) };
-    let mut halyard = place.halyard()?;
-    halyard.args(["bench", "--json", "--device", backend, "-r", &args.runs.to_string()]);
+    let mut halyard = place.halyard();
+    let device = place.backend.id();
+    halyard.args(["bench", "--json", "--device", device, "-r", &args.runs.to_string()]);
     if place.software.is_some() {
         halyard.args(["-p", "8", "-g", "4"]);
     }
@@ -351,7 +393,7 @@ fn json<T: DeserializeOwned>(command: &mut Command) -> Result<T> {
 
 /// Writes both reports, and gives the path of the one for people.
 fn write(findings: &Findings, output: Option<&Path>) -> Result<PathBuf> {
-    let whole = !findings.simulated() && findings.cut.is_empty();
+    let whole = findings.stand_in.is_none() && findings.cut.is_empty();
     let folder = match output {
         Some(folder) => folder.to_owned(),
         None if whole => PathBuf::from(REPORTS),

@@ -29,13 +29,14 @@ macro_rules! line {
 
 fn head(text: &mut String, found: &Findings) {
     let first = &found.devices[0];
-    let software = if found.simulated() { " (software GPU)" } else { "" };
+    let software = found.stand_in.map(|what| format!(" ({})", what.trim_start_matches("the ")));
+    let software = software.unwrap_or_default();
     line!(text, "# {}{software}\n", first.name);
     line!(text, "Written by `cargo xtask hw-check` of commit {}.", found.commit);
-    if found.simulated() {
+    if let Some(stand_in) = found.stand_in {
         line!(
             text,
-            "\n**This is the software GPU: nothing here has run on hardware, and no time is a time of a GPU.**"
+            "\n**This is {stand_in}: nothing here has run on hardware, and no time is a time of hardware.**"
         );
     }
     for cut in &found.cut {
@@ -126,8 +127,9 @@ fn kernels(text: &mut String, found: &Findings) {
 }
 
 fn gemms(text: &mut String, found: &Findings) {
+    let Some(cublaslt) = &found.limits.cublaslt else { return };
     line!(text, "\n## Dense linear layers beside cuBLASLt\n");
-    let (version, gemms) = match &found.limits.cublaslt {
+    let (version, gemms) = match cublaslt {
         CublasLt::Missing(why) => {
             line!(text, "Not measured: {why}.");
             return;
@@ -189,7 +191,7 @@ mod tests {
         *,
     };
 
-    fn findings(name: &str, cublaslt: CublasLt) -> Findings {
+    fn findings(name: &str, stand_in: Option<&'static str>, cublaslt: CublasLt) -> Findings {
         let device = Device {
             device: "cuda:0".into(),
             name: name.into(),
@@ -208,16 +210,17 @@ mod tests {
         };
         Findings {
             commit: "abc".into(),
+            stand_in,
             cut: Vec::new(),
             runs: 3,
             devices: vec![device],
             verified: Counts { passed: 5, failed: 0, unsupported: 0, unavailable: 0 },
             golden: vec![Trial { model: "llama".into(), ranks: 1, graphs: true, problem: None }],
             limits: Limits {
-                cuda_version: 12020,
                 peak_bytes_per_s: Some(3.35e12),
                 copy_bytes_per_s: 3e12,
-                cublaslt,
+                cuda_version: Some(12020),
+                cublaslt: Some(cublaslt),
             },
             kernels: vec![kernel],
             bench: Some(json!({
@@ -231,8 +234,8 @@ mod tests {
     #[test]
     fn hardware_has_shares_and_a_peer() {
         let gemms = vec![Gemm { tokens: 1, outputs: 6144, inputs: 4096, micros: 25.0 }];
-        let text =
-            markdown(&findings("NVIDIA H100", CublasLt::Measured { version: 120_000, gemms }));
+        let measured = CublasLt::Measured { version: 120_000, gemms };
+        let text = markdown(&findings("NVIDIA H100", None, measured));
         assert!(text.starts_with("# NVIDIA H100\n"), "{text}");
         assert!(!text.contains("software GPU"), "{text}");
         // 2.5 of 3.35 TB/s, and 20 of 25 µs.
@@ -244,19 +247,41 @@ mod tests {
 
     #[test]
     fn a_stand_in_is_told_and_so_is_what_was_left_out() {
-        let mut found = findings("Simulated H100", CublasLt::Missing("no libcublasLt.so".into()));
+        let missing = CublasLt::Missing("no libcublasLt.so".into());
+        let mut found = findings("Simulated H100", Some("the software GPU"), missing);
         found.cut.push("only timed kernels with `copy` in the name".into());
         found.golden[0].problem = Some("prompt 0, token 1".into());
         let text = markdown(&found);
         assert!(text.starts_with("# Simulated H100 (software GPU)\n"), "{text}");
         for part in [
-            "no time is a time of a GPU",
+            "This is the software GPU: nothing here has run on hardware",
             "Not a whole run: only timed kernels",
             "prompt 0, token 1",
             "Not measured: no libcublasLt.so.",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(!found.passed() && found.simulated());
+        assert!(!found.passed());
+    }
+
+    #[test]
+    fn a_bandwidth_that_only_a_copy_tells_is_the_limit() {
+        let missing = CublasLt::Missing(String::new());
+        let mut found = findings("Ascend910B1", Some("the software NPU"), missing);
+        found.limits = Limits {
+            peak_bytes_per_s: None,
+            copy_bytes_per_s: 1.25e12,
+            cuda_version: None,
+            cublaslt: None,
+        };
+        let text = markdown(&found);
+        assert!(text.starts_with("# Ascend910B1 (software NPU)\n"), "{text}");
+        assert!(text.contains("Memory: not told by the device's attributes"), "{text}");
+        assert!(!text.contains("cuBLASLt"), "{text}");
+        // 2.5 of 1.25 TB/s.
+        assert!(
+            text.contains("| llama_8b_qkv/T=1/same | 20.0 | 2500.0 | 200 % | 2.50 |"),
+            "{text}"
+        );
     }
 }
