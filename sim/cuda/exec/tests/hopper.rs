@@ -161,6 +161,30 @@ fn copies_of_cp_async_come_with_an_mbarrier() {
     }
 }
 
+#[test]
+fn a_threads_fence_is_enough_for_what_it_wrote() {
+    // One thread fills 32 bytes, and brings out half of them itself; another warp's thread the other half.
+    let body = "
+        ld.param.u64 %rd1, [out]; setp.eq.u32 %p3, %r1, 32;
+        @!%p1 bra second;
+        st.shared.v4.u32 [1024], {%r1, %r1, %r1, %r1};
+        st.shared.v4.u32 [1040], {%r1, %r1, %r1, %r1};
+        fence.proxy.async.shared::cta;
+        cp.async.bulk.global.shared::cta.bulk_group [%rd1], [1024], 16;
+        cp.async.bulk.commit_group;
+        second:
+        bar.sync 0;
+        @!%p3 bra done;
+        cp.async.bulk.global.shared::cta.bulk_group [%rd1+16], [1040], 16;
+        cp.async.bulk.commit_group;
+        done:
+        cp.async.bulk.wait_group 0;";
+    let machine = kernel(".param .u64 out", body);
+    let out = machine.space(32);
+    let check = |_| assert_eq!(machine.read(out, 8, u32::from_le_bytes), [0; 8]);
+    launch(&machine, (64, 2048), || vec![out.into()], check);
+}
+
 /// Where byte `at` of a tile lies in memory whose rows of 128 bytes are permuted.
 fn permuted(at: usize, swizzle: usize) -> usize {
     let (row, chunk, byte) = (at / 128, at / 16 % 8, at % 16);

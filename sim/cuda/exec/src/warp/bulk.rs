@@ -109,7 +109,7 @@ pub(super) fn store(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, m: u32) -> Step {
 
 /// Begins to read shared memory, for the current group of `lane`.
 fn read(w: &mut Warp, e: &mut Env<'_>, lane: usize, pieces: impl Iterator<Item = usize>) -> Step {
-    let reader = w.begin_reading(e, lane as u32, pieces)?;
+    let reader = w.begin_reading(e, (lane as u32, false), pieces)?;
     let group = w.bulk.begun[lane];
     w.bulk.under_way.push(Store { lane, group, reader, pc: e.pc });
     Ok(())

@@ -55,9 +55,13 @@ pub(super) fn fence(w: &mut Warp, m: u32) {
 }
 
 impl Warp {
-    /// All that it knows.
+    /// All that it knows. Others are told that a step is fenced as soon as one lane fenced what it wrote in it.
     pub(crate) fn known(&self) -> Known {
-        Known { clock: self.clock, fenced: self.fences.warps }
+        let mut fenced = self.fences.warps;
+        let lanes = self.fences.lanes.iter().copied().max().unwrap_or(0);
+        let own = &mut fenced[self.index as usize & 31];
+        *own = (*own).max(lanes + 1);
+        Known { clock: self.clock, fenced }
     }
 
     /// Learns what another knows.
@@ -66,16 +70,17 @@ impl Warp {
         self.learn(&known.clock);
     }
 
-    /// Begins to read 16 bytes of shared memory at each of `pieces` through the async proxy.
+    /// Begins to read 16 bytes of shared memory at each of `pieces` through the async proxy: for `lane`, or for all lanes
+    /// `together`.
     pub(super) fn begin_reading(
         &self,
         e: &mut Env<'_>,
-        lane: u32,
+        (lane, together): (u32, bool),
         pieces: impl Iterator<Item = usize>,
     ) -> crate::fault::Step<u64> {
         let (fences, own) = (self.fences, self.index);
         let is_fenced = |warp, lane, step| fences.cover(own, (warp, lane, step));
-        let who = self.who(e.pc, true);
+        let who = self.who(e.pc, together);
         e.shared.begin_reading(&who, lane, is_fenced, pieces)
     }
 

@@ -256,7 +256,7 @@ pub(super) fn product(w: &mut Warp, e: &mut Env<'_>, ins: &Ins) -> Step {
             format!("a wgmma reads shared memory at {at:#x}: the block has {}", e.shared_bytes);
         return Err(Trouble::new(FaultKind::OutOfBounds, 0, text));
     }
-    let reader = w.begin_reading(e, 0, pieces.into_iter())?;
+    let reader = w.begin_reading(e, (0, true), pieces.into_iter())?;
     let group = w.products.begun;
     w.products.under_way.push(UnderWay { pc: e.pc, group, reader: Some(reader) });
     let layouts = (a.map(|a| (a, first)), b);
