@@ -59,6 +59,16 @@ fn weights_and_inputs_of_eight_bits() {
     }
 }
 
+/// Prompts are multiplied by cuBLASLt, and verified before with bf16.
+#[test]
+fn dense_layers_by_cublaslt() {
+    let machine = Machine::with("a100-80g").with_cublaslt();
+    let devices = printed(machine.halyard("devices").arg("--json"));
+    assert!(devices.contains("cuBLASLt 12.2.5"), "{devices}");
+    answers(&machine, "llama", &["--dtype", "bfloat16", "--conformance", "require"]);
+    answers(&machine, "qwen2", &["--dtype", "float32"]);
+}
+
 fn answers(machine: &Machine, model: &str, flags: &[&str]) {
     answers_golden_to_the_end(Server::run(&mut machine.serve(model, flags)), model);
 }

@@ -35,6 +35,19 @@ fn no_driver_or_one_that_is_of_no_use() {
 }
 
 #[test]
+fn a_cublaslt_that_is_wanted_must_be_there_and_work() {
+    let nothing = nothing();
+    let none = Machine::with("l20").with_cublaslt();
+    let none = none.replacing("libcublasLt.so.12", nothing.path());
+    refused(&mut none.serve("llama", &[]), &["HALYARD_CUDA_CUBLASLT is 1", "no cuBLASLt"]);
+    let other = Machine::with("l20").with_cublaslt();
+    let other = other.replacing("libcublasLt.so.12", &beside("libhalyard_sim_nccl.so"));
+    refused(&mut other.serve("llama", &[]), &["no cublasLtGetVersion"]);
+    let word = Machine::with("l20").set("HALYARD_CUDA_CUBLASLT", "yes");
+    refused(&mut word.serve("llama", &[]), &["HALYARD_CUDA_CUBLASLT is yes", "expected 0"]);
+}
+
+#[test]
 fn no_device_or_too_few_of_them() {
     let none = Machine::with("");
     refused(

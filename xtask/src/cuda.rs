@@ -1,6 +1,8 @@
 //! The CUDA backend on the software GPU.
 
-use std::{fs, io::ErrorKind, os::unix::fs::symlink, path::PathBuf, process::Command};
+use std::{
+    env, ffi::OsStr, fs, io::ErrorKind, os::unix::fs::symlink, path::PathBuf, process::Command,
+};
 
 use anyhow::{Result, bail};
 
@@ -27,6 +29,15 @@ const LIBRARIES: [(&str, [&str; 2]); 2] = [
     ("libhalyard_sim_nccl.so", ["libnccl.so", "libnccl.so.2"]),
 ];
 
+/// The software GPU's cuBLASLt, in a folder of its own: the backend uses it where it finds it.
+const CUBLASLT: (&str, [&str; 1]) = ("libhalyard_sim_cublaslt.so", ["libcublasLt.so.12"]);
+
+/// Whether the backend uses cuBLASLt; a developer's machine may have the real one, which has no use for a software GPU.
+const USES_CUBLASLT: &str = "HALYARD_CUDA_CUBLASLT";
+
+/// Ops that cuBLASLt may compute.
+const BY_CUBLASLT: [&str; 4] = ["--op", "linear", "--op", "linear_act_mul"];
+
 /// Flags of `cargo xtask verify-cuda`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -36,6 +47,9 @@ pub(crate) struct Args {
     /// Instead: every golden answer of a real model, SmolLM2-135M-Instruct, which is fetched; takes minutes
     #[arg(long, conflicts_with_all = ["device", "flags"])]
     models: bool,
+    /// With the software cuBLASLt, which then has to be used
+    #[arg(long)]
+    cublaslt: bool,
     /// Further flags of `halyard verify`
     #[arg(last = true)]
     flags: Vec<String>,
@@ -52,7 +66,7 @@ pub(crate) fn verify(args: &Args) -> Result<()> {
     if devices.is_empty() {
         bail!("--device: expected one of {}", DEVICES.join(", "));
     }
-    on_each(&devices, &args.flags)
+    on_each(&devices, args.cublaslt, &args.flags)
 }
 
 /// The tests that `cargo xtask test` leaves out, since the software GPU takes a second a token.
@@ -64,9 +78,13 @@ fn models() -> Result<()> {
 }
 
 /// The suite as each of the devices.
-fn on_each(devices: &[&str], flags: &[String]) -> Result<()> {
+fn on_each(devices: &[&str], cublaslt: bool, flags: &[impl AsRef<OsStr> + Sync]) -> Result<()> {
     run_for_each(devices, "cuda did not pass on the software GPU as", |device| {
         let mut halyard = halyard(&[device; DEVICES_OF_A_KIND].join(","))?;
+        if cublaslt {
+            let folders = [driver()?, linked("sim-cublaslt", CUBLASLT.0, &CUBLASLT.1)?];
+            halyard.env("LD_LIBRARY_PATH", env::join_paths(folders)?).env(USES_CUBLASLT, "1");
+        }
         halyard.args(["verify", "cuda"]).args(flags);
         if devices.len() > 1 {
             halyard.env("HALYARD_SIM_CUDA_THREADS", "1");
@@ -103,6 +121,7 @@ fn count(part: Option<&str>, device: &str) -> Result<()> {
     let built = target().join("debug");
     let mut figures = Command::new(built.join("examples/figures"));
     figures.env("HALYARD_BACKEND_PATH", &built).env("HALYARD_SIM_CUDA_DEVICES", device);
+    figures.env(USES_CUBLASLT, "0");
     run(figures.env("LD_LIBRARY_PATH", driver()?).args(part))
 }
 
@@ -111,33 +130,40 @@ pub(crate) fn build() -> Result<()> {
     run(cargo().args(["build", "--workspace"]))
 }
 
-/// The binary, where it finds the backend, and the software GPU as the driver.
+/// The binary, where it finds the backend, and the software GPU as the driver. Kernels are the backend's own.
 pub(crate) fn halyard(devices: &str) -> Result<Command> {
     let built = target().join("debug");
     let mut command = Command::new(built.join("halyard"));
     command.env("HALYARD_BACKEND_PATH", &built).env("HALYARD_SIM_CUDA_DEVICES", devices);
-    command.env("LD_LIBRARY_PATH", driver()?);
+    command.env("LD_LIBRARY_PATH", driver()?).env(USES_CUBLASLT, "0");
     Ok(command)
 }
 
 /// A folder in which the software GPU's libraries have the names of the real ones.
 pub(crate) fn driver() -> Result<PathBuf> {
-    let folder = target().join("sim-cuda");
-    fs::create_dir_all(&folder)?;
     for (library, names) in LIBRARIES {
-        for link in names.map(|name| folder.join(name)) {
-            match symlink(format!("../debug/{library}"), &link) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
-                _ => {}
-            }
+        linked("sim-cuda", library, &names)?;
+    }
+    Ok(target().join("sim-cuda"))
+}
+
+/// A folder in which a library of this workspace has these names.
+fn linked(folder: &str, library: &str, names: &[&str]) -> Result<PathBuf> {
+    let folder = target().join(folder);
+    fs::create_dir_all(&folder)?;
+    for link in names.iter().map(|name| folder.join(name)) {
+        match symlink(format!("../debug/{library}"), &link) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
         }
     }
     Ok(folder)
 }
 
 /// The step of `cargo xtask test`, after everything is built: sources and committed PTX agree, and every kernel passes on every
-/// architecture.
+/// architecture; so do linear layers by cuBLASLt.
 pub(crate) fn test() -> Result<()> {
     ptx::ptx(&ptx::Args::checking())?;
-    on_each(&ARCHITECTURES, &[])
+    on_each(&ARCHITECTURES, false, &[""; 0])?;
+    on_each(&ARCHITECTURES, true, &BY_CUBLASLT)
 }

@@ -67,6 +67,7 @@ fn architecture() -> Result<()> {
     depends_only_on("halyard-ascend-sys", &[])?;
     depends_only_on("halyard-backend-ascend", &[&sdk[..], &["halyard-ascend-sys"]].concat())?;
     depends_only_on("halyard-sim-nccl", &sdk)?;
+    depends_only_on("halyard-sim-cublaslt", &[])?;
     depends_only_on("halyard-sim-ascend-ops", &[])?;
     let software_npu =
         ["halyard-abi", "halyard-sdk", "halyard-sim-ascend-ops", "halyard-sim-memory"];
@@ -77,8 +78,8 @@ fn architecture() -> Result<()> {
     depends_only_on("halyard-weights", &[])?;
     // The oracle touches memory through the SDK alone; its one door is `glue.rs`.
     unsafe_only_in("backends/cpu-ref/src", &["/glue.rs"])?;
-    // The driver's API, NCCL's and NVML's, the launches of kernels, and rows of weights in the host's memory.
-    let libraries = ["/driver/", "/nccl/", "/nvml/"];
+    // The driver's API, NCCL's, NVML's and cuBLASLt's, the launches of kernels, and rows of weights in the host's memory.
+    let libraries = ["/driver/", "/nccl/", "/nvml/", "/cublas/"];
     let cuda =
         [&libraries[..], &["/ops/args.rs", "/weights/", "/device.rs", "/collective/co"]].concat();
     unsafe_only_in("backends/cuda/src", &cuda)?;
@@ -91,7 +92,8 @@ fn architecture() -> Result<()> {
     unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])?;
     unsafe_only_in("sim/ascend/ops/src", &[])?;
     unsafe_only_in("sim/ascend/runtime/src", &["/api/"])?;
-    unsafe_only_in("sim/nccl/src", &["/api.rs", "/driver.rs"])
+    unsafe_only_in("sim/nccl/src", &["/api.rs", "/driver.rs"])?;
+    unsafe_only_in("sim/cublaslt/src", &["/api.rs", "/driver.rs"])
 }
 
 /// A crate's own Halyard crates, development dependencies aside, must be among `allowed`.

@@ -1,7 +1,7 @@
 //! What a CUDA device can do at best, as JSON: the bandwidth of its memory as its attributes have it and as a copy has it, and products of
 //! matrices by cuBLASLt where that is installed. `cargo xtask hw-check` puts the backend's kernels beside it.
 //!
-//! An argument is the bytes of the copy. Nothing here is of the backend, which uses no vendor library but the driver.
+//! An argument is the bytes of the copy. Nothing here is of the backend.
 #![expect(clippy::print_stdout, reason = "a report on the terminal")]
 
 use std::{

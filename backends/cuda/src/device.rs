@@ -13,6 +13,7 @@ use halyard_sdk::{
 use crate::{
     capture::{Captures, Graph},
     collective,
+    cublas::Blas,
     driver::{self, Bound, Context},
     kernels::{Arch, Kernels},
     kv,
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) kernels: Kernels,
     pub(crate) weights: Weights,
+    /// None where it is not there or not wanted.
+    pub(crate) blas: Option<Blas>,
     pub(crate) buffers: Buffers,
     streams: Handles<driver::Stream>,
     events: Handles<driver::Event>,
@@ -105,6 +108,7 @@ impl Drop for Shared {
         self.weights.clear();
         self.buffers.clear();
         self.kernels.clear();
+        self.blas = None;
     }
 }
 
@@ -119,9 +123,10 @@ impl CudaDevice {
         let context = Context::retain(ordinal)?;
         let limits = Limits::of(&context)?;
         let arch = Arch::of(limits.capability.0, limits.capability.1)?;
-        let (default_stream, buffers) = {
+        let (default_stream, buffers, blas) = {
             let _bound = context.bind()?;
-            (Some(Arc::new(driver::Stream::create(0)?)), Buffers::new()?)
+            let stream = Some(Arc::new(driver::Stream::create(0)?));
+            (stream, Buffers::new()?, Blas::open(limits.capability)?)
         };
         tracing::debug!(ordinal, name = context.name(), arch = arch.name(), "opened a CUDA device");
         let shared = Shared {
@@ -129,6 +134,7 @@ impl CudaDevice {
             limits,
             kernels: Kernels::new(arch),
             weights: Weights::default(),
+            blas,
             buffers,
             streams: Handles::new("stream"),
             events: Handles::new("event"),
@@ -170,7 +176,10 @@ impl Device for CudaDevice {
             InfoKey::NAME => context.name(),
             InfoKey::UUID => context.uuid(),
             InfoKey::PCI => context.bus_id(),
-            InfoKey::DRIVER => driver::version_text(),
+            InfoKey::DRIVER => match &self.shared.blas {
+                Some(blas) => format!("{}, cuBLASLt {}", driver::version_text(), blas.version()),
+                None => format!("{}, no cuBLASLt", driver::version_text()),
+            },
             InfoKey::VENDOR => "NVIDIA".into(),
             InfoKey::ARCH => {
                 let (major, minor) = self.shared.limits.capability;

@@ -5,6 +5,7 @@
 //! - `kv`: the arrangement of paged caches
 //! - `driver`: the driver API as safe Rust; nothing is linked, the driver is looked for when the backend is probed
 //! - `collective`: devices that work together; `nccl`: NCCL as safe Rust, looked for when the first communicator is wanted
+//! - `cublas`: cuBLASLt as safe Rust, looked for when a device is opened
 //! - `nvml`: temperature, power and the like, where the driver's management library is there
 //! - `kernels`: the PTX of `kernels/*.cu`, which `cargo xtask ptx` compiles; `ops`: one op a file, which kernels it launches and how
 #![expect(
@@ -16,6 +17,7 @@
 mod backend;
 mod capture;
 mod collective;
+mod cublas;
 mod device;
 mod driver;
 mod kernels;

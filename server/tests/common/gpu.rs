@@ -38,8 +38,11 @@ impl Machine {
             }
         }
         let cache = folder.path().join("cache").display().to_string();
-        let settings =
-            vec![("HALYARD_SIM_CUDA_DEVICES", devices.to_owned()), ("XDG_CACHE_HOME", cache)];
+        let settings = vec![
+            ("HALYARD_SIM_CUDA_DEVICES", devices.to_owned()),
+            ("XDG_CACHE_HOME", cache),
+            ("HALYARD_CUDA_CUBLASLT", "0".into()),
+        ];
         Self { folder, settings }
     }
 
@@ -47,6 +50,13 @@ impl Machine {
     pub(crate) fn set(mut self, name: &'static str, value: &str) -> Self {
         self.settings.push((name, value.to_owned()));
         self
+    }
+
+    /// With the software cuBLASLt, which must be used.
+    pub(crate) fn with_cublaslt(self) -> Self {
+        let place = self.folder.path().join("libcublasLt.so.12");
+        symlink(beside("libhalyard_sim_cublaslt.so"), place).expect("a link");
+        self.set("HALYARD_CUDA_CUBLASLT", "1")
     }
 
     /// With failures of hardware or driver (`sim/cuda/driver/src/faults.rs`).

@@ -345,13 +345,15 @@ fn limits(place: &Place) -> Result<Limits> {
     json(&mut limits)
 }
 
-/// Each kernel's median of some runs; none on simulated devices.
+/// Each own kernel's median of some runs, which are put beside the vendor's; none on simulated devices.
 fn kernels(place: &Place, args: &Args) -> Result<Vec<Kernel>> {
     let mut runs = Vec::new();
     let count = if args.software.is_some() { 0 } else { args.runs };
     for _ in 0..count {
         let mut halyard = place.halyard();
-        halyard.args(["verify", place.backend.id(), "--perf", "--json", "-"]);
+        halyard
+            .args(["verify", place.backend.id(), "--perf", "--json", "-"])
+            .env("HALYARD_CUDA_CUBLASLT", "0");
         if let Some(part) = &args.kernels {
             halyard.args(["--case", part]);
         }

@@ -14,7 +14,7 @@ use halyard_sdk::{Code, Error, Result};
 
 use super::{Driver, memory::Memory, operator::Plans};
 
-/// Scratch memory that a stream has from the start, so that launches seldom allocate (`docs/adr/0016`).
+/// Scratch memory that a stream has from the start, so that launches seldom allocate (`docs/adr/0015`).
 const RESERVED: usize = 32 << 20;
 
 fn pending() -> Error {

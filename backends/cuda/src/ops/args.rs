@@ -7,6 +7,7 @@ use std::sync::Arc;
 use halyard_sdk::{DType, Error, LaunchArgs, Result, TensorView, abi::types::MAX_RANK};
 
 use crate::{
+    cublas::{Addresses, Blas, Matmul, Shape},
     device::Shared,
     driver::{Function, Grid, Stream},
     memory::ALIGN,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// The types that activations have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub(crate) enum Float {
     F32 = 0,
@@ -200,6 +201,20 @@ impl<'a> Args<'a> {
         // bounds against the catalogue and keeps them until the work is done; kernels stay within the dims that they are given, which
         // the software GPU's tests prove.
         unsafe { kernel.launch(self.stream, grid, params) }
+    }
+
+    /// Enqueues a product of cuBLASLt; false if it refuses the shape.
+    pub(crate) fn multiply(
+        &self,
+        blas: &Blas,
+        matmul: &mut Matmul,
+        shape: &Shape,
+        at: &Addresses,
+        accumulate: bool,
+    ) -> Result<bool> {
+        // SAFETY: as of a kernel: addresses come from the launch's views, weights and workspace, whose bounds the host has checked
+        // against the dims that the shape has.
+        unsafe { matmul.enqueue(blas, self.stream, shape, at, accumulate) }
     }
 }
 

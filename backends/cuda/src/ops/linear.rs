@@ -6,6 +6,7 @@ use super::{
     Launch, Op, Prepared,
     args::{Args, Float, Rows, Strided, address, small},
     elementwise::Gating,
+    library::Library,
     matrix::Matrix,
     stage::{Read, Scales, Stage},
 };
@@ -156,6 +157,8 @@ pub(super) struct Product {
     /// For more rows, by growing tiles.
     many: Vec<Tiled>,
     many_stage: Stage,
+    /// For many rows in place of these, where it can.
+    library: Option<Library>,
     processors: u32,
 }
 
@@ -214,7 +217,12 @@ impl Product {
         let (few, few_read) = Self::few(op, &layout, x, act_quant)?;
         let (many, many_read) = Self::many(op, &layout, x, act_quant)?;
         let stage = |read: Read| Stage::new(op, &layout, x, read, act_quant);
+        let library = match act_quant {
+            0 if groups == 1 => Library::new(op, &layout, x)?,
+            _ => None,
+        };
         Ok(Self {
+            library,
             few,
             few_stage: stage(Read::Numbers(few_read))?,
             many,
@@ -272,10 +280,16 @@ impl Product {
         layout.columns >= layout.k || layout.columns.is_multiple_of(SCALED_COLUMNS)
     }
 
-    /// Scratch bytes for `rows` rows of x (counting groups), wherever they lie.
-    pub(super) fn scratch_bytes(&self, rows: u64) -> u64 {
+    /// Bytes of `rows` staged rows of x.
+    fn stage_bytes(&self, rows: u64) -> u64 {
         let few = rows.min(u64::from(FEW_ROWS) * u64::from(self.groups));
         self.few_stage.bytes(few).max(self.many_stage.bytes(rows))
+    }
+
+    /// Scratch bytes for `rows` rows of x (counting groups), wherever they lie.
+    pub(super) fn scratch_bytes(&self, rows: u64) -> u64 {
+        let library = self.library.as_ref().map_or(0, |library| library.workspace_bytes(rows));
+        self.stage_bytes(rows).saturating_add(library)
     }
 
     /// Enqueues the product with the groups of `weight`; `scratch` has [`Self::scratch_bytes`].
@@ -296,6 +310,11 @@ impl Product {
         };
         let stage = if rows <= FEW_ROWS { &self.few_stage } else { &self.many_stage };
         let o = stage.run(args, weight, o, scratch)?;
+        if let Some(library) = &self.library
+            && library.run(args, weight, &o, scratch + self.stage_bytes(rows.into()))?
+        {
+            return Ok(());
+        }
         let params = Params {
             x: o.x,
             y: o.y,

@@ -8,6 +8,7 @@ mod elementwise;
 mod experts;
 mod flash;
 mod kv;
+mod library;
 mod linear;
 mod logits;
 mod matrix;
