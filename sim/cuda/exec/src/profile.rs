@@ -30,7 +30,7 @@ pub struct Profile {
     pub memory_rate: f64,
     /// bf16 and f16 tensor operations a second.
     pub tensor_rate: f64,
-    /// fp8 tensor operations a second; 0 without them.
+    /// fp8 tensor operations a second by `mma.sync`; 0 without them.
     pub tensor_fp8_rate: f64,
     /// int8 tensor operations a second.
     pub tensor_int8_rate: f64,
@@ -91,7 +91,8 @@ const H100: Profile = Profile {
     clock_khz: 1_980_000,
     memory_rate: 3.35e12,
     tensor_rate: 989e12,
-    tensor_fp8_rate: 1979e12,
+    // The vendor's assembler makes f16 of fp8 for `mma.sync` (F2FP, HMMA): the units for fp8 take `wgmma` only.
+    tensor_fp8_rate: 989e12,
     tensor_int8_rate: 1979e12,
 };
 
