@@ -8,6 +8,7 @@ use halyard_core::{
     ops::{OpAttrs, check::check_desc},
 };
 use halyard_weights::Checkpoint;
+use safetensors::{SafeTensors, tensor::TensorView};
 
 use crate::{
     error::LoadError,
@@ -271,4 +272,33 @@ fn inputs_are_rounded_where_weights_are_codes_of_eight_bits() {
     for op in &record(&open("qwen3_moe_fp8")).ops {
         assert!(act_quant(op).is_none_or(|act_quant| act_quant == 0), "{op}");
     }
+}
+
+/// An operation rounds the inputs of both layers of an expert, or of none.
+#[test]
+fn experts_of_which_one_layer_is_plain_are_refused() {
+    let (from, to) = (folder("qwen3_moe_w8a8"), tempfile::tempdir().expect("a folder"));
+    let bytes = std::fs::read(from.join("quant_model_weights.safetensors")).expect("test data");
+    let tensors = SafeTensors::deserialize(&bytes).expect("test data").tensors();
+    let down = |name: &str| name.contains(".down_proj.");
+    let plain = vec![0; 4 * 64 * 48];
+    let mut mixed = Vec::new();
+    for (name, tensor) in &tensors {
+        let (dtype, data) = match (down(name), name.ends_with(".weight")) {
+            (true, true) => (safetensors::Dtype::F32, plain.as_slice()),
+            (true, false) => continue,
+            (false, _) => (tensor.dtype(), tensor.data()),
+        };
+        let view = TensorView::new(dtype, tensor.shape().to_vec(), data);
+        mixed.push((name, view.expect("64 by 48")));
+    }
+    let mixed = safetensors::serialize(mixed, None).expect("serialises");
+    std::fs::write(to.path().join("quant_model_weights.safetensors"), mixed).expect("writes");
+    for file in ["config.json", "quant_model_description.json"] {
+        std::fs::copy(from.join(file), to.path().join(file)).expect("copies");
+    }
+    let checkpoint = Checkpoint::open(to.path()).expect("opens");
+    let error = record_rank(&checkpoint, None, Rank::ALONE).expect_err("mixed").to_string();
+    let expected = "layer model.layers.0.mlp.experts.0.down_proj is stored as dense, its mixture's experts need int8_channel with rounded inputs";
+    assert_eq!(error, expected);
 }

@@ -278,7 +278,8 @@ fn inputs_are_rounded_a_token_at_a_time_or_not_at_all() {
         let error = int8_with(&changed).unwrap_err().to_string();
         let field = "field quantization_config.config_groups.*.input_activations is ";
         assert!(error.starts_with(field), "{error}");
-        let supported = "supported: none; with weights of int 8 dynamic symmetric int 8 by token";
+        let supported =
+            "supported: none, or dynamic symmetric int 8 by token (of layers with int 8 weights)";
         assert!(error.ends_with(supported), "{error}");
     }
     // Those of 8-bit floats are not looked at.

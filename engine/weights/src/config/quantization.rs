@@ -300,7 +300,7 @@ fn compressed_inputs(group: &Fields<'_>) -> Result<bool, ConfigError> {
         format!(
             "{bits} of type {kind}, strategy {strategy}, symmetric {symmetric}, dynamic {dynamic}"
         ),
-        "none; with weights of int 8 dynamic symmetric int 8 by token",
+        "none, or dynamic symmetric int 8 by token (of layers with int 8 weights)",
     )
 }
 
