@@ -90,10 +90,11 @@ fn floats<const K: usize, const PER: usize>(
         }
     }
     let c = 4 + 3 * blocks;
+    // A register of D may be another one of C.
+    let mut sums = [gather(r, o[c], o[c + 1]), gather(r, o[c + 2], o[c + 3])];
     for half in 0..2 {
-        let mut sums = gather(r, o[c + 2 * half], o[c + 2 * half + 1]);
-        multiply(&mut sums, &x, 8 * half);
-        scatter(r, o[2 * half], o[2 * half + 1], &sums);
+        multiply(&mut sums[half], &x, 8 * half);
+        scatter(r, o[2 * half], o[2 * half + 1], &sums[half]);
     }
 }
 
@@ -153,13 +154,15 @@ fn integers(r: &mut Registers, o: &O, a_signed: bool, b_signed: bool) {
             }
         }
     }
-    for part in 0..4 {
-        let c = *r.word(o[10 + part]);
-        let d = each(|lane| {
+    let sums = [0, 1, 2, 3].map(|part| {
+        let c = r.word(o[10 + part]);
+        each(|lane| {
             let (row, column) = (lane / 4 + part / 2 * 8, lane % 4 * 2 + part % 2);
             let sum = (0..32).fold(0i32, |sum, k| sum.wrapping_add(a[row][k] * b[k][column]));
             c[lane].wrapping_add(sum.cast_unsigned())
-        });
-        r.words[usize::from(o[part])].0 = d;
+        })
+    });
+    for part in 0..4 {
+        r.words[usize::from(o[part])].0 = sums[part];
     }
 }
