@@ -64,6 +64,7 @@ pub(crate) fn check(args: &Args) -> Result<()> {
     source.push_str("#include \"hccl/hccl.h\"\n");
     source.push_str(COMPARE);
     source.push_str("static_assert(sizeof(HcclSendRecvItem) == 32);\n");
+    source.push_str("static_assert(sizeof(aclCANNPackageVersion) == 512);\n");
     let (mut checked, mut absent) = (0, Vec::new());
     for (name, ty) in &functions {
         if known(name) {
