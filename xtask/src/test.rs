@@ -83,7 +83,7 @@ fn architecture() -> Result<()> {
     let cuda =
         [&libraries[..], &["/ops/args.rs", "/weights/", "/device.rs", "/collective/co"]].concat();
     unsafe_only_in("backends/cuda/src", &cuda)?;
-    let software_gpu = ["/warp/mod.rs"];
+    let software_gpu = ["/warp/mod.rs", "/compile/mod.rs"];
     unsafe_only_in("sim/memory/src", &["/arena.rs"])?;
     // Calls of CANN, HCCL and DCMI, and rows of weights in the host's memory.
     let ascend = ["/driver/", "/ops/mod.rs", "/weights.rs", "/device.rs", "/collective/co"];

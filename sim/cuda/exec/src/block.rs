@@ -31,13 +31,18 @@ pub(crate) struct Block<'l> {
 }
 
 impl<'l> Block<'l> {
-    pub(crate) fn new(launch: &'l Launch, memory: &'l Memory, limit: u64) -> Self {
+    pub(crate) fn new(launch: &'l Launch, memory: &'l Memory, limit: u64, compiles: bool) -> Self {
         let program: &'l Program = launch.kernel.program();
         let threads = launch.block.iter().product::<u32>();
         let shared_bytes = program.shared_bytes + launch.shared_bytes as usize;
         let env = Env {
             program,
             params: &launch.params,
+            compiled: if compiles && launch.params.len() >= program.param_bytes {
+                program.compiled()
+            } else {
+                None
+            },
             memory: View::new(memory, &launch.order, launch.device, launch.peers),
             shared: Shared::new(shared_bytes),
             shared_bytes,

@@ -145,6 +145,7 @@ pub struct Executor {
     memory: Arc<Memory>,
     helpers: Vec<Sender<Arc<Job>>>,
     limit: u64,
+    compiles: bool,
 }
 
 /// One launch under way.
@@ -153,6 +154,7 @@ struct Job {
     launch: Launch,
     memory: Arc<Memory>,
     limit: u64,
+    compiles: bool,
     shuffle: Shuffle,
     next: AtomicU64,
     stop: AtomicBool,
@@ -182,13 +184,19 @@ impl Executor {
             // Fewer threads make launches slower, not wrong.
             spawned.ok().map(|_| sender)
         });
-        Self { memory, helpers: helpers.collect(), limit: Self::LIMIT }
+        Self { memory, helpers: helpers.collect(), limit: Self::LIMIT, compiles: true }
     }
 
     /// The same, where a block whose warps have executed `instructions` instructions counts as one that never ends.
     #[must_use]
     pub fn with_limit(self, instructions: u64) -> Self {
         Self { limit: instructions, ..self }
+    }
+
+    /// The same, where nothing is compiled to machine code: every instruction is interpreted, to the same results.
+    #[must_use]
+    pub fn interpreting(self) -> Self {
+        Self { compiles: false, ..self }
     }
 
     /// The memory that kernels use.
@@ -208,6 +216,7 @@ impl Executor {
             launch,
             memory: self.memory.clone(),
             limit: self.limit,
+            compiles: self.compiles,
             next: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             state: Mutex::default(),
@@ -258,7 +267,7 @@ impl Job {
         if self.next.load(SeqCst) >= blocks {
             return (Counters::default(), None);
         }
-        let mut block = Block::new(&self.launch, &self.memory, self.limit);
+        let mut block = Block::new(&self.launch, &self.memory, self.limit, self.compiles);
         let mut fault = None;
         while fault.is_none() && !self.stop.load(SeqCst) {
             let turn = self.next.fetch_add(1, SeqCst);

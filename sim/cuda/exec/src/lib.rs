@@ -5,7 +5,7 @@
 //! - [`Executor`]: runs a [`Launch`]; [`Fault`]: what a kernel did wrong, with line, block and thread
 //! - [`TensorMap`]: what a copy of a tile knows of a tensor
 //! - [`Counters`], [`Roofline`], [`Occupancy`], [`Profile`]: what was done, and what it would take on a device
-//! - `decode`: PTX to register slots and opcodes; `warp`: the interpreter; `block`: turns and barriers; `shared`: shared
+//! - `decode`: PTX to register slots and opcodes; `warp`: the interpreter; `compile`: what is between accesses, as machine code; `block`: turns and barriers; `shared`: shared
 //!   memory and its races
 //!
 //! It is stricter than hardware on purpose. Every access is checked against its allocation; bytes that nothing wrote can't
@@ -25,6 +25,7 @@
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests of exactness"))]
 
 mod block;
+mod compile;
 mod counters;
 mod decode;
 mod fault;

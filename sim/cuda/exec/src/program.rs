@@ -1,8 +1,10 @@
 //! A kernel as it is executed: every operand a register slot, every opcode decided.
 
+use crate::compile::Compiled;
 use crate::warp::Handler;
 use halyard_sim_cuda_ptx::{Limits, Param, ScalarType};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 /// Index of a register in its file: 32-bit (and narrower), 64-bit, or predicates.
 pub(crate) type Slot = u16;
@@ -44,9 +46,16 @@ pub(crate) struct Program {
     pub(crate) limits: Limits,
     /// It has fences between blocks, or accesses of memory that order them.
     pub(crate) orders: bool,
+    /// Its stretches as machine code, once it is launched.
+    pub(crate) compiled: OnceLock<Option<Compiled>>,
 }
 
 impl Program {
+    /// Its stretches as machine code, if there is any.
+    pub(crate) fn compiled(&self) -> Option<&Compiled> {
+        self.compiled.get_or_init(|| Compiled::new(self)).as_ref()
+    }
+
     /// For each instruction of `code` and its end, the next that may branch, exit or wait at a barrier.
     pub(crate) fn stops(code: &[Ins]) -> Vec<u32> {
         let mut stop = code.len() as u32;

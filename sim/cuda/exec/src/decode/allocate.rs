@@ -295,14 +295,14 @@ fn blocks(code: &[Ins]) -> Vec<Block> {
 
 /// What an opcode does with a place in `o`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub(crate) enum Role {
     Unused,
     Read(File),
     Write(File),
 }
 
 /// The roles of the places in `o`, in order; those behind are unused.
-fn roles(op: Op) -> Vec<Role> {
+pub(crate) fn roles(op: Op) -> Vec<Role> {
     use File::{Long, Predicate, Word};
     use Role::{Read, Write};
     let all = |to: File, from: File, sources: usize| {

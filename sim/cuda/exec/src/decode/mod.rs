@@ -15,13 +15,16 @@ mod wgmma;
 use crate::program::{Class, Flow, Ins, OPERANDS, Op, Product, Program, Slot, Together};
 use crate::warp::{handler, watched_handler};
 use allocate::allocate;
+pub(crate) use allocate::{Role, roles};
 use halyard_sim_cuda_ptx::{
     Address, Instruction, Kernel, Module, Operand, ScalarType, Statement, Variable,
 };
 use hazard::hazards;
 use mnemonic::Mnemonic;
-use scope::{File, Names, Place};
+pub(crate) use scope::File;
+use scope::{Names, Place};
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 /// Where shared memory begins as generic addresses see it.
 pub(crate) const SHARED_WINDOW: u64 = 1 << 50;
@@ -168,6 +171,7 @@ impl<'a> Decoder<'a, '_> {
             param_bytes,
             limits: kernel.limits,
             orders,
+            compiled: OnceLock::new(),
         }
     }
 

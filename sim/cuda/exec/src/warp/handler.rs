@@ -47,7 +47,7 @@ fn step(op: Op, w: &mut Warp, e: &mut Env<'_>, ins: &Ins, m: u32) -> Step {
     Ok(())
 }
 
-fn count_tensor(counters: &mut Counters, op: Mma) {
+pub(super) fn count_tensor(counters: &mut Counters, op: Mma) {
     match op {
         Mma::Bf16K16 | Mma::F16K16 => counters.tensor_ops += 2 * 16 * 8 * 16,
         Mma::Bf16K8 | Mma::F16K8 | Mma::Tf32K8 => counters.tensor_ops += 2 * 16 * 8 * 8,
@@ -242,24 +242,38 @@ handlers!(
     )]
 );
 
+/// Whether this processor has the vectors of 512 bits that the fastest handlers, and compiled stretches, are made of.
+pub(crate) fn has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && has_avx2()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt")
+}
+
 /// What executes `op` on this processor.
 pub(crate) fn handler(op: Op) -> Handler {
     #[cfg(target_arch = "x86_64")]
     {
-        let wide = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
-        let usual = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
-            && is_x86_feature_detected!("popcnt");
-        if wide && usual {
+        if has_avx512() {
             return avx512::handler(op);
         }
-        if usual {
+        if has_avx2() {
             return avx2::handler(op);
         }
     }

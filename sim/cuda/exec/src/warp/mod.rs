@@ -19,6 +19,7 @@ pub(crate) mod registers;
 mod tensor;
 mod wgmma;
 
+use crate::compile::Compiled;
 use crate::counters::{Counters, Tally};
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::memory::View;
@@ -29,7 +30,7 @@ use mbarrier::Barriers;
 use proxy::Fences;
 use registers::{FULL, LANES, Registers};
 
-pub(crate) use handler::handler;
+pub(crate) use handler::{handler, has_avx512};
 pub(crate) use proxy::Known;
 pub(crate) use wgmma::{Warpgroups, watched_handler};
 
@@ -42,6 +43,8 @@ pub(crate) type Handler = unsafe fn(&mut Warp, &mut Env<'_>, &Ins, u32) -> Step;
 pub(crate) struct Env<'l> {
     pub(crate) program: &'l Program,
     pub(crate) params: &'l [u8],
+    /// Stretches of the program as machine code, whose parameters `params` has.
+    pub(crate) compiled: Option<&'l Compiled>,
     pub(crate) memory: View<'l>,
     pub(crate) shared: Shared,
     /// Bytes of shared memory that the block has.
@@ -276,9 +279,10 @@ pub(crate) fn run(w: &mut Warp, e: &mut Env<'_>, mut budget: u32) -> Step<Pause>
                 break;
             }
             let first = pc;
-            let stop = program.stops[pc as usize].min(limit).min(pc.saturating_add(budget));
+            let end = program.stops[pc as usize].min(limit);
+            let stop = end.min(pc.saturating_add(budget));
             if pc < stop {
-                let waits = straight(w, e, &mut pc, stop, m)?;
+                let waits = straight(w, e, &mut pc, (stop, end), m)?;
                 if waits != 0 {
                     m &= !waits;
                     limit = w.limit();
@@ -295,7 +299,8 @@ pub(crate) fn run(w: &mut Warp, e: &mut Env<'_>, mut budget: u32) -> Step<Pause>
                 budget -= 1;
                 continue;
             }
-            budget -= pc - first;
+            // A stretch may go beyond: nobody sees when it is executed.
+            budget = budget.saturating_sub(pc - first);
         }
         if budget == 0 {
             return Ok(Pause::Slice);
@@ -304,12 +309,27 @@ pub(crate) fn run(w: &mut Warp, e: &mut Env<'_>, mut budget: u32) -> Step<Pause>
     Ok(if w.live == 0 { Pause::Done } else { Pause::Blocked })
 }
 
-/// Runs the instructions from `pc` to `stop`, none of which branches; gives the lanes that wait for others on the way,
-/// behind which `pc` is.
-fn straight(w: &mut Warp, e: &mut Env<'_>, pc: &mut u32, stop: u32, m: u32) -> Step<u32> {
+/// Runs the instructions from `pc` to `stop`, none of which branches, and the rest of a stretch that ends before `end`; gives the lanes that wait
+/// for others on the way. `pc` is behind what was run.
+fn straight(
+    w: &mut Warp,
+    e: &mut Env<'_>,
+    pc: &mut u32,
+    (stop, end): (u32, u32),
+    m: u32,
+) -> Step<u32> {
     let program = e.program;
     let first = *pc;
-    for ins in &program.code[first as usize..stop as usize] {
+    while *pc < stop {
+        if let Some(compiled) = e.compiled {
+            let len = compiled.len(*pc);
+            if len != 0 && *pc + len <= end {
+                compiled.run(*pc, &mut w.registers, e.params, m);
+                *pc += len;
+                continue;
+            }
+        }
+        let ins = &program.code[*pc as usize];
         e.pc = *pc;
         *pc += 1;
         let mut active = m;
@@ -323,12 +343,22 @@ fn straight(w: &mut Warp, e: &mut Env<'_>, pc: &mut u32, stop: u32, m: u32) -> S
                 e.tally.straight(program, (first, *pc), m);
                 return Ok(active);
             }
+            if let Some(compiled) = e.compiled
+                && active == FULL
+                && compiled.is_together(e.pc)
+            {
+                compiled.run(e.pc, &mut w.registers, e.params, FULL);
+                if let Op::Mma(op) = ins.op {
+                    handler::count_tensor(&mut e.counters, op);
+                }
+                continue;
+            }
         }
         e.active = active;
         // SAFETY: `handler` chose it for the features that this processor has.
         unsafe { (ins.run)(w, e, ins, active)? };
     }
-    e.tally.straight(program, (first, stop), m);
+    e.tally.straight(program, (first, *pc), m);
     Ok(0)
 }
 

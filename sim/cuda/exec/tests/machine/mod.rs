@@ -48,6 +48,11 @@ impl Machine {
         Ok(Self { executor: Executor::new(memory, helpers), image, op, seed })
     }
 
+    /// The same device, which compiles nothing.
+    pub(crate) fn interpreting(self) -> Self {
+        Self { executor: self.executor.interpreting(), ..self }
+    }
+
     fn memory(&self) -> &Memory {
         self.executor.memory()
     }
