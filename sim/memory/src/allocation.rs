@@ -157,16 +157,15 @@ impl Allocation {
         }
         let first = at / SECTOR;
         let uses = self.uses.atomics32(first * 8, ((at + len - 1) / SECTOR - first + 1) * 2);
-        let mut wrote = false;
-        for (sector, used) in uses.chunks_exact(2).enumerate() {
+        // Who used it so before has been checked; whoever came since has checked against that. All sectors are asked at once: mostly
+        // each has been used before.
+        let (mut others, mut wrote) = (0, false);
+        for used in uses.chunks_exact(2) {
+            others |= used[usize::from(!write)].load(Relaxed) ^ order.op;
             wrote |= used[0].load(Relaxed) == order.op;
-            // Who used it so before has been checked; whoever came since has checked against that.
-            if used[usize::from(!write)].load(Relaxed) != order.op {
-                let conflict =
-                    |(op, wrote)| Conflict { op, wrote, offset: (first + sector) * SECTOR };
-                note(&used[0], &used[1], write, order).map_err(conflict)?;
-                *(if write { &mut fresh.written } else { &mut fresh.read }) += 1;
-            }
+        }
+        if others != 0 {
+            touch_first(uses, first, write, order, fresh)?;
         }
         Ok(wrote)
     }
@@ -186,6 +185,25 @@ impl Allocation {
             }
         })
     }
+}
+
+/// Notes that `order` uses the sectors from `first`, used by `uses` before.
+#[inline(never)]
+fn touch_first(
+    uses: &[AtomicU32],
+    first: usize,
+    write: bool,
+    order: &Order,
+    fresh: &mut Fresh,
+) -> Result<(), Conflict> {
+    for (sector, used) in uses.chunks_exact(2).enumerate() {
+        if used[usize::from(!write)].load(Relaxed) != order.op {
+            let conflict = |(op, wrote)| Conflict { op, wrote, offset: (first + sector) * SECTOR };
+            note(&used[0], &used[1], write, order).map_err(conflict)?;
+            *(if write { &mut fresh.written } else { &mut fresh.read }) += 1;
+        }
+    }
+    Ok(())
 }
 
 /// Notes that `order` uses a sector that `writer` and `reader` used last; else who of them conflicts, and whether it wrote.

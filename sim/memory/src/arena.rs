@@ -72,6 +72,14 @@ impl Arena {
         unsafe { to.write(bytes) }
     }
 
+    /// Says that the bytes from `at` will soon be used, if they are inside.
+    #[inline(always)]
+    pub fn prefetch(&self, at: usize) {
+        if cfg!(target_arch = "x86_64") && at < self.bytes {
+            prefetch(self.pointer(at, 1));
+        }
+    }
+
     /// Copies bytes from `at` out.
     #[inline(always)]
     pub fn load_slice(&self, at: usize, into: &mut [u8]) {
@@ -142,6 +150,17 @@ impl Arena {
         let word = self.pointer(at, 8).cast::<u64>();
         // SAFETY: it is inside and aligned, and lives as long as the arena, whose borrow the reference keeps.
         unsafe { AtomicU64::from_ptr(word) }
+    }
+}
+
+#[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "there is no such hint"))]
+fn prefetch(from: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint reads nothing, and SSE, which has it, is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
     }
 }
 

@@ -4,7 +4,7 @@ use crate::counters::Counters;
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::race::Part;
 use crate::shared::Who;
-use crate::warp::registers::{FULL, LANES, lanes};
+use crate::warp::registers::{FULL, LANES, each, lanes};
 use halyard_sim_memory::{Allocation, Fresh, Home, Memory, Order, SECTOR, stream_race};
 use std::sync::Arc;
 
@@ -119,6 +119,8 @@ pub(crate) struct Run {
     pub(crate) straight: bool,
 }
 
+const RECENT: usize = 256;
+
 #[derive(Debug)]
 pub(crate) struct View<'l> {
     memory: &'l Memory,
@@ -127,7 +129,10 @@ pub(crate) struct View<'l> {
     /// A bit for each other device whose memory may be used.
     peers: u64,
     met: Vec<Arc<Allocation>>,
-    recent: usize,
+    /// The allocation that each instruction, modulo their number, used last: it mostly uses it again.
+    recent: [u16; RECENT],
+    /// The instruction that is executed.
+    pub(crate) pc: u32,
     fresh: Fresh,
     /// The block whose accesses they are.
     pub(crate) part: Part,
@@ -138,8 +143,8 @@ pub(crate) struct View<'l> {
 impl<'l> View<'l> {
     pub(crate) fn new(memory: &'l Memory, order: &'l Order, device: u32, peers: u64) -> Self {
         let part = Part { op: order.op, block: [0; 3], grid: [1; 3], ordered: false };
-        let (met, fresh) = Default::default();
-        Self { memory, order, device, peers, met, recent: 0, fresh, part, saw_written: false }
+        let (met, recent, pc, fresh) = (Vec::new(), [0; RECENT], 0, Fresh::default());
+        Self { memory, order, device, peers, met, recent, pc, fresh, part, saw_written: false }
     }
 
     /// Whether the last load must be looked at by [`Self::check_order`].
@@ -190,7 +195,7 @@ impl<'l> View<'l> {
     pub(crate) fn load(
         &mut self,
         reach: &Reach<'_>,
-        into: &mut [u8; 512],
+        into: &mut [u8],
         counters: &mut Counters,
     ) -> Step {
         let Some((index, run)) = self.smooth(reach, false) else {
@@ -203,7 +208,8 @@ impl<'l> View<'l> {
             (true, 2) => into[..64].copy_from_slice(&found.data.load::<64>(at)),
             (true, 4) => into[..128].copy_from_slice(&found.data.load::<128>(at)),
             (true, 8) => into[..256].copy_from_slice(&found.data.load::<256>(at)),
-            (true, 16) => into.copy_from_slice(&found.data.load::<512>(at)),
+            (true, 16) => into[..512].copy_from_slice(&found.data.load::<512>(at)),
+            (_, 4) if run.len <= 128 => near(found, reach, run, into),
             (_, 2) => gather::<2>(found, reach, into),
             (_, 4) => gather::<4>(found, reach, into),
             (_, 8) => gather::<8>(found, reach, into),
@@ -231,6 +237,35 @@ impl<'l> View<'l> {
         Ok(())
     }
 
+    /// Checks and notes a read of all of the `len` bytes at `low`, which begin at a multiple of `bytes`: gives the allocation and the
+    /// offset. `None` where something is wrong with it.
+    #[inline(always)]
+    pub(crate) fn read_span(
+        &mut self,
+        low: u64,
+        (len, bytes): (usize, usize),
+        counters: &mut Counters,
+    ) -> Option<(&Allocation, usize)> {
+        if low & (bytes as u64 - 1) != 0 {
+            return None;
+        }
+        let index = self.locate(low, len)?;
+        let found = &*self.met[index];
+        let at = (low - found.base) as usize;
+        if !found.is_complete() && found.unwritten(at, len).is_some() {
+            return None;
+        }
+        // What the launch wrote is looked at lane by lane.
+        if found.touch((at, len), false, self.order, &mut self.fresh).ok()? {
+            return None;
+        }
+        counters.read_sectors += sectors(at, len);
+        // Loops mostly go on right behind.
+        found.data.prefetch(at + len);
+        found.data.prefetch(at + len + 64);
+        Some((found, at))
+    }
+
     /// Checks and notes what lanes use that lie in a run, all at once: gives the allocation. `None` where it is no such run or something is
     /// wrong with it: whoever looks at the lanes one by one knows what.
     #[inline(always)]
@@ -255,15 +290,10 @@ impl<'l> View<'l> {
     }
 
     #[inline(never)]
-    fn load_apart(
-        &mut self,
-        reach: &Reach<'_>,
-        into: &mut [u8; 512],
-        counters: &mut Counters,
-    ) -> Step {
+    fn load_apart(&mut self, reach: &Reach<'_>, into: &mut [u8], counters: &mut Counters) -> Step {
         let bytes = reach.bytes;
-        self.visit(reach, ("read", false), counters, |found, at, lane| {
-            fetch(found, at, bytes, &mut into[lane * bytes..]);
+        self.visit(reach, ("read", false), counters, |found, at, lane, len| {
+            fetch(found, at, len, &mut into[lane * bytes..]);
         })
     }
 
@@ -275,8 +305,8 @@ impl<'l> View<'l> {
         counters: &mut Counters,
     ) -> Step {
         let bytes = reach.bytes;
-        self.visit(reach, ("write", true), counters, |found, at, lane| {
-            put(found, at, bytes, &from[lane * bytes..]);
+        self.visit(reach, ("write", true), counters, |found, at, lane, len| {
+            put(found, at, len, &from[lane * bytes..]);
         })
     }
 
@@ -332,29 +362,24 @@ impl<'l> View<'l> {
         Ok(Some((index, at)))
     }
 
-    /// Checks what the lanes reach, then shows `each` lane where it lies.
+    /// Checks what the lanes reach, and shows `each` run of neighbouring lanes that use neighbouring bytes: where it lies, its first lane and
+    /// its bytes.
     #[inline(always)]
     fn visit(
         &mut self,
         reach: &Reach<'_>,
         (verb, writes): (&str, bool),
         counters: &mut Counters,
-        mut each: impl FnMut(&Allocation, usize, usize),
+        mut each: impl FnMut(&Allocation, usize, usize, usize),
     ) -> Step {
         reach.aligned(verb)?;
         if let Some(index) = self.one(reach) {
-            self.check(index, reach, writes, counters)?;
-            let found = &self.met[index];
-            let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
-            lanes(reach.mask).for_each(|lane| each(found, at(lane), lane));
-            return Ok(());
+            return self.check(index, reach, writes, counters, &mut each);
         }
         for lane in lanes(reach.mask) {
             let part = Reach { mask: 1 << lane, ..*reach };
             let index = self.one(&part).ok_or_else(|| self.outside(&part, verb))?;
-            self.check(index, &part, writes, counters)?;
-            let found = &self.met[index];
-            each(found, (reach.addresses[lane] - found.base) as usize, lane);
+            self.check(index, &part, writes, counters, &mut each)?;
         }
         Ok(())
     }
@@ -367,8 +392,8 @@ impl<'l> View<'l> {
     ) -> Step<(&Allocation, usize)> {
         reach.aligned("atomic update")?;
         let index = self.one(reach).ok_or_else(|| self.outside(reach, "atomic update"))?;
-        self.check(index, reach, false, counters)?;
-        self.check(index, reach, true, counters)?;
+        self.check(index, reach, false, counters, |_, _, _, _| ())?;
+        self.check(index, reach, true, counters, |_, _, _, _| ())?;
         self.part.ordered = true;
         let found = &self.met[index];
         let lane = reach.mask.trailing_zeros() as usize & 31;
@@ -390,14 +415,14 @@ impl<'l> View<'l> {
                 && bytes <= found.bytes - (address - found.base) as usize
                 && !found.is_freed()
         };
-        if self.met.get(self.recent).is_some_and(|found| holds(found)) {
-            return Some(self.recent);
+        let recent = usize::from(self.recent[self.pc as usize % RECENT]);
+        if self.met.get(recent).is_some_and(|found| holds(found)) {
+            return Some(recent);
         }
-        if let Some(index) = self.met.iter().position(|found| holds(found)) {
-            self.recent = index;
-            return Some(index);
-        }
-        self.meet(address, bytes)
+        let index = self.met.iter().position(|found| holds(found));
+        let index = index.or_else(|| self.meet(address, bytes))?;
+        self.recent[self.pc as usize % RECENT] = u16::try_from(index).unwrap_or(0);
+        Some(index)
     }
 
     #[cold]
@@ -411,17 +436,18 @@ impl<'l> View<'l> {
             return None;
         }
         self.met.push(found);
-        self.recent = self.met.len() - 1;
-        Some(self.recent)
+        Some(self.met.len() - 1)
     }
 
-    /// Checks and notes a use inside the allocation `index`.
+    /// Checks and notes a use inside the allocation `index`, and shows its runs.
+    #[inline(always)]
     fn check(
         &mut self,
         index: usize,
         reach: &Reach<'_>,
         write: bool,
         counters: &mut Counters,
+        mut each: impl FnMut(&Allocation, usize, usize, usize),
     ) -> Step {
         let found = &*self.met[index];
         let at = |lane: usize| (reach.addresses[lane] - found.base) as usize;
@@ -442,6 +468,7 @@ impl<'l> View<'l> {
                 trouble.in_lane(|offset| first + offset.saturating_sub(range.0) / reach.bytes)
             })?;
             self.saw_written |= wrote && !write;
+            each(found, range.0, first, range.1);
         }
         let sectors = reach.sectors();
         if write {
@@ -479,9 +506,36 @@ fn sectors(at: usize, len: usize) -> u64 {
     ((at + len - 1) / SECTOR - at / SECTOR + 1) as u64
 }
 
+/// Gives each lane its four bytes of a run of 128 or less.
+#[inline(always)]
+fn near(found: &Allocation, reach: &Reach<'_>, run: Run, into: &mut [u8]) {
+    let mut bytes = [0; 128];
+    let at = (run.low - found.base) as usize;
+    // What is behind the run is not looked at, but loading it with the run takes no loop.
+    if at + 128 <= found.bytes {
+        bytes = found.data.load::<128>(at);
+    } else {
+        found.data.load_slice(at, &mut bytes[..run.len]);
+    }
+    let words: [u32; LANES] = each(|word| {
+        u32::from_le_bytes([
+            bytes[4 * word],
+            bytes[4 * word + 1],
+            bytes[4 * word + 2],
+            bytes[4 * word + 3],
+        ])
+    });
+    let into = &mut into[..4 * LANES];
+    for lane in 0..LANES {
+        // Of lanes that take no part, any.
+        let word = words[(reach.addresses[lane].wrapping_sub(run.low) / 4) as usize % LANES];
+        into[lane * 4..(lane + 1) * 4].copy_from_slice(&word.to_le_bytes());
+    }
+}
+
 /// Gives each lane its `N` bytes.
 #[inline(always)]
-fn gather<const N: usize>(found: &Allocation, reach: &Reach<'_>, into: &mut [u8; 512]) {
+fn gather<const N: usize>(found: &Allocation, reach: &Reach<'_>, into: &mut [u8]) {
     for lane in lanes(reach.mask) {
         let at = (reach.addresses[lane] - found.base) as usize;
         into[lane * N..(lane + 1) * N].copy_from_slice(&found.data.load::<N>(at));

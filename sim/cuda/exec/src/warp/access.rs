@@ -1,12 +1,14 @@
 //! Loads, stores, atomics and asynchronous copies of a warp.
 
-use super::registers::{FULL, LANES, Longs, O, Registers, Words, each, lanes};
+#![expect(clippy::needless_range_loop, reason = "loops over lanes become vector code as such")]
+
+use super::registers::{FULL, LANES, Longs, O, Registers, Words, each, lanes, mask_of};
 use super::{Env, Warp};
 use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::fault::{FaultKind, Step, Trouble};
 use crate::memory::Reach;
 use crate::program::{Access, Ins, Room, Slot};
-use crate::shared::{How, Shared, copy_piece};
+use crate::shared::{How, copy_piece};
 use halyard_sim_memory::POISON;
 
 /// What lanes bring or fetch: up to 16 bytes each, lane after lane.
@@ -20,6 +22,9 @@ pub(super) fn load(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) 
         broadcast(&mut w.registers, &ins.o, a, m, &e.params[at..at + bytes]);
         return Ok(());
     }
+    if a.room == Room::Global && a.long && m == FULL && load_steps(w, e, ins, a).is_some() {
+        return Ok(());
+    }
     let addresses = addresses(&w.registers, ins.o[0], a.long, ins.imm);
     let reach = Reach { addresses: &addresses, mask: m, bytes };
     if a.room == Room::ParamAt
@@ -28,9 +33,17 @@ pub(super) fn load(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) 
         broadcast(&mut w.registers, &ins.o, a, m, value);
         return Ok(());
     }
+    if a.room == Room::Global {
+        e.memory.pc = e.pc;
+        return match bytes {
+            2 => load_global::<64>(w, e, ins, a, &reach),
+            4 => load_global::<128>(w, e, ins, a, &reach),
+            8 => load_global::<256>(w, e, ins, a, &reach),
+            _ => load_global::<512>(w, e, ins, a, &reach),
+        };
+    }
     let mut buffer: Buffer = [0; 512];
     match a.room {
-        Room::Global => load_global(w, e, &reach, &mut buffer)?,
         Room::Shared => load_shared(w, e, &reach, &mut buffer)?,
         Room::Local => load_local(w, e, &reach, &mut buffer)?,
         Room::ParamAt => load_param(e, &reach, &mut buffer)?,
@@ -38,6 +51,71 @@ pub(super) fn load(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) 
     }
     spread(&mut w.registers, &ins.o, a, m, &buffer);
     Ok(())
+}
+
+/// Loads at most `N` bytes of global memory.
+#[inline(always)]
+fn load_global<const N: usize>(
+    w: &mut Warp,
+    e: &mut Env<'_>,
+    ins: &Ins,
+    a: Access,
+    reach: &Reach<'_>,
+) -> Step {
+    let mut buffer = [0; N];
+    fetch_global(w, e, reach, &mut buffer)?;
+    spread(&mut w.registers, &ins.o, a, reach.mask, &buffer);
+    Ok(())
+}
+
+/// Loads of global memory by all lanes whose addresses are the same or ascend by as many bytes as each wants, or by a sector where that is
+/// two such steps. `None` where they do not, or something is wrong: whoever looks at the lanes one by one knows what.
+#[inline(always)]
+fn load_steps(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access) -> Option<()> {
+    let bytes = usize::from(a.bytes) * usize::from(a.count);
+    let base = w.registers.long(ins.o[0]);
+    let step = base[1].wrapping_sub(base[0]);
+    let mut apart = 0;
+    for lane in 0..LANES {
+        apart |= base[lane] ^ base[0].wrapping_add(step.wrapping_mul(lane as u64));
+    }
+    if apart != 0 {
+        return None;
+    }
+    let low = base[0].wrapping_add_signed(ins.imm);
+    e.memory.pc = e.pc;
+    let (o, r) = (&ins.o, &mut w.registers);
+    if step == 0 {
+        let (found, at) = e.memory.read_span(low, (bytes, bytes), &mut e.counters)?;
+        let mut value = [0; 16];
+        found.data.load_slice(at, &mut value[..bytes]);
+        broadcast(r, o, a, FULL, &value[..bytes]);
+        return Some(());
+    }
+    let step = usize::try_from(step).ok()?;
+    let far = bytes == 16 && step == 32;
+    if step != bytes && !far {
+        return None;
+    }
+    let len = step * (LANES - 1) + bytes;
+    let (found, at) = e.memory.read_span(low, (len, bytes), &mut e.counters)?;
+    match (a.bytes, a.count, a.long_data, a.signed) {
+        (4, 1, false, _) => spread_words::<4, 1, 128>(r, o, FULL, &found.data.load(at)),
+        (4, 2, false, _) => spread_words::<8, 2, 256>(r, o, FULL, &found.data.load(at)),
+        (4, 4, false, _) if far => spread_words::<32, 4, 1008>(r, o, FULL, &found.data.load(at)),
+        (4, 4, false, _) => spread_words::<16, 4, 512>(r, o, FULL, &found.data.load(at)),
+        (8, 1, true, _) => spread_longs::<8, 1, 256>(r, o, FULL, &found.data.load(at)),
+        (2, 1, false, false) => spread_halves::<64>(r, o[1], FULL, &found.data.load(at)),
+        _ => {
+            let mut buffer: Buffer = [0; 512];
+            for lane in 0..LANES {
+                let piece = &mut buffer[lane * bytes..(lane + 1) * bytes];
+                found.data.load_slice(at + lane * step, piece);
+            }
+            spread(r, o, a, FULL, &buffer);
+        }
+    }
+    Some(())
 }
 
 /// The bytes that every lane wants of the parameters, if it is the same ones and nothing is wrong with it.
@@ -80,6 +158,7 @@ fn extended(value: u64, a: Access) -> u64 {
 #[inline(always)]
 pub(super) fn store(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) -> Step {
     let bytes = usize::from(a.bytes) * usize::from(a.count);
+    e.memory.pc = e.pc;
     let addresses = addresses(&w.registers, ins.o[0], a.long, ins.imm);
     let buffer = gather(&w.registers, &ins.o, a);
     let reach = Reach { addresses: &addresses, mask: m, bytes };
@@ -92,7 +171,7 @@ pub(super) fn store(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32)
 }
 
 #[inline(always)]
-fn load_global(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer) -> Step {
+fn fetch_global(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut [u8]) -> Step {
     e.memory.load(reach, buffer, &mut e.counters)?;
     if e.memory.saw_written() { e.memory.check_order(reach, &w.who(e.pc, false)) } else { Ok(()) }
 }
@@ -116,49 +195,67 @@ pub(super) fn addresses(r: &Registers, base: Slot, long: bool, offset: i64) -> [
 
 /// Puts what was loaded into registers.
 #[inline(always)]
-fn spread(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &Buffer) {
+fn spread<const N: usize>(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &[u8; N]) {
     match (a.bytes, a.count, a.long_data) {
-        (4, 1, false) => spread_words::<4>(r, &o[1..2], m, buffer),
-        (4, 2, false) => spread_words::<8>(r, &o[1..3], m, buffer),
-        (4, 4, false) => spread_words::<16>(r, &o[1..5], m, buffer),
+        (4, 1, false) => spread_words::<4, 1, N>(r, o, m, buffer),
+        (4, 2, false) => spread_words::<8, 2, N>(r, o, m, buffer),
+        (4, 4, false) => spread_words::<16, 4, N>(r, o, m, buffer),
         (1, 1, false) if !a.signed => r.set_word(o[1], m, &each(|lane| buffer[lane].into())),
-        (2, 1, false) if !a.signed => {
-            let half = |lane: usize| {
-                u32::from(u16::from_le_bytes([buffer[2 * lane], buffer[2 * lane + 1]]))
-            };
-            r.set_word(o[1], m, &each(half));
-        }
-        (8, 1, true) => spread_longs::<8>(r, &o[1..2], m, buffer),
-        (8, 2, true) => spread_longs::<16>(r, &o[1..3], m, buffer),
+        (2, 1, false) if !a.signed => spread_halves(r, o[1], m, buffer),
+        (8, 1, true) => spread_longs::<8, 1, N>(r, o, m, buffer),
+        (8, 2, true) => spread_longs::<16, 2, N>(r, o, m, buffer),
         _ => spread_any(r, o, a, m, buffer),
     }
 }
 
+/// `COUNT` words of each lane, `STRIDE` bytes from lane to lane. Plain loops: a closure for each lane is not always inlined.
 #[inline(always)]
-fn spread_words<const STRIDE: usize>(r: &mut Registers, to: &[Slot], m: u32, buffer: &Buffer) {
-    for (part, slot) in to.iter().enumerate() {
-        let word = |lane: usize| {
+fn spread_words<const STRIDE: usize, const COUNT: usize, const N: usize>(
+    r: &mut Registers,
+    o: &O,
+    m: u32,
+    buffer: &[u8; N],
+) {
+    for part in 0..COUNT {
+        let mut values = [0; LANES];
+        for lane in 0..LANES {
             let at = lane * STRIDE + part * 4;
-            u32::from_le_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]])
-        };
-        r.set_word(*slot, m, &each(word));
+            values[lane] =
+                u32::from_le_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]]);
+        }
+        r.set_word(o[1 + part], m, &values);
     }
 }
 
 #[inline(always)]
-fn spread_longs<const STRIDE: usize>(r: &mut Registers, to: &[Slot], m: u32, buffer: &Buffer) {
-    for (part, slot) in to.iter().enumerate() {
-        let long = |lane: usize| {
+fn spread_longs<const STRIDE: usize, const COUNT: usize, const N: usize>(
+    r: &mut Registers,
+    o: &O,
+    m: u32,
+    buffer: &[u8; N],
+) {
+    for part in 0..COUNT {
+        let mut values = [0; LANES];
+        for lane in 0..LANES {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(&buffer[lane * STRIDE + part * 8..][..8]);
-            u64::from_le_bytes(bytes)
-        };
-        r.set_long(*slot, m, &each(long));
+            values[lane] = u64::from_le_bytes(bytes);
+        }
+        r.set_long(o[1 + part], m, &values);
     }
+}
+
+#[inline(always)]
+fn spread_halves<const N: usize>(r: &mut Registers, to: Slot, m: u32, buffer: &[u8; N]) {
+    let mut values = [0; LANES];
+    for lane in 0..LANES {
+        values[lane] = u16::from_le_bytes([buffer[2 * lane], buffer[2 * lane + 1]]).into();
+    }
+    r.set_word(to, m, &values);
 }
 
 #[inline(never)]
-fn spread_any(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &Buffer) {
+fn spread_any(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &[u8]) {
     let (bytes, count) = (usize::from(a.bytes), usize::from(a.count));
     for part in 0..count {
         let value = |lane: usize| {
@@ -234,7 +331,7 @@ fn load_generic(w: &mut Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut B
         let addresses = reach.addresses.map(|address| address.wrapping_sub(window));
         let part = Reach { addresses: &addresses, mask, bytes: reach.bytes };
         match room {
-            Room::Global => load_global(w, e, &part, buffer)?,
+            Room::Global => fetch_global(w, e, &part, buffer)?,
             Room::Shared => load_shared(w, e, &part, buffer)?,
             Room::Local => load_local(w, e, &part, buffer)?,
             _ => load_param(e, &part, buffer)?,
@@ -264,17 +361,14 @@ fn store_generic(w: &mut Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buff
 /// Notes a use of shared memory by each lane, after checking that it is inside and aligned.
 #[inline(always)]
 fn note_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, how: How, together: bool) -> Step {
-    let who = w.who(e.pc, together);
-    use_shared(e, reach, |shared, inside| shared.note_lanes(&who, inside, how))
+    let beyond = beyond(e, reach)?;
+    e.shared.note_lanes(&w.who(e.pc, together), &before(reach, beyond), how)?;
+    all_inside(e, reach, beyond)
 }
 
-/// Uses shared memory by the lanes that are inside, after checking that they are aligned.
+/// Lanes whose use of shared memory is not inside, after checking that all are aligned.
 #[inline(always)]
-fn use_shared(
-    e: &mut Env<'_>,
-    reach: &Reach<'_>,
-    uses: impl FnOnce(&mut Shared, &Reach<'_>) -> Step,
-) -> Step {
+fn beyond(e: &Env<'_>, reach: &Reach<'_>) -> Step<u32> {
     reach.aligned("access to shared memory")?;
     let room = (e.shared_bytes as u64).checked_sub(reach.bytes as u64);
     let mut beyond = 0u32;
@@ -282,10 +376,17 @@ fn use_shared(
         let outside = room.is_none_or(|last| reach.addresses[lane] > last);
         beyond |= u32::from(outside) << lane;
     }
-    let beyond = beyond & reach.mask;
-    // Lanes before the first that is outside may have made another mistake.
-    let before = (beyond & beyond.wrapping_neg()).wrapping_sub(1);
-    uses(&mut e.shared, &Reach { mask: reach.mask & before, ..*reach })?;
+    Ok(beyond & reach.mask)
+}
+
+/// The uses before that of the first lane that is not inside: they may have made another mistake.
+#[inline(always)]
+fn before<'a>(reach: &Reach<'a>, beyond: u32) -> Reach<'a> {
+    Reach { mask: reach.mask & (beyond & beyond.wrapping_neg()).wrapping_sub(1), ..*reach }
+}
+
+#[inline(always)]
+fn all_inside(e: &Env<'_>, reach: &Reach<'_>, beyond: u32) -> Step {
     if beyond == 0 {
         return Ok(());
     }
@@ -313,8 +414,20 @@ fn load_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut Buffer
 
 #[inline(always)]
 fn store_shared(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -> Step {
-    let who = w.who(e.pc, false);
-    use_shared(e, reach, |shared, inside| shared.write_lanes(&who, inside, buffer))?;
+    write_shared(w, e, reach, buffer, false)
+}
+
+#[inline(always)]
+fn write_shared(
+    w: &Warp,
+    e: &mut Env<'_>,
+    reach: &Reach<'_>,
+    buffer: &Buffer,
+    together: bool,
+) -> Step {
+    let beyond = beyond(e, reach)?;
+    e.shared.write_lanes(&w.who(e.pc, together), &before(reach, beyond), buffer)?;
+    all_inside(e, reach, beyond)?;
     count_passes(e, reach);
     Ok(())
 }
@@ -446,7 +559,7 @@ pub(crate) struct Copy {
 }
 
 /// Reads the source and poisons the destination, which gets the data at the wait.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m: u32) -> Step {
     let (to_offset, from_offset) = (i64::from(ins.imm as i32), ins.imm >> 32);
     let to = addresses(&w.registers, ins.o[0], false, to_offset);
@@ -454,16 +567,13 @@ pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m:
     let sizes = *w.registers.word(ins.o[2]);
     let bytes = usize::from(bytes);
     note_shared(w, e, &Reach { addresses: &to, mask: m, bytes }, How::Begin, false)?;
-    let (mut whole, mut part) = (0u32, 0u32);
-    for lane in lanes(m) {
-        let size = sizes[lane] as usize;
-        whole |= u32::from(size >= bytes) << lane;
-        part |= u32::from(size > 0 && size < bytes) << lane;
-    }
+    let whole = m & mask_of(|lane| sizes[lane] as usize >= bytes);
+    let part = m & !whole & mask_of(|lane| sizes[lane] > 0);
     let mut data: Buffer = [0; 512];
     if whole != 0 {
         let reach = Reach { addresses: &from, mask: whole, bytes };
-        load_global(w, e, &reach, &mut data)?;
+        e.memory.pc = e.pc;
+        fetch_global(w, e, &reach, &mut data)?;
     }
     for lane in lanes(part) {
         // The rest of the destination becomes zero. The source is aligned as a whole copy's is.
@@ -472,7 +582,7 @@ pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m:
             let addresses = [from[lane] + u64::from(byte); LANES];
             let mut read: Buffer = [0; 512];
             let reach = Reach { addresses: &addresses, mask: 1 << lane, bytes: 1 };
-            load_global(w, e, &reach, &mut read)?;
+            fetch_global(w, e, &reach, &mut read)?;
             data[lane * bytes + byte as usize] = read[lane];
         }
     }
@@ -493,12 +603,11 @@ pub(super) fn commit(w: &mut Warp, m: u32) {
 pub(super) fn wait(w: &mut Warp, e: &mut Env<'_>, m: u32, keep: Option<u32>) -> Step {
     for at in 0..w.copies.len() {
         let copy = &w.copies[at];
-        let mut landing = 0u32;
-        for lane in lanes(copy.lanes & m) {
-            // A group that is not committed is not waited for.
-            let done = keep.is_none_or(|keep| copy.groups[lane] + keep < w.groups_begun[lane]);
-            landing |= u32::from(done) << lane;
-        }
+        // A group that is not committed is not waited for.
+        let done = keep.map_or(FULL, |keep| {
+            mask_of(|lane| copy.groups[lane].saturating_add(keep) < w.groups_begun[lane])
+        });
+        let landing = copy.lanes & m & done;
         land(w, e, &w.copies[at], landing)?;
         w.copies[at].lanes &= !landing;
     }
@@ -601,8 +710,5 @@ pub(super) fn store_matrix(
     }
     let mask = FULL >> (32 - 8 * u32::from(count));
     let reach = Reach { addresses: &addresses, mask, bytes: 16 };
-    let who = w.who(e.pc, true);
-    use_shared(e, &reach, |shared, inside| shared.write_lanes(&who, inside, &rows))?;
-    count_passes(e, &reach);
-    Ok(())
+    write_shared(w, e, &reach, &rows, true)
 }

@@ -219,6 +219,7 @@ macro_rules! handlers {
                     Op::LoadMatrix { count: 2, transposed: false },
                     Op::LoadMatrix { count: 4, transposed: true },
                     Op::LoadMatrix { count: 2, transposed: true },
+                    Op::AsyncCopy(16),
                     Op::Mma(Mma::Bf16K16),
                     Op::Mma(Mma::F16K16),
                     Op::Lanes(Lanes::ShuffleXor),
