@@ -562,10 +562,12 @@ fn damaged_modules_are_loaded_or_refused_but_never_panic() {
     let kernels = [
         include_str!("../../kernels/ptx/gemm.sm_80.ptx"),
         include_str!("../../kernels/ptx/paged_decode.sm_80.ptx"),
+        include_str!("triton/matmul_of_maps.sm_90.ptx"),
+        include_str!("triton/matmul_of_descriptors.sm_90.ptx"),
     ];
     let mut refused = 0;
-    for (at, seed) in (0..400usize).map(|seed| (seed * 7919, seed)) {
-        let words: Vec<_> = kernels[seed % 2].split_inclusive(char::is_whitespace).collect();
+    for (at, seed) in (0..800usize).map(|seed| (seed * 7919, seed)) {
+        let words: Vec<_> = kernels[seed % 4].split_inclusive(char::is_whitespace).collect();
         let mut damaged = words.clone();
         let place = at % words.len();
         match seed % 3 {
@@ -575,5 +577,5 @@ fn damaged_modules_are_loaded_or_refused_but_never_panic() {
         }
         refused += usize::from(Machine::load(&damaged.concat(), "h100", 0).is_err());
     }
-    assert!(refused > 200, "only {refused} of 400 were refused");
+    assert!(refused > 400, "only {refused} of 800 were refused");
 }
