@@ -21,6 +21,9 @@ const KERNELS: &str = "backends/cuda/kernels";
 const ARCHITECTURES: [(&str, &str); 3] =
     [("sm_80", "ptx78"), ("sm_89", "ptx78"), ("sm_90", "ptx78")];
 
+/// Modules that need newer PTX, and so a newer driver, which the backend asks for before it loads them.
+const NEWER: [(&str, &str); 1] = [("gemm_fp8", "ptx84")];
+
 /// The assembler's package: it carries `ptxas` alone.
 const ASSEMBLER: &str = "nvidia-cuda-nvcc-cu12==12.9.86";
 
@@ -104,8 +107,12 @@ impl Module<'_> {
 }
 
 fn modules(sources: &[PathBuf]) -> Vec<Module<'_>> {
-    let of = |source| ARCHITECTURES.map(|(arch, version)| Module { source, arch, version });
-    sources.iter().flat_map(|source| of(source.as_path())).collect()
+    let of = |source: &Path| {
+        let newer = NEWER.iter().find(|(name, _)| source.file_stem().is_some_and(|s| s == *name));
+        ARCHITECTURES.map(|(arch, version)| (arch, newer.map_or(version, |(_, newer)| newer)))
+    };
+    let modules = |source| of(source).map(|(arch, version)| Module { source, arch, version });
+    sources.iter().flat_map(|source| modules(source.as_path())).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -130,5 +130,6 @@ template <class T, class Q, class Y> DEVICE void stage(const StageQuantised& p) 
     KERNEL __launch_bounds__(THREADS) rms_norm_quant_##suffix##_##name(NormQuant p) { norm_quant<T, Q>(p); }
 #define QUANTISE_EACH(suffix, T) \
     KERNEL __launch_bounds__(THREADS) stage_##suffix##_i8_i8(StageQuantised p) { stage<T, i8, i8>(p); } \
+    KERNEL __launch_bounds__(THREADS) stage_##suffix##_e4m3_e4m3(StageQuantised p) { stage<T, e4m3, e4m3>(p); } \
     QUANTISE(suffix, T, i8, i8) QUANTISE(suffix, T, e4m3, e4m3)
 EACH_FLOAT(QUANTISE_EACH)

@@ -132,7 +132,7 @@ impl CudaDevice {
         let shared = Shared {
             context,
             limits,
-            kernels: Kernels::new(arch),
+            kernels: Kernels::new(arch, driver::start()?),
             weights: Weights::default(),
             blas,
             buffers,

@@ -70,6 +70,7 @@ modules!(
     experts,
     flash_bf16,
     flash_f16,
+    gemm_fp8,
     gemm_gguf_bf16,
     gemm_gguf_f16,
     gemm_gguf_k_bf16,
@@ -95,16 +96,28 @@ modules!(
     stage,
 );
 
+/// The first driver that reads the PTX of products of f8e4m3 (PTX 8.4), as `cuDriverGetVersion` says it: CUDA 12.4, driver 550.
+const FP8_DRIVER: i32 = 12_040;
+
 /// The modules that a device has loaded, each when the first kernel of it is wanted.
 #[derive(Debug)]
 pub(crate) struct Kernels {
     arch: Arch,
+    /// Whether `gemm_fp8` has kernels that the device and its driver take.
+    fp8: bool,
     loaded: Mutex<HashMap<&'static str, Arc<Module>>>,
 }
 
 impl Kernels {
-    pub(crate) fn new(arch: Arch) -> Self {
-        Self { arch, loaded: Mutex::default() }
+    /// For a device of this architecture and a driver of this version.
+    pub(crate) fn new(arch: Arch, driver: i32) -> Self {
+        let fp8 = arch != Arch::Sm80 && driver >= FP8_DRIVER;
+        Self { arch, fp8, loaded: Mutex::default() }
+    }
+
+    /// Whether tensor cores multiply codes of f8e4m3.
+    pub(crate) fn fp8(&self) -> bool {
+        self.fp8
     }
 
     pub(crate) fn arch(&self) -> Arch {

@@ -10,7 +10,7 @@ mod memory;
 mod module;
 mod stream;
 
-pub(crate) use context::{Bound, Context, count, version_text};
+pub(crate) use context::{Bound, Context, count, start, version_text};
 pub(crate) use event::Event;
 pub(crate) use graph::Graph;
 pub(crate) use halyard_sdk::vendor::Plane;

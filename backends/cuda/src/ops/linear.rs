@@ -8,7 +8,7 @@ use super::{
     elementwise::Gating,
     library::Library,
     matrix::Matrix,
-    stage::{Read, Scales, Stage},
+    stage::{GROUP, Read, Scales, Stage},
 };
 use crate::{
     driver::{Function, Grid},
@@ -50,16 +50,20 @@ struct Tiled {
 }
 
 impl Tiled {
-    /// A kernel of `gemm_mma.cu`.
+    /// A kernel of `gemm_mma.cu` or `gemm_fp8.cu`.
     fn tensor(op: &Op<'_>, read: Read, tile: u32) -> Result<Self> {
-        let kernel = op.kernel("gemm_mma", &format!("gemm_{tile}_{}", suffix(read)))?;
+        let module = if read == Read::Fp8 { "gemm_fp8" } else { "gemm_mma" };
+        let kernel = op.kernel(module, &format!("gemm_{tile}_{}", suffix(read)))?;
         // Four stages of both operands' tiles, 64 bytes a row; three of 128 bytes.
-        let (columns, threads, shared) = match (tile, read) {
-            (16, Read::Bytes) => (64, 128, 3 * (16 + 64) * 128),
+        let (columns, threads, stages) = match (tile, read) {
+            (16, Read::Bytes | Read::Fp8) => (64, 128, 3 * (16 + 64) * 128),
             (16, _) => (16, 256, 0),
             (64, _) => (64, 128, 4 * (64 + 64) * 64),
             _ => (128, 256, 4 * (128 + 128) * 64),
         };
+        // Scales of what is multiplied and of what comes next.
+        let scales = if read == Read::Fp8 { 2 * (tile + columns) * 4 } else { 0 };
+        let shared = stages + scales;
         kernel.allow_shared(shared)?;
         Ok(Self { kernel, rows: tile, columns, threads, shared })
     }
@@ -104,6 +108,7 @@ fn suffix(read: Read) -> &'static str {
         Read::Numbers(float) => float.suffix(),
         Read::Codes => "bf16",
         Read::Bytes => "i8",
+        Read::Fp8 => "fp8",
     }
 }
 
@@ -256,11 +261,14 @@ impl Product {
         let read = match act_quant {
             0 => Read::Numbers(x),
             1 if layout.scheme == Scheme::INT8_CHANNEL && layout.k <= MOST_BYTES => Read::Bytes,
+            2 if op.shared.kernels.fp8() && Self::scaled_as_activations(layout) => Read::Fp8,
             _ if quantised && Self::scaled_at_once(layout) => Read::Codes,
             _ => Read::Numbers(Float::F32),
         };
         let tiles = [16, 64, 128].into_iter();
-        if read == Read::Bytes || (!quantised && read != F32 && w == suffix(read)) {
+        if matches!(read, Read::Bytes | Read::Fp8)
+            || (!quantised && read != F32 && w == suffix(read))
+        {
             let many = tiles.map(|tile| Tiled::tensor(op, read, tile));
             return Ok((many.collect::<Result<_>>()?, read));
         }
@@ -278,6 +286,12 @@ impl Product {
     /// Whether the columns that kernels of tiles take have one scale.
     fn scaled_at_once(layout: &Layout) -> bool {
         layout.columns >= layout.k || layout.columns.is_multiple_of(SCALED_COLUMNS)
+    }
+
+    /// Whether W is codes of f8e4m3 with one scale for columns that share one of x's.
+    fn scaled_as_activations(layout: &Layout) -> bool {
+        [Scheme::FP8_BLOCK, Scheme::FP8_CHANNEL].contains(&layout.scheme)
+            && (layout.columns >= layout.k || layout.columns.is_multiple_of(GROUP))
     }
 
     /// Bytes of `rows` staged rows of x.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Columns that share a scale of f8e4m3 codes.
-const GROUP: u64 = 128;
+pub(super) const GROUP: u64 = 128;
 
 /// `struct Stage` of `kernels/stage.cu`.
 #[repr(C)]
@@ -66,6 +66,8 @@ pub(super) enum Read {
     Codes,
     /// Codes of i8, and their scales.
     Bytes,
+    /// Codes of f8e4m3, and their scales.
+    Fp8,
 }
 
 impl Read {
@@ -73,7 +75,7 @@ impl Read {
         match self {
             Self::Numbers(float) => float.bytes(),
             Self::Codes => 2,
-            Self::Bytes => 1,
+            Self::Bytes | Self::Fp8 => 1,
         }
     }
 }
@@ -123,6 +125,7 @@ impl Stage {
                     Read::Numbers(_) => ("", 0),
                     Read::Codes => ("_bf16", scales),
                     Read::Bytes => ("_i8", scales),
+                    Read::Fp8 => ("_e4m3", scales),
                 };
                 let name = format!("stage_{}_{code}{suffix}", x.suffix());
                 Kernel::Quantise(op.kernel("quantise", &name)?, scales)
@@ -139,7 +142,7 @@ impl Stage {
 
     /// Elements from row to row: whole eights, and 16 bytes.
     fn padded(&self) -> u64 {
-        self.k.next_multiple_of(if self.read == Read::Bytes { ROW_ALIGN } else { EIGHT })
+        self.k.next_multiple_of(if self.read.bytes() == 1 { ROW_ALIGN } else { EIGHT })
     }
 
     /// Bytes of `rows` rows, without their scales.
