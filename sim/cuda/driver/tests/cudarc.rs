@@ -231,6 +231,22 @@ fn a_bad_module_says_line_and_reason() {
 }
 
 #[test]
+fn a_module_newer_than_the_driver_is_refused() {
+    let context = context(0);
+    let of = |version: &str| {
+        let (before, rest) = ADD.split_once(".version ").unwrap();
+        let (_, after) = rest.split_once('\n').unwrap();
+        context.load_module(Ptx::from_src(format!("{before}.version {version}\n{after}")))
+    };
+    // The driver is of CUDA 12.4.
+    assert!(of("8.4").is_ok());
+    for newer in ["8.5", "9.0"] {
+        let error = of(newer).unwrap_err();
+        assert_eq!(error.0, sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+    }
+}
+
+#[test]
 fn too_much_shared_memory_is_refused_at_launch() {
     let context = context(5);
     let stream = context.new_stream().unwrap();

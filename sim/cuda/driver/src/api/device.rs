@@ -10,6 +10,11 @@ use std::ffi::{c_char, c_int, c_uint};
 /// The newest CUDA version whose entries are here.
 const DRIVER_VERSION: c_int = 12_040;
 
+/// The CUDA version that the driver says it supports.
+pub(super) fn driver_version() -> c_int {
+    faults::version().unwrap_or(DRIVER_VERSION)
+}
+
 entries! {
     fn cuInit(flags: c_uint) {
         if flags != 0 {
@@ -20,7 +25,7 @@ entries! {
     }
 
     fn cuDriverGetVersion(version: Out<c_int>) {
-        version.set(faults::version().unwrap_or(DRIVER_VERSION))
+        version.set(driver_version())
     }
 
     fn cuDeviceGetCount(count: Out<c_int>) {

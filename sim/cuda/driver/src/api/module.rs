@@ -1,6 +1,7 @@
 //! Modules, functions and launches.
 
 use super::context::current;
+use super::device::driver_version;
 use super::stream::here;
 use super::{In, Out};
 use crate::code::{Code, Failure, Outcome};
@@ -15,7 +16,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`
 const MAX_DYNAMIC_SHARED: c_int = 8;
 
+/// Fails for PTX that is newer than the driver. Up to CUDA 12.5 the numbers go together: 12.4 reads PTX 8.4, 11.8 reads 7.8.
+fn check_version(text: &str) -> Outcome {
+    let version = text.lines().find_map(|line| line.trim().strip_prefix(".version"));
+    let parts = version.and_then(|v| v.trim().split_once('.'));
+    let number = parts.and_then(|(a, b)| Some([a.parse().ok()?, b.parse::<c_int>().ok()?]));
+    // What has no version is no PTX, which the parser says.
+    let Some([major, minor]) = number else { return Ok(()) };
+    let cuda = driver_version();
+    let newest = [cuda / 1000 - 4, cuda % 1000 / 10];
+    if [major, minor] <= newest {
+        return Ok(());
+    }
+    let text = format!("PTX {major}.{minor}, the driver reads up to {}.{}", newest[0], newest[1]);
+    Err(Failure::new(Code::UnsupportedPtx, text))
+}
+
 fn load(module: &Out<usize>, text: String) -> Outcome {
+    check_version(&text)?;
     let text = planted(text).map_err(|what| Failure::new(Code::InvalidPtx, what))?;
     let (driver, device) = current()?;
     device.healthy()?;
