@@ -21,7 +21,11 @@ use translate::{Fate, Translator};
 use vectors::Name;
 
 /// Words, longs, predicates and parameters of a warp, and the lanes that take part.
+#[cfg(target_arch = "x86_64")]
 type Entry = unsafe extern "sysv64" fn(*mut Words, *mut Longs, *mut u32, *const u8, u32);
+/// Elsewhere nothing is compiled.
+#[cfg(not(target_arch = "x86_64"))]
+type Entry = unsafe extern "C" fn(*mut Words, *mut Longs, *mut u32, *const u8, u32);
 
 /// A shorter stretch is not worth the call.
 const SHORTEST: usize = 3;
