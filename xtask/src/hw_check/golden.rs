@@ -89,12 +89,12 @@ fn models() -> Result<Vec<Model>> {
     let mut models = Vec::new();
     for path in entries(Path::new(MODELS))? {
         let golden = path.join("golden.tensors");
-        if !path.join("model.safetensors").exists() || !golden.exists() {
+        if !path.join("config.json").exists() || !golden.exists() {
             continue;
         }
         let name = file_name(&path);
         // Quantised models have the tokenizer of the model that they were made from.
-        let forms = ["_awq", "_gptq", "_fp8"];
+        let forms = ["_awq", "_gptq", "_fp8", "_w8a8"];
         let like = forms.iter().find_map(|form| Some(name.split_once(form)?.0.to_owned()));
         let quantised = like.is_some();
         let tokenizer = Path::new(MODELS).join(like.unwrap_or_else(|| name.clone()));
