@@ -225,7 +225,7 @@ impl Blas {
         let wanted = wanted()?;
         if wanted == Some(false) {
             TOLD.call_once(|| {
-                tracing::info!("cuBLASLt is turned off: own kernels for all linear layers");
+                tracing::debug!("cuBLASLt is turned off: own kernels for all linear layers");
             });
             return Ok(None);
         }
