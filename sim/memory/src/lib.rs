@@ -16,7 +16,7 @@ pub use ticket::Ticket;
 pub use writers::{WORD, Writer, Writers};
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Where device addresses begin: beyond what user space of a 48-bit machine can map.
 const FIRST_ADDRESS: u64 = 1 << 48;
@@ -33,6 +33,7 @@ pub struct Memory {
     table: RwLock<Table>,
     used: Mutex<Vec<u64>>,
     capacity: Vec<u64>,
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -95,7 +96,13 @@ impl Memory {
     #[must_use]
     pub fn new(capacity: Vec<u64>) -> Self {
         let table = Table { live: BTreeMap::new(), freed: BTreeMap::new(), next: FIRST_ADDRESS };
-        Self { table: RwLock::new(table), used: Mutex::new(vec![0; capacity.len()]), capacity }
+        let used = Mutex::new(vec![0; capacity.len()]);
+        Self { table: RwLock::new(table), used, capacity, writing: Mutex::new(()) }
+    }
+
+    /// Held by whoever compares, notes and writes as one.
+    pub fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Free and total bytes of a device.

@@ -6,7 +6,7 @@ use crate::race::Part;
 use crate::shared::Who;
 use crate::warp::registers::{FULL, LANES, each, lanes};
 use halyard_sim_memory::{Allocation, Fresh, Home, Memory, Order, SECTOR, stream_race};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 /// An access by the lanes of a warp: `bytes` bytes, 1 to 16, at each lane's address.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +157,12 @@ impl<'l> View<'l> {
     #[inline(never)]
     pub(crate) fn check_order(&mut self, reach: &Reach<'_>, who: &Who<'_>) -> Step {
         self.parts_of(reach, |part, found, reach| part.read(found, reach, who))
+    }
+
+    /// Held while lanes write: a write by another worker that is noted, but not done yet, could not be compared with.
+    #[inline(always)]
+    pub(crate) fn writing(&self) -> MutexGuard<'l, ()> {
+        self.memory.writing()
     }
 
     /// Looks whether the lanes may write, and notes that they do.

@@ -396,6 +396,19 @@ fn blocks_may_share_what_they_order() {
     }
 }
 
+/// Whichever worker comes first: what two blocks write is compared when it is written.
+#[test]
+fn blocks_may_write_the_same_bytes() {
+    let body = "mov.u32 %r5, 7;\nst.global.u32 [%rd2], %r5;";
+    let text = module(&Misuse { body, ..BASE }, true);
+    for seed in 0..50 {
+        let machine = Machine::with_helpers(&text, 3);
+        machine.seed.set(seed);
+        let args = [machine.u32s(&[1; 64]).into(), 0u64.into(), 0u64.into()];
+        machine.launch("misuse", ([200, 1, 1], [64, 1, 1], 0), &args).unwrap();
+    }
+}
+
 /// The mistake's lines are marked; every loop is left by what another block would write, or not at all.
 const ENDLESS: [&str; 3] = [
     "again: // HERE\nbra again; // HERE",

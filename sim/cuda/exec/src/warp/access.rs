@@ -178,6 +178,7 @@ fn fetch_global(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &mut [u8])
 
 #[inline(always)]
 fn store_global(w: &Warp, e: &mut Env<'_>, reach: &Reach<'_>, buffer: &Buffer) -> Step {
+    let _alone = e.memory.writing();
     e.memory.note_order(reach, buffer, &w.who(e.pc, false))?;
     e.memory.store(reach, buffer, &mut e.counters)
 }
