@@ -354,6 +354,13 @@ pub(crate) struct Hazards {
     pub(crate) unfenced: BTreeSet<u32>,
 }
 
+impl Hazards {
+    /// Whether the instruction must look at what is under way before it is executed.
+    pub(crate) fn watches(&self, at: usize) -> bool {
+        self.early.contains_key(&(at as u32))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     Word,

@@ -76,8 +76,7 @@ impl Compiled {
                 Op::Lanes(Lanes::ShuffleXor) => exchange::butterfly(&ins.o, &constants),
                 _ => None,
             };
-            let watched = program.hazards.early.contains_key(&(at as u32));
-            if let Some(together) = together.filter(|_| !watched) {
+            if let Some(together) = together.filter(|_| !program.hazards.watches(at)) {
                 let whole = u32::try_from(code.len()).ok()?;
                 code.extend(together);
                 code.resize(code.len().next_multiple_of(64), 0xcc);
@@ -132,8 +131,8 @@ fn find(program: &Program, constants: &HashMap<Slot, u32>) -> Vec<(usize, usize)
         let mut trial = Translator::new(true, constants, program.param_bytes);
         let fits = |(at, ins): &(usize, &Ins)| {
             let begins = *at == first || !entered[*at];
-            let watched = program.hazards.early.contains_key(&(*at as u32));
-            begins && ins.plain && !watched && trial.add(ins, &[Fate::Kept; OPERANDS]).is_some()
+            let free = ins.plain && !program.hazards.watches(*at);
+            begins && free && trial.add(ins, &[Fate::Kept; OPERANDS]).is_some()
         };
         let len = code.iter().enumerate().skip(first).take_while(fits).count();
         if len >= SHORTEST {

@@ -144,9 +144,8 @@ impl<'a> Decoder<'a, '_> {
         );
         long_constants.iter_mut().for_each(|(slot, _)| *slot = longs.slot(*slot));
 
-        for (at, ins) in (0u32..).zip(&mut code) {
-            let watched = hazards.early.contains_key(&at);
-            ins.run = if watched { watched_handler } else { handler(ins.op) };
+        for (at, ins) in code.iter_mut().enumerate() {
+            ins.run = if hazards.watches(at) { watched_handler } else { handler(ins.op) };
             ins.plain = ins.guard.is_none() && ins.together == Together::No;
         }
         Program {
