@@ -27,17 +27,7 @@ template <u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 DEPTH, u32 STAGES>
     u8* memory;
     u32 shared;
 
-    // Starts the copies of columns depth.. of both tiles.
-    DEVICE void load(u32 stage, u32 depth) const {
-        const u32 tile = shared + stage * STAGE, k = depth + Tiles::chunk() * Tiles::CHUNK;
-        Tiles::load_x(p, place, depth, tile);
-#pragma unroll
-        for (u32 i = 0; i < Tiles::LINES_N; i++) {
-            const u32 line = Tiles::line(i), n = place.column0 + line;
-            const bool in = n < p.n && k < p.k;
-            copy_async(tile + Tiles::BYTES_M + Tiles::swizzled(line, Tiles::chunk()), weight.codes.data + (in ? n * weight.codes.pitch + k : 0), in ? 16 : 0);
-        }
-    }
+    DEVICE void load(u32 stage, u32 depth) const { Tiles::load(p, place, weight, depth, shared + stage * STAGE); }
 
     // What a thread has read for the next columns: a scale of a row of x and of W.
     struct Ahead {

@@ -48,6 +48,19 @@ template <class T, u32 TILE_M, u32 TILE_N, u32 WARP_M, u32 WARP_N, u32 COLUMNS> 
         }
     }
 
+    // Starts the copies of columns depth.. of x, and of W behind it, whose rows are numbers or codes of T.
+    DEVICE static void load(const Linear& p, const Place& place, const Matrix& weight, u32 depth, u32 tile) {
+        const u32 k = depth + chunk() * CHUNK;
+        load_x(p, place, depth, tile);
+#pragma unroll
+        for (u32 i = 0; i < LINES_N; i++) {
+            const u32 n = place.column0 + line(i);
+            const bool in = n < p.n && k < p.k;
+            const u8* row = weight.codes.data + (in ? n * weight.codes.pitch + k * sizeof(T) : 0);
+            copy_async(tile + BYTES_M + swizzled(line(i), chunk()), row, in ? 16 : 0);
+        }
+    }
+
     // Where a warp's outputs begin.
     DEVICE static u32 warp_row() { return warp_index() / WARPS_N * WARP_M; }
     DEVICE static u32 warp_column() { return warp_index() % WARPS_N * WARP_N; }
