@@ -13,19 +13,7 @@ mod machine;
 
 use half::{bf16, f16};
 use halyard_sim_cuda_exec::{Class, Counters, TensorMap};
-use machine::{Arg, Machine};
-
-/// Words that the seed decides.
-fn words(count: usize, seed: u64) -> Vec<u32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u32
-    };
-    (0..count).map(|_| next()).collect()
-}
+use machine::{Arg, Machine, words};
 
 const REGISTERS: &str = ".reg .pred %p<8>; .reg .b32 %r<400>; .reg .b64 %rd<20>; mov.u32 %r1, %tid.x; setp.eq.u32 %p1, %r1, 0;";
 
@@ -122,7 +110,7 @@ fn a_ring_of_bulk_copies_brings_every_part_in_its_phase() {
         griddepcontrol.launch_dependents;"
     );
     let machine = kernel(".param .u64 out, .param .u64 from", &body);
-    let data = words(768, 1);
+    let data: Vec<_> = words(768, 1).collect();
     let (out, from) = (machine.space(4 * 768), machine.u32s(&data));
     let want: Vec<_> = data.iter().map(|word| word.wrapping_add(5)).collect();
     let check = |counters: Counters| {
@@ -153,7 +141,7 @@ fn copies_of_cp_async_come_with_an_mbarrier() {
             wait("full", 0)
         );
         let machine = kernel(".param .u64 out, .param .u64 from", &body);
-        let mut data = words(64, 2);
+        let mut data: Vec<_> = words(64, 2).collect();
         let (out, from) = (machine.space(256), machine.u32s(&data));
         data.reverse();
         let check = |_| assert_eq!(machine.read(out, 64, u32::from_le_bytes), data);
@@ -247,7 +235,7 @@ fn tiles_of_one_to_five_dimensions_come_and_go() {
         let params =
             ".param .u64 out, .param .align 64 .b8 map[128], .param .align 64 .b8 other[128]";
         let machine = kernel(params, &body);
-        let data = words(bytes / 4, rank as u64);
+        let data: Vec<_> = words(bytes / 4, rank as u64).collect();
         let (out, from, to) =
             (machine.space(room), machine.u32s(&data), machine.u32s(&vec![7; bytes / 4]));
         let map = |address| TensorMap {
@@ -488,7 +476,7 @@ fn product(case: &Case) {
     let types: Vec<_> = case.types.split('.').collect();
     let depth = 32 / case.bytes;
     let elements = |rows: usize, ty: &str, seed: u64| -> Vec<(Vec<u8>, f64)> {
-        words(rows * depth, seed).into_iter().map(|word| number(word >> 3, ty)).collect()
+        words(rows * depth, seed).map(|word| number(word >> 3, ty)).collect()
     };
     let (a, b) = (elements(64, types[1], 5), elements(case.columns, types[2], 6));
     let bytes_of =

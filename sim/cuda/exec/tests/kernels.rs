@@ -12,7 +12,7 @@ mod machine;
 
 use half::bf16;
 use halyard_sim_cuda_exec::{Class, Counters};
-use machine::Machine;
+use machine::{Machine, halves, numbers};
 
 /// Each source as PTX for both architectures.
 macro_rules! kernels {
@@ -22,22 +22,6 @@ macro_rules! kernels {
             include_str!(concat!("../../kernels/ptx/", $name, ".sm_90.ptx")),
         ]
     };
-}
-
-/// Numbers from -1 to 1 that the seed decides.
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-fn halves(count: usize, seed: u64) -> Vec<bf16> {
-    numbers(count, seed).into_iter().map(bf16::from_f32).collect()
 }
 
 fn place(machine: &Machine, values: &[bf16]) -> u64 {

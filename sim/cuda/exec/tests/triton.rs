@@ -15,7 +15,7 @@ mod machine;
 
 use half::{bf16, f16};
 use halyard_sim_cuda_exec::TensorMap;
-use machine::{Arg, Machine};
+use machine::{Arg, Machine, halves, numbers, words};
 use std::fs;
 use std::path::PathBuf;
 
@@ -95,27 +95,6 @@ impl Kernel {
     fn i32s(&self, values: &[i32]) -> u64 {
         self.machine.buffer(values, i32::to_le_bytes)
     }
-}
-
-/// Words that the seed decides.
-fn words(count: usize, seed: u64) -> impl Iterator<Item = u32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u32
-    };
-    (0..count).map(move |_| next())
-}
-
-/// Numbers from -1 to 1.
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    words(count, seed).map(|word| (word >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
-}
-
-fn halves(count: usize, seed: u64) -> Vec<bf16> {
-    numbers(count, seed).into_iter().map(bf16::from_f32).collect()
 }
 
 /// Each element is as near to its value as its bound says: `(value, bound)`.

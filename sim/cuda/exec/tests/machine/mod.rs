@@ -1,6 +1,13 @@
 //! A device with one stream, as small as tests want it.
-#![allow(dead_code, clippy::unwrap_used, reason = "each test and the benchmark use a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "each test and the benchmark use a part of it; numbers are small"
+)]
 
+use half::bf16;
 use halyard_sim_cuda_exec::{
     Counters, Executor, Fault, Home, Image, Launch, LoadError, Memory, Order, Past, Profile,
 };
@@ -130,4 +137,25 @@ impl Arg {
     pub(crate) fn extend(&mut self, words: impl IntoIterator<Item = u32>) {
         self.0.extend(words.into_iter().flat_map(u32::to_le_bytes));
     }
+}
+
+/// Words that the seed decides.
+pub(crate) fn words(count: usize, seed: u64) -> impl Iterator<Item = u32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u32
+    };
+    (0..count).map(move |_| next())
+}
+
+/// Numbers from -1 to 1 that the seed decides.
+pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    words(count, seed).map(|word| (word >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+pub(crate) fn halves(count: usize, seed: u64) -> Vec<bf16> {
+    numbers(count, seed).into_iter().map(bf16::from_f32).collect()
 }
