@@ -8,9 +8,11 @@
     reason = "tests: sizes are small, results exact where compared"
 )]
 
+#[path = "../../cuda/driver/tests/loading/mod.rs"]
+mod loading;
+
 use std::{
-    env,
-    ffi::{CStr, CString, c_char, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     ptr,
     sync::{Arc, OnceLock},
 };
@@ -32,26 +34,10 @@ const F64: c_int = 1;
 
 /// Both libraries, loaded once; the devices are two of a kind.
 fn library() -> &'static Library {
-    static LIBRARIES: OnceLock<[Library; 2]> = OnceLock::new();
-    let [_, library] = LIBRARIES.get_or_init(|| {
-        let exe = env::current_exe().expect("a test knows its path");
-        let open = |name: &str| {
-            let path = exe.with_file_name(name);
-            // SAFETY: they are libraries of this workspace, whose loading does nothing by itself.
-            let library = unsafe { Library::new(&path) };
-            library.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        };
-        let driver = open("libhalyard_sim_cuda.so");
-        let names = CString::new("h100,h100").unwrap();
-        // SAFETY: the library exports it with this signature.
-        let choose = unsafe {
-            driver.get::<unsafe extern "C" fn(*const c_char) -> u32>(b"halyard_sim_cuda_devices")
-        };
-        // SAFETY: the text ends with a zero.
-        assert_eq!(unsafe { choose.unwrap()(names.as_ptr()) }, 0);
-        [driver, open("libhalyard_sim_cublaslt.so")]
-    });
-    library
+    static LIBRARIES: OnceLock<Vec<Library>> = OnceLock::new();
+    let all =
+        LIBRARIES.get_or_init(|| loading::libraries("h100,h100", &["libhalyard_sim_cublaslt.so"]));
+    &all[1]
 }
 
 /// Calls a function of the library, whose arguments have the types that the documentation says.

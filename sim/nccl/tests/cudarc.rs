@@ -10,6 +10,9 @@
     reason = "tests: sizes are small, results exact where compared"
 )]
 
+#[path = "../../cuda/driver/tests/loading/mod.rs"]
+mod loading;
+
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut};
 use cudarc::nccl::{
     result,
@@ -17,7 +20,7 @@ use cudarc::nccl::{
     sys::{self, ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId},
 };
 use libloading::Library;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, c_char};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,24 +29,8 @@ use std::{env, ptr, thread};
 /// Both libraries, loaded once; the devices are eight of a kind.
 fn load() -> &'static [Library] {
     static LIBRARIES: OnceLock<Vec<Library>> = OnceLock::new();
-    LIBRARIES.get_or_init(|| {
-        let exe = env::current_exe().expect("a test knows its path");
-        let open = |name: &str| {
-            let path = exe.with_file_name(name);
-            // SAFETY: they are libraries of this workspace, whose loading does nothing by itself.
-            let library = unsafe { Library::new(&path) };
-            library.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        };
-        let driver = open("libhalyard_sim_cuda.so");
-        let names = CString::new(["h100"; 8].join(",")).unwrap();
-        // SAFETY: the library exports it with this signature.
-        let choose = unsafe {
-            driver.get::<unsafe extern "C" fn(*const c_char) -> u32>(b"halyard_sim_cuda_devices")
-        };
-        // SAFETY: the text ends with a zero.
-        assert_eq!(unsafe { choose.unwrap()(names.as_ptr()) }, 0);
-        vec![driver, open("libhalyard_sim_nccl.so")]
-    })
+    let devices = ["h100"; 8].join(",");
+    LIBRARIES.get_or_init(|| loading::libraries(&devices, &["libhalyard_sim_nccl.so"]))
 }
 
 fn stream(device: usize) -> Arc<CudaStream> {

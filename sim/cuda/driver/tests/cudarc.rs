@@ -8,6 +8,8 @@
     reason = "tests: sizes are small, results exact where compared"
 )]
 
+mod loading;
+
 use cudarc::driver::sys::{self, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
@@ -16,8 +18,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 use half::bf16;
 use libloading::Library;
-use std::env;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::{ptr, thread};
@@ -27,24 +28,9 @@ const GEMM: &str = include_str!("../../kernels/ptx/gemm.sm_80.ptx");
 
 /// The simulated driver, loaded once. Its devices are one of each kind, then some for tests that end a context.
 fn load() -> &'static Library {
-    static LIBRARY: OnceLock<Library> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let exe = env::current_exe().expect("a test knows its path");
-        let path = exe.with_file_name("libhalyard_sim_cuda.so");
-        // SAFETY: it is the library of this package, whose loading does nothing by itself.
-        let library = unsafe { Library::new(&path) };
-        let library = library.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let names =
-            CString::new("a100-80g,a100-40g,h100,l20,rtx4090,h100,h100,h100,h100,h100,h100")
-                .unwrap();
-        // SAFETY: the library exports it with this signature.
-        let choose = unsafe {
-            library.get::<unsafe extern "C" fn(*const c_char) -> u32>(b"halyard_sim_cuda_devices")
-        };
-        // SAFETY: the text ends with a zero.
-        assert_eq!(unsafe { choose.unwrap()(names.as_ptr()) }, 0);
-        library
-    })
+    static LIBRARIES: OnceLock<Vec<Library>> = OnceLock::new();
+    let devices = "a100-80g,a100-40g,h100,l20,rtx4090,h100,h100,h100,h100,h100,h100";
+    &LIBRARIES.get_or_init(|| loading::libraries(devices, &[]))[0]
 }
 
 /// What was counted so far, as JSON.
