@@ -66,8 +66,10 @@ fn architecture() -> Result<()> {
     depends_only_on("halyard-backend-cuda", &sdk)?;
     depends_only_on("halyard-ascend-sys", &[])?;
     depends_only_on("halyard-backend-ascend", &[&sdk[..], &["halyard-ascend-sys"]].concat())?;
-    depends_only_on("halyard-sim-nccl", &sdk)?;
-    depends_only_on("halyard-sim-cublaslt", &[])?;
+    let calls = ["halyard-sim-cuda-calls"];
+    depends_only_on("halyard-sim-nccl", &[&sdk[..], &calls].concat())?;
+    depends_only_on("halyard-sim-cublaslt", &calls)?;
+    depends_only_on(calls[0], &[])?;
     depends_only_on("halyard-sim-ascend-ops", &[])?;
     let software_npu =
         ["halyard-abi", "halyard-sdk", "halyard-sim-ascend-ops", "halyard-sim-memory"];
@@ -92,7 +94,7 @@ fn architecture() -> Result<()> {
     unsafe_only_in("sim/cuda/driver/src", &["/api/mod.rs", "/api/stream.rs"])?;
     unsafe_only_in("sim/ascend/ops/src", &[])?;
     unsafe_only_in("sim/ascend/runtime/src", &["/api/"])?;
-    unsafe_only_in("sim/nccl/src", &["/api.rs", "/driver.rs"])?;
+    unsafe_only_in("sim/nccl/src", &["/api.rs"])?;
     unsafe_only_in("sim/cublaslt/src", &["/api.rs", "/driver.rs"])
 }
 

@@ -5,8 +5,9 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use halyard_sim_cuda_calls::{Place, Stream};
+
 use crate::{
-    driver::{Place, Stream},
     enqueue::Addresses,
     object::{self, Layout, Object, Preference, Product, Type, Value},
     problem::{Algorithm, Problem},

@@ -5,8 +5,10 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
+use halyard_sim_cuda_calls::{Place, Stream};
+
 use crate::{
-    driver::{Pieces, Pinned, Place, Stream},
+    driver::{Kept, Pieces, check_held},
     multiply::{columns, dot, store, widen},
     object::Layout,
     problem::{Algorithm, Problem, WORKSPACE_ALIGN},
@@ -50,7 +52,7 @@ impl Problem {
                     alignments[i]
                 )));
             }
-            place.holds(name, start, span(&self.layouts[i]))?;
+            check_held(place, name, start, span(&self.layouts[i]))?;
         }
         let spans = [0, 1, 2, 3].map(|i| (at.matrices[i], span(&self.layouts[i])));
         if overlap(spans[3], spans[0]) || overlap(spans[3], spans[1]) {
@@ -65,7 +67,7 @@ impl Problem {
             if bias == 0 || !bias.is_multiple_of(float.bytes()) {
                 return Err(Failure::value(format!("a bias at {bias:#x}")));
             }
-            place.holds("the bias", bias, self.layouts[3].rows * float.bytes())?;
+            check_held(place, "the bias", bias, self.layouts[3].rows * float.bytes())?;
         }
         if wanted > at.workspace_bytes {
             return Err(Failure::value(format!(
@@ -80,7 +82,7 @@ impl Problem {
                     at.workspace
                 )));
             }
-            place.holds("the workspace", at.workspace, at.workspace_bytes)?;
+            check_held(place, "the workspace", at.workspace, at.workspace_bytes)?;
             if spans.iter().any(|&s| overlap((at.workspace, at.workspace_bytes), s)) {
                 return Err(Failure::value("the workspace overlaps a matrix"));
             }
@@ -104,29 +106,32 @@ impl Problem {
         let wanted = self.check_addresses(place, at, algorithm, adds)?;
         let room = Room::of(&self, adds);
         let pinned = if stream.is_capturing()? {
-            Pinned::alloc(room.bytes)?
+            Kept::alloc(room.bytes)?
         } else {
             pinned_of(stream, room.bytes)?
         };
-        stream.spoil(at.workspace, wanted)?;
+        let start = pinned.start();
+        // No numbers, over what nobody may use.
+        stream.fill(at.workspace, 0xff, wanted)?;
         let packed = |layout: &Layout| {
             let bytes = layout.rows * layout.float.bytes();
             let step = layout.leading.unsigned_abs() * layout.float.bytes();
             Pieces { count: layout.columns, bytes, from_step: step, to_step: bytes }
         };
         for i in (0..3).filter(|&i| i != 2 || adds) {
-            stream.copy(pinned.start + room.starts[i], at.matrices[i], packed(&self.layouts[i]))?;
+            packed(&self.layouts[i]).copy(stream, start + room.starts[i], at.matrices[i])?;
         }
         if self.product.biased {
             let bytes = self.layouts[3].rows * self.layouts[3].float.bytes();
             let all = Pieces { count: 1, bytes, from_step: bytes, to_step: bytes };
-            stream.copy(pinned.start + room.starts[4], self.product.bias, all)?;
+            all.copy(stream, start + room.starts[4], self.product.bias)?;
         }
-        stream
-            .call(Box::new(move || pinned.with(|bytes| self.compute(bytes, &room, alpha, beta))))?;
+        stream.call_again(Box::new(move || {
+            pinned.with(|bytes| self.compute(bytes, &room, alpha, beta));
+        }))?;
         let back = packed(&self.layouts[3]);
         let back = Pieces { from_step: back.to_step, to_step: back.from_step, ..back };
-        stream.copy(at.matrices[3], pinned.start + room.starts[3], back)
+        back.copy(stream, at.matrices[3], start + room.starts[3])
     }
 
     /// The product of packed matrices in pinned memory.
@@ -191,14 +196,14 @@ impl Room {
 }
 
 /// Pinned memory of a stream, whose work is ordered, so that its next product may use the same.
-fn pinned_of(stream: Stream, bytes: u64) -> Outcome<Pinned> {
-    static KNOWN: OnceLock<Mutex<HashMap<Stream, Pinned>>> = OnceLock::new();
+fn pinned_of(stream: Stream, bytes: u64) -> Outcome<Kept> {
+    static KNOWN: OnceLock<Mutex<HashMap<Stream, Kept>>> = OnceLock::new();
     let mut known =
         KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(pinned) = known.get(&stream).filter(|p| p.bytes >= bytes) {
+    if let Some(pinned) = known.get(&stream).filter(|p| p.bytes() >= bytes) {
         return Ok(*pinned);
     }
-    let fresh = Pinned::alloc(bytes.next_power_of_two())?;
+    let fresh = Kept::alloc(bytes.next_power_of_two())?;
     known.insert(stream, fresh);
     Ok(fresh)
 }

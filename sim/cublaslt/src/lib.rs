@@ -9,7 +9,7 @@
 //!
 //! - `api`: the C functions; `status`: their results and texts
 //! - `object`: handles, layouts, descriptions and preferences; `problem`: a product and what is asked of it
-//! - `multiply`: the numbers; `enqueue`: work of a stream; `driver`: the driver functions in use
+//! - `multiply`: the numbers; `enqueue`: work of a stream; `driver`: matrices in the driver's memory
 #![expect(
     clippy::cast_possible_truncation,
     reason = "sizes: usize is u64 here, matrices fit in memory"

@@ -6,10 +6,9 @@ use std::{
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use crate::{
-    driver::Place,
-    status::{Failure, Outcome, Status},
-};
+use halyard_sim_cuda_calls::Place;
+
+use crate::status::{Failure, Outcome, Status};
 
 /// `cudaDataType_t`, of matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

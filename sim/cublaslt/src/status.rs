@@ -5,6 +5,8 @@ use std::{
     ffi::{CString, c_char},
 };
 
+use halyard_sim_cuda_calls::CallError;
+
 /// `cublasStatus_t`, without success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -50,6 +52,16 @@ impl Failure {
 
     pub(crate) fn unsupported(text: impl Into<String>) -> Self {
         Self::new(Status::NotSupported, text)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        let status = match error {
+            CallError::NoDriver | CallError::NoContext => Status::NotInitialized,
+            CallError::Failed { .. } => Status::ExecutionFailed,
+        };
+        Self::new(status, error.to_string())
     }
 }
 

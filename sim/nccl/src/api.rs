@@ -7,11 +7,11 @@ use std::{
 };
 
 use halyard_sdk::{DType, ReduceOp};
+use halyard_sim_cuda_calls::{Place, Stream};
 
 use crate::{
     call::{Call, Kind},
     comm::{self, UniqueId, begin_join, find, in_progress},
-    driver::{Pinned, Place, Stream},
     group,
     result::{self, Code, Failure, Outcome},
 };
@@ -248,7 +248,7 @@ entries! {
     }
 
     fn ncclCommCuDevice(comm: usize, device: Out<c_int>) {
-        device.set(find(comm)?.place.device)
+        device.set(find(comm)?.place.device())
     }
 
     fn ncclCommUserRank(comm: usize, rank: Out<c_int>) {
@@ -264,7 +264,7 @@ entries! {
     fn ncclCommDestroy(comm: usize) {
         let comm = comm::remove(comm)?;
         let memory = comm.streams.lock().unwrap_or_else(PoisonError::into_inner).take();
-        comm.place.within(|| memory.into_iter().try_for_each(Pinned::free))
+        comm.place.within(|| memory.into_iter().try_for_each(|pinned| Ok(pinned.free()?)))
     }
 
     // What aborted work may still use is never freed.

@@ -3,11 +3,9 @@
 use halyard_sdk::{
     Collective, DType, ReduceOp, Result as SdkResult, Stream as NoStream, TensorSpec, TensorView,
 };
+use halyard_sim_cuda_calls::Stream;
 
-use crate::{
-    driver::Stream,
-    result::{Failure, Outcome},
-};
+use crate::result::{Failure, Outcome};
 
 /// Which function, with what only it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use halyard_sdk::{
     abi::RSlice,
     comm::{join, unique_id},
 };
+use halyard_sim_cuda_calls::Place;
 
 use crate::{
-    driver::Place,
     result::{Code, Failure, Outcome},
     staging::Streams,
 };
@@ -168,7 +168,7 @@ impl Member {
 
     /// Refuses two ranks on one device.
     fn check_devices(&self, place: &Place) -> Outcome {
-        let devices = match self.gather(place.uuid()) {
+        let devices = match self.gather(place.uuid()?) {
             // All had come; one that was through before may have failed since, which is told when this rank asks.
             Err(failure) if failure.code == Code::RemoteError => return Ok(()),
             gathered => gathered?,

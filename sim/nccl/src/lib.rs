@@ -9,7 +9,7 @@
 //!
 //! - `api`: the C functions; `result`: their results and texts
 //! - `comm`: communicators, and how ranks come together; `group`: what waits for `ncclGroupEnd`
-//! - `call`: calls and their checks; `staging`: work of a stream; `driver`: the driver functions in use
+//! - `call`: calls and their checks; `staging`: work of a stream
 //! - `fault`: a link that fails on request
 #![expect(
     clippy::cast_possible_truncation,
@@ -20,7 +20,6 @@
 mod api;
 mod call;
 mod comm;
-mod driver;
 mod fault;
 mod group;
 mod result;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use halyard_sdk::Code as SdkCode;
+use halyard_sim_cuda_calls::CallError;
 
 /// `ncclResult_t`, without success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,16 @@ impl Failure {
 
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::new(Code::InvalidUsage, text)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        let code = match error {
+            CallError::NoContext => Code::InvalidUsage,
+            CallError::NoDriver | CallError::Failed { .. } => Code::UnhandledCudaError,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
+use halyard_sim_cuda_calls::{Pinned, Stream};
+
 use crate::{
     call::Call,
     comm::{Comm, Member},
-    driver::{Pinned, Stream},
     fault,
     result::{Failure, Outcome},
 };
@@ -26,11 +27,11 @@ pub(crate) struct Streams {
 
 impl Streams {
     fn room(&mut self, stream: Stream, bytes: u64) -> Outcome<u64> {
-        if let Some(pinned) = self.by_stream.get(&stream).filter(|p| p.bytes >= bytes) {
-            return Ok(pinned.start);
+        if let Some(pinned) = self.by_stream.get(&stream).filter(|p| p.bytes() >= bytes) {
+            return Ok(pinned.start());
         }
         let fresh = Pinned::alloc(bytes.next_power_of_two().max(4096))?;
-        let start = fresh.start;
+        let start = fresh.start();
         self.outgrown.extend(self.by_stream.insert(stream, fresh));
         Ok(start)
     }
@@ -86,7 +87,7 @@ fn enqueue(comm: &Arc<Comm>, member: &Member, calls: Vec<Call>, capturing: bool)
     } else {
         stream.call(once(comm, member, placed.clone()))
     };
-    if let Err(failure) = called {
+    if let Err(failure) = called.map_err(Failure::from) {
         comm.fail(failure.clone());
         return Err(failure);
     }
