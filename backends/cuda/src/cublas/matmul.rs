@@ -1,6 +1,6 @@
 //! Products `y = x Wᵀ`. The library counts columns first, so it is told of `yᵀ[N, T] = W[N, K] xᵀ[K, T]`, each matrix as its transpose.
 
-use std::{collections::HashMap, ffi::c_int, ptr};
+use std::{collections::HashMap, ffi::c_int, ptr, sync::PoisonError};
 
 use halyard_sdk::Result;
 
@@ -114,7 +114,7 @@ impl Drop for Object {
 }
 
 /// The matrices of a layer: x and W of one type.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Operands {
     pub(crate) float: Float,
     pub(crate) n: u64,
@@ -146,7 +146,11 @@ pub(crate) struct Addresses {
     pub(crate) workspace: u64,
 }
 
-/// The products of one layer, and the algorithm of each shape that it met: always the same, so equal inputs give equal bits.
+/// The algorithm of each shape that layers of a device met: always the same, so equal inputs give equal bits. None of shapes that the
+/// library refuses.
+pub(super) type Algorithms = HashMap<(Operands, Shape), Option<Algorithm>>;
+
+/// The products of one layer.
 #[derive(Debug)]
 pub(crate) struct Matmul {
     operands: Operands,
@@ -155,8 +159,6 @@ pub(crate) struct Matmul {
     x: Object,
     y: Object,
     preference: Object,
-    /// None of shapes that the library refuses.
-    algorithms: HashMap<Shape, Option<Algorithm>>,
 }
 
 impl Matmul {
@@ -180,7 +182,6 @@ impl Matmul {
             x: Object::layout(functions, float, k, 1, k.cast_signed())?,
             y: Object::layout(functions, float, n, 1, n.cast_signed())?,
             preference,
-            algorithms: HashMap::new(),
         })
     }
 
@@ -199,8 +200,9 @@ impl Matmul {
     }
 
     /// The algorithm of a shape, which is described; none if the library refuses it, which is told once.
-    fn algorithm(&mut self, blas: &Blas, shape: &Shape) -> Result<Option<Algorithm>> {
-        if let Some(known) = self.algorithms.get(shape) {
+    fn algorithm(&self, blas: &Blas, shape: &Shape) -> Result<Option<Algorithm>> {
+        let mut algorithms = blas.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = algorithms.get(&(self.operands, *shape)) {
             return Ok(*known);
         }
         let (mut result, mut found) = (Heuristic::default(), 0);
@@ -227,7 +229,7 @@ impl Matmul {
         if refused {
             tracing::info!(operands = ?self.operands, ?shape, "cuBLASLt refuses a shape: an own kernel multiplies");
         }
-        self.algorithms.insert(*shape, chosen);
+        algorithms.insert((self.operands, *shape), chosen);
         Ok(chosen)
     }
 

@@ -9,12 +9,13 @@ use std::{
     env,
     ffi::{CStr, c_char, c_int, c_void},
     ptr,
-    sync::{Once, OnceLock},
+    sync::{Mutex, Once, OnceLock},
 };
 
 use halyard_sdk::{Code, Error, Result};
 use libloading::Library;
 
+use matmul::Algorithms;
 pub(crate) use matmul::{Addresses, Matmul, OPERAND_ALIGN, Operands, Shape};
 
 /// `0`: never; `1`: always, so that a device without it is an error; not set: where it is there.
@@ -208,6 +209,7 @@ pub(crate) struct Blas {
     functions: &'static Functions,
     raw: Raw,
     workspace_bytes: u64,
+    algorithms: Mutex<Algorithms>,
 }
 
 // SAFETY: the library takes a handle from any thread, and from several at once.
@@ -245,7 +247,8 @@ impl Blas {
         };
         // What NVIDIA recommends for each architecture.
         let workspace_bytes = if capability.0 >= 9 { 32 << 20 } else { 4 << 20 };
-        let blas = Self { functions, raw: create(functions)?, workspace_bytes };
+        let algorithms = Mutex::default();
+        let blas = Self { functions, raw: create(functions)?, workspace_bytes, algorithms };
         TOLD.call_once(|| {
             tracing::info!(
                 version = blas.version(),
