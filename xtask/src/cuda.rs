@@ -1,7 +1,13 @@
 //! The CUDA backend on the software GPU.
 
 use std::{
-    env, ffi::OsStr, fs, io::ErrorKind, os::unix::fs::symlink, path::PathBuf, process::Command,
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    io::ErrorKind,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    process::Command,
 };
 
 use anyhow::{Result, bail};
@@ -33,7 +39,7 @@ const LIBRARIES: [(&str, [&str; 2]); 2] = [
 const CUBLASLT: (&str, [&str; 1]) = ("libhalyard_sim_cublaslt.so", ["libcublasLt.so.12"]);
 
 /// Whether the backend uses cuBLASLt; a developer's machine may have the real one, which has no use for a software GPU.
-const USES_CUBLASLT: &str = "HALYARD_CUDA_CUBLASLT";
+pub(crate) const USES_CUBLASLT: &str = "HALYARD_CUDA_CUBLASLT";
 
 /// Ops that cuBLASLt may compute.
 const BY_CUBLASLT: [&str; 4] = ["--op", "linear", "--op", "linear_act_mul"];
@@ -120,9 +126,7 @@ fn count(part: Option<&str>, device: &str) -> Result<()> {
     run(cargo().args(["build", "--workspace", "--example", "figures"]))?;
     let built = target().join("debug");
     let mut figures = Command::new(built.join("examples/figures"));
-    figures.env("HALYARD_BACKEND_PATH", &built).env("HALYARD_SIM_CUDA_DEVICES", device);
-    figures.env(USES_CUBLASLT, "0");
-    run(figures.env("LD_LIBRARY_PATH", driver()?).args(part))
+    run(figures.env("HALYARD_BACKEND_PATH", &built).envs(environment(device)?).args(part))
 }
 
 /// Builds the binary, the backend and the software GPU.
@@ -130,17 +134,23 @@ pub(crate) fn build() -> Result<()> {
     run(cargo().args(["build", "--workspace"]))
 }
 
-/// The binary, where it finds the backend, and the software GPU as the driver. Kernels are the backend's own.
+/// The binary, where it finds the backend, and the software GPU as the driver.
 pub(crate) fn halyard(devices: &str) -> Result<Command> {
     let built = target().join("debug");
     let mut command = Command::new(built.join("halyard"));
-    command.env("HALYARD_BACKEND_PATH", &built).env("HALYARD_SIM_CUDA_DEVICES", devices);
-    command.env("LD_LIBRARY_PATH", driver()?).env(USES_CUBLASLT, "0");
+    command.env("HALYARD_BACKEND_PATH", &built).envs(environment(devices)?);
     Ok(command)
 }
 
+/// Variables with which programs find the software GPU as the driver, and these devices. Kernels are the backend's own.
+pub(crate) fn environment(devices: &str) -> Result<[(&'static str, OsString); 3]> {
+    let driver = driver()?.into_os_string();
+    let devices = ("HALYARD_SIM_CUDA_DEVICES", devices.into());
+    Ok([devices, ("LD_LIBRARY_PATH", driver), (USES_CUBLASLT, "0".into())])
+}
+
 /// A folder in which the software GPU's libraries have the names of the real ones.
-pub(crate) fn driver() -> Result<PathBuf> {
+fn driver() -> Result<PathBuf> {
     for (library, names) in LIBRARIES {
         linked("sim-cuda", library, &names)?;
     }

@@ -101,10 +101,7 @@ impl Backend {
     /// Variables with which programs find these simulated devices. Everything is built.
     fn simulated(self, devices: &str) -> Result<Vec<(&'static str, OsString)>> {
         match self {
-            Self::Cuda => Ok(vec![
-                ("HALYARD_SIM_CUDA_DEVICES", devices.into()),
-                ("LD_LIBRARY_PATH", cuda::driver()?.into()),
-            ]),
+            Self::Cuda => Ok(cuda::environment(devices)?.into()),
             Self::Ascend => ascend::environment(SOFTWARE_CANN, devices),
         }
     }
@@ -353,7 +350,7 @@ fn kernels(place: &Place, args: &Args) -> Result<Vec<Kernel>> {
         let mut halyard = place.halyard();
         halyard
             .args(["verify", place.backend.id(), "--perf", "--json", "-"])
-            .env("HALYARD_CUDA_CUBLASLT", "0");
+            .env(cuda::USES_CUBLASLT, "0");
         if let Some(part) = &args.kernels {
             halyard.args(["--case", part]);
         }
