@@ -1,9 +1,11 @@
 //! One allocation: its bytes, which of them were written, and which operation used each sector last.
 
 use super::arena::Arena;
+use super::marks::Marks;
 use super::past::Order;
 use super::writers::Writers;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 /// Bytes that device memory moves at once, and what uses are tracked by.
 pub const SECTOR: usize = 32;
@@ -34,8 +36,10 @@ pub struct Allocation {
     complete: AtomicBool,
     /// Words of `written` before this one are all ones.
     scanned: AtomicUsize,
-    /// A pair of `u32` a sector: who wrote it last, who read it last.
-    uses: Arena,
+    /// Who wrote each sector last.
+    wrote: Marks,
+    /// Who read it last.
+    read: Marks,
     /// Who wrote each word last, where whoever executes operations tells their parts apart.
     pub writers: Writers,
     freed: AtomicBool,
@@ -72,7 +76,8 @@ impl Allocation {
             written: Arena::new(words * 8)?,
             complete: AtomicBool::new(bytes == 0 || home == Home::Host),
             scanned: AtomicUsize::new(0),
-            uses: Arena::new(bytes.div_ceil(SECTOR) * 8)?,
+            wrote: Marks::new(bytes)?,
+            read: Marks::new(bytes)?,
             writers: Writers::new(bytes),
             freed: AtomicBool::new(false),
             data,
@@ -140,6 +145,16 @@ impl Allocation {
         }
     }
 
+    /// Says that `len` bytes from `at` will soon be read, if they are inside.
+    #[inline(always)]
+    pub fn prefetch(&self, at: usize, len: usize) {
+        for line in (0..len).step_by(64) {
+            self.data.prefetch(at + line);
+        }
+        // Nobody looks at marks of writers that are all done.
+        self.read.prefetch(at / SECTOR);
+    }
+
     /// Notes that the operation `order` uses `len` bytes from `at`; says whether it wrote a sector of them before.
     ///
     /// # Errors
@@ -155,26 +170,56 @@ impl Allocation {
         if len == 0 {
             return Ok(false);
         }
-        let first = at / SECTOR;
-        let uses = self.uses.atomics32(first * 8, ((at + len - 1) / SECTOR - first + 1) * 2);
-        // Who used it so before has been checked; whoever came since has checked against that. All sectors are asked at once: mostly
-        // each has been used before.
-        let (mut others, mut wrote) = (0, false);
-        for used in uses.chunks_exact(2) {
-            others |= used[usize::from(!write)].load(Relaxed) ^ order.op;
-            wrote |= used[0].load(Relaxed) == order.op;
+        let sectors = at / SECTOR..(at + len).div_ceil(SECTOR);
+        let written = self.wrote.look(&sectors, order);
+        let settled = written.settled && (!write || self.read.look(&sectors, order).settled);
+        if settled {
+            let (marks, count) = self.marks(write, fresh);
+            *count += marks.set(&sectors, order.op);
+        } else {
+            self.touch_each(sectors, write, order, fresh)?;
         }
-        if others != 0 {
-            touch_first(uses, first, write, order, fresh)?;
+        Ok(written.own)
+    }
+
+    /// What a use changes.
+    #[inline(always)]
+    fn marks<'f>(&self, write: bool, fresh: &'f mut Fresh) -> (&Marks, &'f mut u64) {
+        if write { (&self.wrote, &mut fresh.written) } else { (&self.read, &mut fresh.read) }
+    }
+
+    /// The same sector by sector.
+    #[inline(never)]
+    fn touch_each(
+        &self,
+        sectors: Range<usize>,
+        write: bool,
+        order: &Order,
+        fresh: &mut Fresh,
+    ) -> Result<(), Conflict> {
+        let (marks, count) = self.marks(write, fresh);
+        for sector in sectors {
+            // Who used it so before has been checked; whoever came since has checked against that.
+            if marks.of(sector) == order.op {
+                continue;
+            }
+            let conflict = |op, wrote| Err(Conflict { op, wrote, offset: sector * SECTOR });
+            let (wrote, read) = (self.wrote.of(sector), self.read.of(sector));
+            if !order.follows(wrote) {
+                return conflict(wrote, true);
+            }
+            if write && !order.follows(read) {
+                return conflict(read, false);
+            }
+            *count += marks.set(&(sector..sector + 1), order.op);
         }
-        Ok(wrote)
+        Ok(())
     }
 
     /// A use of any byte by an operation that does not happen before `order`.
     pub(crate) fn unordered_use(&self, order: &Order) -> Option<Conflict> {
         (0..self.bytes.div_ceil(SECTOR)).find_map(|sector| {
-            let wrote = self.uses.atomic32(sector * 8).load(Relaxed);
-            let read = self.uses.atomic32(sector * 8 + 4).load(Relaxed);
+            let (wrote, read) = (self.wrote.of(sector), self.read.of(sector));
             let offset = sector * SECTOR;
             if !order.follows(wrote) {
                 Some(Conflict { op: wrote, wrote: true, offset })
@@ -185,43 +230,6 @@ impl Allocation {
             }
         })
     }
-}
-
-/// Notes that `order` uses the sectors from `first`, used by `uses` before.
-#[inline(never)]
-fn touch_first(
-    uses: &[AtomicU32],
-    first: usize,
-    write: bool,
-    order: &Order,
-    fresh: &mut Fresh,
-) -> Result<(), Conflict> {
-    for (sector, used) in uses.chunks_exact(2).enumerate() {
-        if used[usize::from(!write)].load(Relaxed) != order.op {
-            let conflict = |(op, wrote)| Conflict { op, wrote, offset: (first + sector) * SECTOR };
-            note(&used[0], &used[1], write, order).map_err(conflict)?;
-            *(if write { &mut fresh.written } else { &mut fresh.read }) += 1;
-        }
-    }
-    Ok(())
-}
-
-/// Notes that `order` uses a sector that `writer` and `reader` used last; else who of them conflicts, and whether it wrote.
-fn note(
-    writer: &AtomicU32,
-    reader: &AtomicU32,
-    write: bool,
-    order: &Order,
-) -> Result<(), (u32, bool)> {
-    let (wrote, read) = (writer.load(Relaxed), reader.load(Relaxed));
-    if !order.follows(wrote) {
-        return Err((wrote, true));
-    }
-    if write && !order.follows(read) {
-        return Err((read, false));
-    }
-    (if write { writer } else { reader }).store(order.op, Relaxed);
-    Ok(())
 }
 
 /// The 64-bit words that hold bits `at` to `at + len`, each with the mask of those bits.

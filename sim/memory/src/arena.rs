@@ -64,6 +64,13 @@ impl Arena {
         unsafe { from.read() }
     }
 
+    /// Where the `N` bytes from `at` are, for code that reads them by itself while the arena lives.
+    #[must_use]
+    #[inline(always)]
+    pub fn pointer_to<const N: usize>(&self, at: usize) -> *const [u8; N] {
+        self.pointer(at, N).cast_const().cast()
+    }
+
     /// Sets the `N` bytes from `at`.
     #[inline(always)]
     pub fn store<const N: usize>(&self, at: usize, bytes: [u8; N]) {
@@ -119,23 +126,6 @@ impl Arena {
         unsafe { AtomicU32::from_ptr(word) }
     }
 
-    /// `count` 32-bit words from `at`, a multiple of 4.
-    ///
-    /// # Panics
-    /// `at` is none, or some are outside.
-    #[inline(always)]
-    pub fn atomics32(&self, at: usize, count: usize) -> &[AtomicU32] {
-        assert!(at.is_multiple_of(4) && count <= self.bytes, "aligned, and not too many");
-        #[expect(
-            clippy::cast_ptr_alignment,
-            reason = "the start is aligned to 256, `at` was checked"
-        )]
-        let words = self.pointer(at, count * 4).cast::<AtomicU32>();
-        // SAFETY: they are inside and aligned, atomics are laid out as their numbers, and they live as long as the arena,
-        // whose borrow the reference keeps.
-        unsafe { std::slice::from_raw_parts(words, count) }
-    }
-
     /// The 64-bit word at `at`, a multiple of 8.
     ///
     /// # Panics
@@ -150,6 +140,23 @@ impl Arena {
         let word = self.pointer(at, 8).cast::<u64>();
         // SAFETY: it is inside and aligned, and lives as long as the arena, whose borrow the reference keeps.
         unsafe { AtomicU64::from_ptr(word) }
+    }
+
+    /// `count` 64-bit words from `at`, a multiple of 8.
+    ///
+    /// # Panics
+    /// `at` is none, or some are outside.
+    #[inline(always)]
+    pub fn atomics64(&self, at: usize, count: usize) -> &[AtomicU64] {
+        assert!(at.is_multiple_of(8) && count <= self.bytes, "aligned, and not too many");
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the start is aligned to 256, `at` was checked"
+        )]
+        let words = self.pointer(at, count * 8).cast::<AtomicU64>();
+        // SAFETY: they are inside and aligned, atomics are laid out as their numbers, and they live as long as the arena,
+        // whose borrow the reference keeps.
+        unsafe { std::slice::from_raw_parts(words, count) }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod allocation;
 mod arena;
+mod marks;
 mod past;
 mod ticket;
 mod writers;

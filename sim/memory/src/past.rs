@@ -15,10 +15,17 @@ impl Past {
         op == 0 || self.runs.iter().rev().find(|run| run.0 <= op).is_some_and(|run| op <= run.1)
     }
 
+    /// It has every operation up to this one.
+    #[must_use]
+    #[inline]
+    pub fn begun(&self) -> u32 {
+        self.runs.first().filter(|run| run.0 <= 1).map_or(0, |run| run.1)
+    }
+
     /// Whether it has every operation before `op`: nothing runs beside it.
     #[must_use]
     pub fn is_whole(&self, op: u32) -> bool {
-        op <= 1 || self.runs.first().is_some_and(|run| run.0 <= 1 && run.1 >= op - 1)
+        op <= 1 || self.begun() >= op - 1
     }
 
     /// Adds `op`.
