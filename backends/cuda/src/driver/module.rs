@@ -1,6 +1,6 @@
 //! Modules of PTX, and the kernels in them.
 
-use std::{ffi::CString, marker::PhantomData, sync::Arc};
+use std::{collections::HashMap, ffi::CString, marker::PhantomData, sync::Arc};
 
 use cudarc::driver::{
     result,
@@ -17,7 +17,8 @@ const PLAIN_SHARED: u32 = 48 << 10;
 #[derive(Debug)]
 pub(crate) struct Module {
     name: &'static str,
-    ptx: &'static str,
+    /// Bytes of each kernel's one parameter.
+    parameters: HashMap<&'static str, usize>,
     raw: CUmodule,
 }
 
@@ -37,7 +38,7 @@ impl Module {
             message: format!("module {name}: {}", error.message).into(),
             ..error
         })?;
-        Ok(Self { name, ptx, raw })
+        Ok(Self { name, parameters: parameters(ptx).collect(), raw })
     }
 
     /// A kernel whose one parameter is a `P`.
@@ -48,8 +49,7 @@ impl Module {
         let internal = |what: String| {
             Error::new(Code::INTERNAL, format!("kernel {kernel} of module {}: {what}", self.name))
         };
-        let declared =
-            parameter_bytes(self.ptx, kernel).ok_or_else(|| internal("not there".into()))?;
+        let declared = *self.parameters.get(kernel).ok_or_else(|| internal("not there".into()))?;
         if declared != size_of::<P>() {
             return Err(internal(format!(
                 "takes {declared} bytes of parameters, the host has {}",
@@ -73,10 +73,14 @@ impl Drop for Module {
     }
 }
 
-/// Bytes of the one parameter that the entry of this name declares in the text.
-fn parameter_bytes(ptx: &str, kernel: &str) -> Option<usize> {
-    let declared = ptx.split_once(&format!(" {kernel}_param_0["))?.1;
-    declared.split_once(']')?.0.parse().ok()
+/// The kernels that the text declares to have one parameter, with its bytes.
+fn parameters(ptx: &str) -> impl Iterator<Item = (&str, usize)> {
+    const PARAMETER: &str = "_param_0[";
+    ptx.lines().filter_map(|line| {
+        let (before, after) = line.split_once(PARAMETER)?;
+        let kernel = before.rsplit(' ').next()?;
+        Some((kernel, after.split_once(']')?.0.parse().ok()?))
+    })
 }
 
 /// The shape of a launch.
@@ -175,8 +179,7 @@ mod tests {
     #[test]
     fn parameter_sizes_are_read_from_the_text() {
         let ptx = ".visible .entry a(\n\t.param .align 8 .b8 a_param_0[48]\n)\n.visible .entry ba(.param .align 4 .b8 ba_param_0[4])";
-        assert_eq!(parameter_bytes(ptx, "a"), Some(48));
-        assert_eq!(parameter_bytes(ptx, "ba"), Some(4));
-        assert_eq!(parameter_bytes(ptx, "c"), None);
+        let found: Vec<_> = parameters(ptx).collect();
+        assert_eq!(found, [("a", 48), ("ba", 4)]);
     }
 }
