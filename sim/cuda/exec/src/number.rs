@@ -44,19 +44,24 @@ pub(crate) const E4M3: F8 = F8 { mantissa: 3, bias: 7, largest: 0x7e };
 /// 5 exponent bits, 2 mantissa bits, infinity and NaN as IEEE has them.
 pub(crate) const E5M2: F8 = F8 { mantissa: 2, bias: 15, largest: 0x7b };
 
+/// 2 to the power of `exponent`, at least -126 and at most 127.
+#[inline(always)]
+fn power_of_two(exponent: i32) -> f32 {
+    f32::from_bits((exponent + 127).cast_unsigned() << 23)
+}
+
 impl F8 {
+    /// Without branches, so that loops over lanes become vector code.
+    #[inline(always)]
     pub(crate) fn to_f32(self, bits: u8) -> f32 {
         let magnitude = bits & 0x7f;
-        let sign = if bits & 0x80 != 0 { -1.0 } else { 1.0 };
-        if magnitude > self.largest {
-            let infinite = self.mantissa == 2 && magnitude == 0x7c;
-            return if infinite { sign * f32::INFINITY } else { f32::NAN };
-        }
-        let exponent = i32::from(magnitude >> self.mantissa);
-        let fraction =
-            f32::from(magnitude & ((1 << self.mantissa) - 1)) / (1 << self.mantissa) as f32;
-        let (lead, exponent) = if exponent == 0 { (0.0, 1) } else { (1.0, exponent) };
-        sign * (lead + fraction) * f32::powi(2.0, exponent - self.bias)
+        // The exponent is moved by a product, which also makes subnormals right.
+        let small = f32::from_bits(u32::from(magnitude) << (23 - self.mantissa));
+        let scaled = small * power_of_two(127 - self.bias);
+        let infinite = self.mantissa == 2 && magnitude == 0x7c;
+        let special = if infinite { f32::INFINITY } else { f32::NAN };
+        let value = if magnitude > self.largest { special } else { scaled };
+        f32::from_bits(value.to_bits() | u32::from(bits & 0x80) << 24)
     }
 
     /// Rounds to nearest even; what is too large becomes the largest finite value (`.satfinite`), NaN stays NaN.
@@ -71,7 +76,7 @@ impl F8 {
         }
         // Values ascend with their bits: the rounded one is the last not above x, or its successor.
         let exponent = ((x.to_bits() >> 23).cast_signed() - 127).max(1 - self.bias);
-        let unit = f32::powi(2.0, exponent - self.mantissa.cast_signed());
+        let unit = power_of_two(exponent - self.mantissa.cast_signed());
         let steps = (x / unit).round_ties_even() as u32;
         let first = (exponent + self.bias).cast_unsigned() << self.mantissa;
         let normal = 1 << self.mantissa;

@@ -40,7 +40,7 @@ fn f16_pair(x: u32, _: bool) -> [f32; 2] {
     [f16_to_f32(x as u16), f16_to_f32((x >> 16) as u16)]
 }
 
-#[inline(never)]
+#[inline(always)]
 fn eight_bits(r: &mut Registers, o: &O, a: bool, b: bool) {
     let format = |e5m2: bool| -> F8 { if e5m2 { E5M2 } else { E4M3 } };
     let (a, b) = (format(a), format(b));
@@ -136,7 +136,7 @@ fn multiply<const K: usize>(sums: &mut [[f32; COLUMNS]; 8], x: &Operands<K>, fir
 }
 
 /// m16n8k32 of bytes, with 32-bit sums that wrap.
-#[inline(never)]
+#[inline(always)]
 fn integers(r: &mut Registers, o: &O, a_signed: bool, b_signed: bool) {
     let byte = |x: u8, signed: bool| if signed { i32::from(x.cast_signed()) } else { i32::from(x) };
     let mut a = [[0i32; 32]; ROWS];
