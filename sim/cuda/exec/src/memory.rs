@@ -267,8 +267,7 @@ impl<'l> View<'l> {
         }
         counters.read_sectors += sectors(at, len);
         // Loops mostly go on right behind.
-        found.data.prefetch(at + len);
-        found.data.prefetch(at + len + 64);
+        found.prefetch(at + len, len);
         Some((found, at))
     }
 

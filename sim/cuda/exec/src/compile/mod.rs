@@ -8,6 +8,7 @@
 
 mod assembler;
 mod exchange;
+mod spread;
 mod tensor;
 mod translate;
 mod vectors;
@@ -15,6 +16,7 @@ mod vectors;
 use crate::decode::{File, Role, roles};
 use crate::program::{Flow, Ins, Lanes, OPERANDS, Op, Program, Slot};
 use crate::warp::registers::{FULL, Longs, Registers, Words};
+use halyard_sim_memory::Arena;
 use memmap2::{Mmap, MmapMut};
 use std::collections::HashMap;
 use translate::{Fate, Translator};
@@ -36,6 +38,8 @@ pub(crate) struct Compiled {
     code: Mmap,
     /// For each instruction, the stretch that begins there.
     stretches: Vec<Stretch>,
+    /// For each load, the code that puts into registers what it brings.
+    spreads: Vec<Spread>,
 }
 
 /// Where a stretch is in the code.
@@ -47,6 +51,14 @@ struct Stretch {
     part: u32,
     /// How many instructions it has: 0 for none, and for an instruction of all lanes together.
     len: u32,
+}
+
+/// Where the code is that spreads a load.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spread {
+    code: u32,
+    /// Words a lane; 0 where there is no such code.
+    words: u8,
 }
 
 impl Compiled {
@@ -83,9 +95,19 @@ impl Compiled {
                 stretches[at] = Stretch { whole, part: 0, len: 0 };
             }
         }
+        let mut spreads = vec![Spread::default(); program.code.len()];
+        for (ins, spread) in program.code.iter().zip(&mut spreads) {
+            if let Op::Load(a) = ins.op
+                && let Some(load) = spread::load(a, &ins.o)
+            {
+                *spread = Spread { code: u32::try_from(code.len()).ok()?, words: a.count };
+                code.extend(load);
+                code.resize(code.len().next_multiple_of(64), 0xcc);
+            }
+        }
         let mut memory = MmapMut::map_anon(code.len().max(1)).ok()?;
         memory[..code.len()].copy_from_slice(&code);
-        Some(Self { code: memory.make_exec().ok()?, stretches })
+        Some(Self { code: memory.make_exec().ok()?, stretches, spreads })
     }
 
     /// How many instructions the stretch that begins at `pc` has; 0 if none does.
@@ -105,16 +127,39 @@ impl Compiled {
     #[inline(always)]
     pub(crate) fn run(&self, pc: u32, r: &mut Registers, params: &[u8], m: u32) {
         let stretch = self.stretches[pc as usize];
-        let offset = if m == FULL { stretch.whole } else { stretch.part };
-        let start = self.code[offset as usize..].as_ptr();
-        // SAFETY: a stretch begins at `offset`, made by `translated` with this signature for the features that `new` checked; `code` stays mapped as
-        // long as `self` lives.
-        let entry = unsafe { std::mem::transmute::<*const u8, Entry>(start) };
+        let entry = self.entry(if m == FULL { stretch.whole } else { stretch.part });
         let (words, longs) = (r.words.as_mut_ptr(), r.longs.as_mut_ptr());
         let predicates = r.predicates.as_mut_ptr();
         // SAFETY: the code uses slots that the program's instructions name, all of which a warp of the program has, and parameters up to its
         // `param_bytes`, which a launch has (checked when `Env` gets this).
         unsafe { entry(words, longs, predicates, params.as_ptr(), m) };
+    }
+
+    /// Puts into registers what the load at `pc` brings for all lanes, which lies in `memory` from `at`; says whether there is code for that.
+    #[inline(always)]
+    pub(crate) fn spread(&self, pc: u32, r: &mut Registers, memory: &Arena, at: usize) -> bool {
+        let Spread { code: offset, words } = self.spreads[pc as usize];
+        let bytes: *const u8 = match words {
+            2 => memory.pointer_to::<256>(at).cast(),
+            4 => memory.pointer_to::<512>(at).cast(),
+            _ => return false,
+        };
+        let entry = self.entry(offset);
+        let words = r.words.as_mut_ptr();
+        let numbers = (&raw const spread::TABLE).cast_mut().cast();
+        // SAFETY: the code reads as many bytes where parameters would be, plain ones that `memory` has, and the table where longs would be; it writes
+        // neither, but words that the load names, all of which a warp of the program has. It uses neither predicates nor lanes.
+        unsafe { entry(words, numbers, std::ptr::null_mut(), bytes, FULL) };
+        true
+    }
+
+    /// The code that begins at `offset`.
+    #[inline(always)]
+    fn entry(&self, offset: u32) -> Entry {
+        let start = self.code[offset as usize..].as_ptr();
+        // SAFETY: code begins at `offset` that `new` made with this signature, for the features that it checked; it stays mapped as long as `self`
+        // lives.
+        unsafe { std::mem::transmute::<*const u8, Entry>(start) }
     }
 }
 

@@ -9,6 +9,7 @@ mod hopper;
 mod lanes;
 mod memory;
 mod mnemonic;
+mod params;
 mod scope;
 mod wgmma;
 
@@ -116,6 +117,8 @@ impl<'a> Decoder<'a, '_> {
         (params, param_bytes): (Vec<(usize, usize)>, usize),
     ) -> Program {
         let Self { mut names, mut code, mut products, orders, .. } = self;
+        let known = names.longs.iter().map(|(value, slot)| (*slot, *value));
+        params::place_loads(&mut code, known, param_bytes);
         let hazards = hazards(&code, &products);
         let fixed = names.shared_bytes.next_multiple_of(16);
         let mut long_constants: Vec<_> =

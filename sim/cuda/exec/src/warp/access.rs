@@ -22,7 +22,7 @@ pub(super) fn load(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) 
         broadcast(&mut w.registers, &ins.o, a, m, &e.params[at..at + bytes]);
         return Ok(());
     }
-    if a.room == Room::Global && a.long && m == FULL && load_steps(w, e, ins, a).is_some() {
+    if a.room == Room::Global && a.long && are_first(m) && load_steps(w, e, ins, a, m).is_some() {
         return Ok(());
     }
     let addresses = addresses(&w.registers, ins.o[0], a.long, ins.imm);
@@ -68,16 +68,17 @@ fn load_global<const N: usize>(
     Ok(())
 }
 
-/// Loads of global memory by all lanes whose addresses are the same or ascend by as many bytes as each wants, or by a sector where that is
-/// two such steps. `None` where they do not, or something is wrong: whoever looks at the lanes one by one knows what.
+/// Loads of global memory by the first lanes, or all, whose addresses are the same or ascend by as many bytes as each wants, or by a sector where
+/// that is two such steps. `None` where they do not, or something is wrong: whoever looks at the lanes one by one knows what.
 #[inline(always)]
-fn load_steps(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access) -> Option<()> {
+fn load_steps(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) -> Option<()> {
     let bytes = usize::from(a.bytes) * usize::from(a.count);
     let base = w.registers.long(ins.o[0]);
     let step = base[1].wrapping_sub(base[0]);
     let mut apart = 0;
     for lane in 0..LANES {
-        apart |= base[lane] ^ base[0].wrapping_add(step.wrapping_mul(lane as u64));
+        let taken = u64::from(m >> lane & 1).wrapping_neg();
+        apart |= (base[lane] ^ base[0].wrapping_add(step.wrapping_mul(lane as u64))) & taken;
     }
     if apart != 0 {
         return None;
@@ -89,7 +90,7 @@ fn load_steps(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access) -> Option<()>
         let (found, at) = e.memory.read_span(low, (bytes, bytes), &mut e.counters)?;
         let mut value = [0; 16];
         found.data.load_slice(at, &mut value[..bytes]);
-        broadcast(r, o, a, FULL, &value[..bytes]);
+        broadcast(r, o, a, m, &value[..bytes]);
         return Some(());
     }
     let step = usize::try_from(step).ok()?;
@@ -97,25 +98,52 @@ fn load_steps(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access) -> Option<()>
     if step != bytes && !far {
         return None;
     }
-    let len = step * (LANES - 1) + bytes;
+    let count = m.count_ones() as usize;
+    let len = step * (count - 1) + bytes;
     let (found, at) = e.memory.read_span(low, (len, bytes), &mut e.counters)?;
+    let whole = m == FULL;
+    if whole
+        && !far
+        && let Some(compiled) = e.compiled
+        && compiled.spread(e.pc, r, &found.data, at)
+    {
+        return Some(());
+    }
     match (a.bytes, a.count, a.long_data, a.signed) {
-        (4, 1, false, _) => spread_words::<4, 1, 128>(r, o, FULL, &found.data.load(at)),
-        (4, 2, false, _) => spread_words::<8, 2, 256>(r, o, FULL, &found.data.load(at)),
-        (4, 4, false, _) if far => spread_words::<32, 4, 1008>(r, o, FULL, &found.data.load(at)),
-        (4, 4, false, _) => spread_words::<16, 4, 512>(r, o, FULL, &found.data.load(at)),
-        (8, 1, true, _) => spread_longs::<8, 1, 256>(r, o, FULL, &found.data.load(at)),
-        (2, 1, false, false) => spread_halves::<64>(r, o[1], FULL, &found.data.load(at)),
+        (4, 1, false, _) if whole => spread_words::<4, 1, 128>(r, o, FULL, &found.data.load(at)),
+        (4, 4, false, _) if whole && far => {
+            spread_words::<32, 4, 1008>(r, o, FULL, &found.data.load(at));
+        }
+        (4, 2, false, _) if whole => {
+            spread_words::<8, 2, 256>(r, o, FULL, &found.data.load(at));
+        }
+        (4, 4, false, _) if whole => {
+            spread_words::<16, 4, 512>(r, o, FULL, &found.data.load(at));
+        }
+        (8, 1, true, _) if whole => spread_longs::<8, 1, 256>(r, o, FULL, &found.data.load(at)),
+        (2, 1, false, false) if whole => {
+            spread_halves::<64>(r, o[1], FULL, &found.data.load(at));
+        }
         _ => {
             let mut buffer: Buffer = [0; 512];
-            for lane in 0..LANES {
-                let piece = &mut buffer[lane * bytes..(lane + 1) * bytes];
-                found.data.load_slice(at + lane * step, piece);
+            if far {
+                for lane in 0..count {
+                    let piece = &mut buffer[lane * bytes..(lane + 1) * bytes];
+                    found.data.load_slice(at + lane * step, piece);
+                }
+            } else {
+                found.data.load_slice(at, &mut buffer[..len]);
             }
-            spread(r, o, a, FULL, &buffer);
+            spread(r, o, a, m, &buffer);
         }
     }
     Some(())
+}
+
+/// Whether the lanes `m` are the first two or more.
+#[inline(always)]
+fn are_first(m: u32) -> bool {
+    m & m.wrapping_add(1) == 0 && m > 1
 }
 
 /// The bytes that every lane wants of the parameters, if it is the same ones and nothing is wrong with it.
@@ -438,11 +466,11 @@ fn write_shared(
 fn count_passes(e: &mut Env<'_>, reach: &Reach<'_>) {
     let words = reach.bytes.div_ceil(4);
     let phase = LANES / words;
-    // Lanes of a phase in pieces of 128 bytes, one behind the other, use all banks once.
-    let size = (words * 4) as u64;
+    // Lanes of a phase in pieces of 128 bytes, one behind the other, use all banks once. Sizes are powers of two, which shifts divide by.
+    let shift = (words * 4).trailing_zeros();
     let bits = each(|lane| {
         let taken = reach.mask >> lane & 1;
-        taken << (reach.addresses[lane] / size % phase as u64)
+        taken << (reach.addresses[lane] >> shift & (phase as u64 - 1))
     });
     for first in (0..LANES).step_by(phase) {
         let part = (reach.mask >> first) & (FULL >> (LANES - phase));
