@@ -3,7 +3,7 @@
 use crate::arg::Scalar;
 use crate::dtype::{ALL, DType, NUMBERS};
 use crate::elementwise::expect_castable;
-use crate::launch::{Fault, Launch};
+use crate::launch::{Fault, Launch, Number};
 use crate::op::{Args, Op, Since, Work, int64, scalar, tensor};
 use crate::refusal::{Refusal, ensure};
 use crate::view::{View, broadcast};
@@ -97,6 +97,29 @@ fn choose<T: Copy>(condition: &[i64], yes: &[T], no: &[T]) -> Vec<T> {
     pairs.map(|(&c, (&y, &n))| if c != 0 { y } else { n }).collect()
 }
 
+/// The elements of an operand of which those are taken whose mask is so; what is in it does not matter if there are none.
+fn taken<T: Number>(
+    launch: &Launch<'_>,
+    from: &View,
+    mask: &[i64],
+    so: bool,
+) -> Result<Vec<T>, Fault> {
+    if mask.iter().any(|&m| (m != 0) == so) {
+        launch.read(from)
+    } else {
+        Ok(vec![T::default(); mask.len()])
+    }
+}
+
+fn selected<T: Number>(
+    launch: &Launch<'_>,
+    mask: &[i64],
+    (x, y, out): (&View, &View, &View),
+) -> Result<(), Fault> {
+    let (yes, no) = (taken::<T>(launch, x, mask, true)?, taken::<T>(launch, y, mask, false)?);
+    launch.write(out, &choose(mask, &yes, &no))
+}
+
 fn select(a: &Args<'_>) -> Result<Work, Refusal> {
     let (condition, x, y) = (a.tensor("condition")?, a.tensor("self")?, a.tensor("other")?);
     let out = a.tensor("out")?;
@@ -113,9 +136,10 @@ fn select(a: &Args<'_>) -> Result<Work, Refusal> {
     Ok(Work::new(move |launch| {
         let mask: Vec<i64> = launch.read(&condition)?;
         if promoted.is_float() {
-            return launch.write(&out, &choose::<f32>(&mask, &launch.read(&x)?, &launch.read(&y)?));
+            selected::<f32>(launch, &mask, (&x, &y, &out))
+        } else {
+            selected::<i64>(launch, &mask, (&x, &y, &out))
         }
-        launch.write(&out, &choose::<i64>(&mask, &launch.read(&x)?, &launch.read(&y)?))
     }))
 }
 

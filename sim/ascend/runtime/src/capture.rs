@@ -49,11 +49,15 @@ pub(crate) enum Source {
     Grouped(Arc<TaskGroup>, usize),
 }
 
+/// The external wait of a graph, which is captured.
+const AWAITING: &str = "aclrtStreamWaitEvent";
+
 impl Source {
     pub(crate) fn run(&self, site: &Site<'_>) -> Outcome {
         match self {
             Self::Own(work) => work(site),
             Self::Grouped(group, index) => {
+                group.runs(site)?;
                 let work = Arc::clone(&group.steps()[*index].work);
                 work(site)
             }
@@ -65,6 +69,18 @@ impl Source {
 #[derive(Default)]
 pub(crate) struct TaskGroup {
     steps: Mutex<Vec<Step>>,
+    /// It runs when an event of the outside lets it: who records that is behind the update, and resets it when it ran.
+    awaits: bool,
+    uses: Mutex<Uses>,
+}
+
+/// Operations of streams that use a task group.
+#[derive(Default)]
+struct Uses {
+    /// The last update.
+    update: Option<u32>,
+    /// Runs since then that none of the others is behind.
+    runs: Vec<u32>,
 }
 
 impl Kind for TaskGroup {
@@ -74,6 +90,40 @@ impl Kind for TaskGroup {
 impl TaskGroup {
     fn steps(&self) -> MutexGuard<'_, Vec<Step>> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn uses(&self) -> MutexGuard<'_, Uses> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unordered(what: &str, site: &Site<'_>, other: u32) -> Failure {
+        let name = site.runtime.timeline().name(other);
+        let text = format!(
+            "{what}: no event or synchronisation orders it and operation {other} ({name}) of the same task group"
+        );
+        Failure::new(Code::MODEL_EXECUTE, text)
+    }
+
+    /// An operation of the group runs, which must be behind the last update.
+    fn runs(&self, site: &Site<'_>) -> Outcome {
+        let (order, mut uses) = (site.order, self.uses());
+        if let Some(update) = uses.update.filter(|&one| !self.awaits && !order.past.contains(one)) {
+            return Err(Self::unordered("a task of a graph", site, update));
+        }
+        uses.runs.retain(|&one| !order.past.contains(one));
+        uses.runs.push(order.op);
+        Ok(())
+    }
+
+    /// An update, which must be behind all that ran.
+    pub(crate) fn updates(&self, site: &Site<'_>) -> Outcome {
+        let (order, mut uses) = (site.order, self.uses());
+        let run = uses.runs.iter().find(|&&one| !self.awaits && !order.past.contains(one));
+        if let Some(&run) = run {
+            return Err(Self::unordered("an update of a task group", site, run));
+        }
+        *uses = Uses { update: Some(order.op), runs: Vec::new() };
+        Ok(())
     }
 
     /// Number and kind of the operations must be the same.
@@ -99,6 +149,8 @@ pub(crate) struct Capture {
     nodes: Mutex<Vec<Node>>,
     /// Handles of the streams that take part.
     streams: Mutex<Vec<usize>>,
+    /// Handles of its task groups.
+    groups: Mutex<Vec<usize>>,
     /// Why it cannot be ended well.
     invalid: Mutex<Option<String>>,
 }
@@ -111,6 +163,8 @@ pub(crate) struct Member {
     pub(crate) past: Past,
     /// The task group that is open.
     pub(crate) group: Option<Arc<TaskGroup>>,
+    /// An event of the outside lets what comes next run.
+    awaits: bool,
 }
 
 /// Captures that have not ended.
@@ -137,10 +191,11 @@ impl Capture {
             thread: thread::current().id(),
             nodes: Mutex::default(),
             streams: Mutex::new(vec![stream]),
+            groups: Mutex::default(),
             invalid: Mutex::default(),
         });
         active().push(Arc::clone(&capture));
-        Member { capture, origin: true, past: Past::default(), group: None }
+        Member { capture, origin: true, past: Past::default(), group: None, awaits: false }
     }
 
     /// Whether it is under way.
@@ -189,6 +244,10 @@ impl Capture {
         self.invalid.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn groups(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -198,7 +257,17 @@ impl Member {
     /// A stream that waited for an event of the capture.
     pub(crate) fn joined(capture: Arc<Capture>, past: Past, stream: usize) -> Self {
         capture.streams.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
-        Self { capture, origin: false, past, group: None }
+        Self { capture, origin: false, past, group: None, awaits: false }
+    }
+
+    /// Begins a task group.
+    pub(crate) fn begin_group(&mut self) {
+        self.group = Some(Arc::new(TaskGroup { awaits: self.awaits, ..TaskGroup::default() }));
+    }
+
+    /// The handle of a task group that ended.
+    pub(crate) fn ended_group(&self, handle: usize) {
+        self.capture.groups().push(handle);
     }
 
     /// Captures an operation.
@@ -210,6 +279,7 @@ impl Member {
             ));
         }
         let name = step.name;
+        self.awaits |= name == AWAITING;
         let source = match &self.group {
             None => Source::Own(step.work),
             Some(group) => {
@@ -247,7 +317,8 @@ impl Member {
             }
         }
         let streams = capture.streams.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Model { nodes, streams })
+        let groups = std::mem::take(&mut *capture.groups());
+        Ok(Model { nodes, streams, groups })
     }
 }
 
@@ -256,6 +327,8 @@ pub(crate) struct Model {
     pub(crate) nodes: Vec<Node>,
     /// Streams that must outlive it.
     pub(crate) streams: Vec<usize>,
+    /// Task groups that go with it.
+    pub(crate) groups: Vec<usize>,
 }
 
 impl Kind for Model {

@@ -41,6 +41,7 @@ impl Code {
     pub(crate) const MEMORY: Self = Self(207_001);
     pub(crate) const NO_DEVICE: Self = Self(207_004);
 
+    pub(crate) const MODEL_EXECUTE: Self = Self(507_011);
     pub(crate) const STREAM_TIMEOUT: Self = Self(507_046);
     pub(crate) const EVENT_TIMEOUT: Self = Self(507_047);
     pub(crate) const DRIVER: Self = Self(507_899);

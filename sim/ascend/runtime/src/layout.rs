@@ -186,6 +186,19 @@ fn libraries(profile: Profile) -> Vec<Library> {
 /// # Errors
 /// The folder cannot be written, `core` is not there, or `cc` fails, with its message.
 pub fn install(profile: Profile, core: &Path, folder: &Path) -> Result<()> {
+    install_without(&[], profile, core, folder)
+}
+
+/// The same of a release that lacks some functions.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_without(
+    lacking: &[&str],
+    profile: Profile,
+    core: &Path,
+    folder: &Path,
+) -> Result<()> {
     let core = core.canonicalize().map_err(|e| Error::other(format!("{}: {e}", core.display())))?;
     fs::create_dir_all(folder)?;
     let link = folder.join(CORE);
@@ -193,7 +206,11 @@ pub fn install(profile: Profile, core: &Path, folder: &Path) -> Result<()> {
         fs::remove_file(&link)?;
     }
     symlink(core, link)?;
-    libraries(profile).iter().try_for_each(|library| make(library, folder))
+    for mut library in libraries(profile) {
+        library.symbols.retain(|(name, _)| !lacking.contains(&&name[..]));
+        make(&library, folder)?;
+    }
+    Ok(())
 }
 
 /// The core beside the running program or in the folder above, where cargo puts it.

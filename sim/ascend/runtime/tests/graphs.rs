@@ -143,6 +143,69 @@ fn a_task_group_is_updated_between_runs() {
     }
 }
 
+/// A graph whose addition is a task group of its own, with the stream, the group and where the sum goes.
+fn updatable() -> (usize, usize, usize, u64, [u64; 2]) {
+    let (s, out) = (stream(), malloc(16));
+    let (a, b) = (upload(&[1.0f32; 4]), upload(&[2.0f32; 4]));
+    let mut group = 0usize;
+    begin(s);
+    ok("aclmdlRICaptureTaskGrpBegin", (s,));
+    assert_eq!(add(a, b, out, 4, s), 0);
+    ok("aclmdlRICaptureTaskGrpEnd", (s, &raw mut group));
+    (end(s), s, group, out, [a, b])
+}
+
+fn update(group: usize, on: usize, enqueue: impl FnOnce()) {
+    ok("aclmdlRICaptureTaskUpdateBegin", (on, group));
+    enqueue();
+    ok("aclmdlRICaptureTaskUpdateEnd", (on,));
+}
+
+#[test]
+fn updates_are_ordered_with_runs_by_events() {
+    let _alone = alone();
+    let (model, s, group, out, [a, _]) = updatable();
+    let (on, done, updated) = (stream(), event(1), event(1));
+    for round in 1..=3u8 {
+        ok("aclrtStreamWaitEvent", (on, done));
+        update(group, on, || assert_eq!(add(a, upload(&[f32::from(round); 4]), out, 4, on), 0));
+        ok("aclrtRecordEvent", (updated, on));
+        ok("aclrtStreamWaitEvent", (s, updated));
+        execute(model, s);
+        ok("aclrtRecordEvent", (done, s));
+        sync(s);
+        assert_eq!(download::<f32>(out, 4), [1.0 + f32::from(round); 4]);
+    }
+}
+
+#[test]
+fn an_update_that_nothing_orders_with_a_run_is_found() {
+    let _alone = alone();
+    let (model, s, group, out, [a, b]) = updatable();
+    let on = stream();
+    update(group, on, || assert_eq!(add(a, b, out, 4, on), 0));
+    execute(model, s);
+    let told = [s, on].map(|one| (call("aclrtSynchronizeStream", (one,)), message()));
+    // Whichever came second.
+    let (_, said) = told.iter().find(|(code, _)| *code == 507_011).unwrap();
+    assert!(said.contains("of the same task group"), "{said}");
+}
+
+#[test]
+fn an_update_has_the_operators_that_were_captured() {
+    let _alone = alone();
+    let (model, s, group, out, [a, b]) = updatable();
+    for times in [0, 2] {
+        ok("aclmdlRICaptureTaskUpdateBegin", (s, group));
+        (0..times).for_each(|_| assert_eq!(add(a, b, out, 4, s), 0));
+        assert_eq!(call("aclmdlRICaptureTaskUpdateEnd", (s,)), 107_000);
+        assert!(message().contains("argument `handle`: the group has"));
+    }
+    ok("aclmdlRIDestroy", (model,));
+    assert_eq!(call("aclmdlRICaptureTaskUpdateBegin", (s, group)), 107_017);
+    assert!(message().contains("argument `handle`"));
+}
+
 #[test]
 fn a_thread_may_say_that_it_is_not_bound() {
     let _alone = alone();

@@ -47,6 +47,10 @@ fn chosen_by_a_mask() {
     let out = d.empty(F32, &[2, 2]);
     d.call("SWhere", &[t(&mask), t(&x), t(&y), t(&out)]);
     assert_eq!(d.read_floats(&out), [1.0, 2.0, 9.0, 9.0]);
+    // What is in an operand does not matter if nothing is taken of it.
+    let (all, unknown, own) = (d.ints(BOOL, &[1], &[1]), d.empty(F32, &[2]), d.empty(F32, &[2]));
+    d.call("SWhere", &[t(&all), t(&x), t(&unknown), t(&own)]);
+    assert_eq!(d.read_floats(&own), [1.0, 2.0]);
     d.call("InplaceMaskedFillScalar", &[t(&out), t(&mask), scalar(f64::NEG_INFINITY)]);
     assert_eq!(d.read_floats(&out), [f32::NEG_INFINITY, f32::NEG_INFINITY, 9.0, 9.0]);
     refused("SWhere", &[t(&x), t(&x), t(&y), t(&out)], 161_002, "condition: dtype FLOAT");

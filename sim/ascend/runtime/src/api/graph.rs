@@ -74,7 +74,9 @@ entries! { ENTRIES of Acl:
     }
 
     fn aclmdlRIDestroy(model: usize) {
-        runtime()?.handles.remove::<Model>("modelRI", model).map(|_| ())
+        let handles = &runtime()?.handles;
+        let model = handles.remove::<Model>("modelRI", model)?;
+        model.groups.iter().try_for_each(|&group| handles.remove::<TaskGroup>("handle", group).map(drop))
     }
 
     fn aclmdlRIDebugPrint(model: usize) {
@@ -95,7 +97,7 @@ entries! { ENTRIES of Acl:
                 let text = "argument `stream`: a task group was begun before and not ended";
                 return Err(Failure::new(Code::PARAM, text));
             }
-            member.group = Some(Arc::default());
+            member.begin_group();
             Ok(())
         })
     }
@@ -109,7 +111,12 @@ entries! { ENTRIES of Acl:
             let text = "argument `stream`: no task group was begun on it";
             member.group.take().ok_or_else(|| Failure::new(Code::PARAM, text))
         })?;
-        handle.set("handle", runtime.handles.add(group))
+        let number = runtime.handles.add(group);
+        member(&stream, |member| {
+            member.ended_group(number);
+            Ok(())
+        })?;
+        handle.set("handle", number)
     }
 
     fn aclmdlRICaptureTaskUpdateBegin(stream: usize, handle: usize) {
@@ -122,7 +129,8 @@ entries! { ENTRIES of Acl:
         let (runtime, _, stream) = find(stream)?;
         let (group, steps) = stream.end_update()?;
         group.check(&steps)?;
-        stream.enqueue(runtime, "aclmdlRICaptureTaskUpdateEnd", Arc::new(move |_| {
+        stream.enqueue(runtime, "aclmdlRICaptureTaskUpdateEnd", Arc::new(move |site| {
+            group.updates(site)?;
             group.replace(&steps);
             Ok(())
         }))
