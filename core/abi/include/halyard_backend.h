@@ -283,6 +283,7 @@ extern "C" {
 #define HALYARD_KERNEL_DETERMINISTIC 2u   /* Equal inputs give equal bits. */
 #define HALYARD_KERNEL_HOST_LENGTHS 4u    /* halyard_launch_args.host must be filled. */
 #define HALYARD_KERNEL_BATCH_INVARIANT 8u /* A row's bits do not depend on what else is in the batch. */
+#define HALYARD_KERNEL_PLAN_UPDATE 16u    /* kernel_plan_update works: it can be captured with lengths that vary. */
 
 /* device_supports. */
 #define HALYARD_SUPPORT_NO 0u
@@ -675,6 +676,14 @@ typedef struct halyard_backend_api {
    * gets a communicator without ranks, whose every call is INVALID_ARGUMENT. */
   halyard_code (*collective_split)(halyard_collective *comm, int32_t color, int32_t key, halyard_collective **part,
                                    halyard_error *err);
+
+  /* -- Since then -- */
+
+  /* Prepares a plan anew, for other host arrays of the same lengths, and the dims and scalars that it was made with. Launches that
+   * were captured with the plan go by it in every graph_launch that comes after this call; one in flight is left alone. On failure
+   * the plan is as before. (HALYARD_KERNEL_PLAN_UPDATE) */
+  halyard_code (*kernel_plan_update)(halyard_kernel *kernel, halyard_stream stream, halyard_plan plan,
+                                     const halyard_launch_args *args, halyard_error *err);
 } halyard_backend_api;
 
 #define HALYARD_EXPORT __attribute__((visibility("default")))
@@ -833,7 +842,7 @@ HALYARD_AT(halyard_host_api, abi_minor, 12);
 HALYARD_AT(halyard_host_api, ctx, 16);
 HALYARD_AT(halyard_host_api, log_enabled, 24);
 HALYARD_AT(halyard_host_api, log, 32);
-HALYARD_SIZE(halyard_backend_api, 496);
+HALYARD_SIZE(halyard_backend_api, 504);
 HALYARD_AT(halyard_backend_api, struct_size, 0);
 HALYARD_AT(halyard_backend_api, abi_major, 8);
 HALYARD_AT(halyard_backend_api, abi_minor, 12);
@@ -841,6 +850,7 @@ HALYARD_AT(halyard_backend_api, info, 16);
 HALYARD_AT(halyard_backend_api, device_telemetry, 296);
 HALYARD_AT(halyard_backend_api, device_comm_unique_id, 368);
 HALYARD_AT(halyard_backend_api, collective_split, 488);
+HALYARD_AT(halyard_backend_api, kernel_plan_update, 496);
 
 #undef HALYARD_AT
 #undef HALYARD_SIZE

@@ -292,6 +292,7 @@ backend_api! {
     }
     last {
         collective_split(*mut Collective, i32, i32, &mut *mut Collective, Err<'_>) -> Code;
+        kernel_plan_update(*mut Kernel, Stream, Plan, &LaunchArgs<'_>, Err<'_>) -> Code;
     }
 }
 

@@ -45,6 +45,8 @@ pub const DETERMINISTIC: u64 = 2;
 pub const HOST_LENGTHS: u64 = 4;
 /// [`Kernel::flags`]: an output row's bits do not depend on what else is in the batch.
 pub const BATCH_INVARIANT: u64 = 8;
+/// [`Kernel::flags`]: [`Kernel::plan_update`] works, so a kernel with [`HOST_LENGTHS`] can be captured with lengths that vary.
+pub const PLAN_UPDATE: u64 = 16;
 
 /// [`Device::supports`]: no.
 pub const SUPPORT_NO: u32 = 0;
@@ -63,7 +65,7 @@ fn unsupported<T>(method: &str) -> R<T> {
 /// A prepared operation. Made once per distinct [`OpDesc`] and shared by all layers.
 #[sabi_trait]
 pub trait Kernel: Send + Sync + 'static {
-    /// [`CAPTURABLE`], [`DETERMINISTIC`], [`HOST_LENGTHS`], [`BATCH_INVARIANT`].
+    /// [`CAPTURABLE`], [`DETERMINISTIC`], [`HOST_LENGTHS`], [`BATCH_INVARIANT`], [`PLAN_UPDATE`].
     fn flags(&self) -> u64;
 
     /// Upper bound of the scratch bytes a launch with tensors of these shapes needs; monotone in every dim.
@@ -91,6 +93,17 @@ pub trait Kernel: Send + Sync + 'static {
     /// Releases a plan.
     fn plan_free(&self, _plan: Plan) {
         let _nothing_to_free = ();
+    }
+
+    /// Prepares a plan anew, for other `host` arrays of the same lengths, and the dims and scalars that it was made with. Launches that were
+    /// captured with the plan go by it in every `graph_launch` that comes after this call; one in flight is left alone. `args` are as
+    /// for [`Kernel::plan`].
+    ///
+    /// # Errors
+    /// As [`Kernel::launch`]; the plan is as before then. `UNSUPPORTED` without [`PLAN_UPDATE`].
+    fn plan_update(&self, _stream: Stream, _plan: Plan, _args: &LaunchArgs<'_>) -> R<()> {
+        let refused = unsupported("plan_update");
+        refused
     }
 }
 
@@ -227,7 +240,8 @@ pub trait Device: Send + Sync + 'static {
         let refused = unsupported("graph_end");
         refused
     }
-    /// Enqueues everything that was captured, with the addresses, dims, scalars and host arrays that it had.
+    /// Enqueues everything that was captured, with the addresses, dims, scalars and host arrays that it had; a plan is as it is now
+    /// ([`Kernel::plan_update`]).
     fn graph_launch(&self, _g: Graph, _s: Stream) -> R<()> {
         let refused = unsupported("graph_launch");
         refused

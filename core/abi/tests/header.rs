@@ -87,6 +87,7 @@ fn every_identifier_has_the_same_number_on_both_sides() {
         "KV_STANDARD" types::KV_STANDARD; "KV_MLA" types::KV_MLA;
         "KERNEL_CAPTURABLE" traits::CAPTURABLE; "KERNEL_DETERMINISTIC" traits::DETERMINISTIC;
         "KERNEL_HOST_LENGTHS" traits::HOST_LENGTHS; "KERNEL_BATCH_INVARIANT" traits::BATCH_INVARIANT;
+        "KERNEL_PLAN_UPDATE" traits::PLAN_UPDATE;
         "SUPPORT_NO" traits::SUPPORT_NO; "SUPPORT_SLOW" traits::SUPPORT_SLOW;
         "SUPPORT_NATIVE" traits::SUPPORT_NATIVE; "SUPPORT_TUNED" traits::SUPPORT_TUNED;
         "TYPE_I64" 1; "TYPE_F64" 2; "TYPE_BOOL" 3; "TYPE_ID" 4;

@@ -13,8 +13,8 @@ use crate::{
     error::{DeviceError, Named, could_not},
 };
 
-/// Captured launches and exchanges. Addresses, dims and scalars are those of the capture; what tensors hold is read anew by each
-/// [`Graph::launch`].
+/// Captured launches and exchanges. Addresses, dims, scalars and host arrays are those of the capture; what tensors hold is read anew by
+/// each [`Graph::launch`], and plans are as they are then ([`Launch::update_plan`](crate::Launch::update_plan)).
 ///
 /// It keeps alive all that its work uses: memory, weights, kernels, communicators. Waits for its launches before it goes.
 #[derive(Debug)]

@@ -62,7 +62,7 @@ impl Kernel {
     }
 
     /// [`CAPTURABLE`](crate::CAPTURABLE), [`DETERMINISTIC`](crate::DETERMINISTIC), [`HOST_LENGTHS`](crate::HOST_LENGTHS),
-    /// [`BATCH_INVARIANT`](crate::BATCH_INVARIANT).
+    /// [`BATCH_INVARIANT`](crate::BATCH_INVARIANT), [`PLAN_UPDATE`](crate::PLAN_UPDATE).
     #[must_use]
     pub fn flags(&self) -> u64 {
         self.inner.raw.flags()

@@ -276,6 +276,22 @@ impl Launch {
         Ok(Arc::new(Plan { raw, kernel: Arc::clone(&self.kernel.inner) }))
     }
 
+    /// Prepares a plan anew, for these host arrays and the dims and scalars that it was made with: what was captured with the plan goes by
+    /// it from the next launch of the graph on. The kernel has [`PLAN_UPDATE`](crate::PLAN_UPDATE).
+    ///
+    /// # Errors
+    /// If the plan is another kernel's, the stream is capturing or another device's, or the backend fails.
+    pub fn update_plan(&self, stream: &Stream, plan: &Plan, host: &[&[i32]]) -> Result<()> {
+        if !Arc::ptr_eq(&plan.kernel, &self.kernel.inner) {
+            return Err(self.bad("the plan is another kernel's"));
+        }
+        self.same_device(&stream.device)?;
+        stream.refuse_in_capture("plan_update")?;
+        self.with_args(None, host, |args| {
+            self.kernel.inner.raw.plan_update(stream.raw, plan.raw, args).named("plan_update")
+        })
+    }
+
     /// Enqueues the operation. `host` holds the mirrors of the op's length arrays, in its order (none for most ops).
     ///
     /// # Errors

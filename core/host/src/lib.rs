@@ -45,7 +45,7 @@ pub use halyard_abi::{
     fp8, ops,
     ops::{Sym, attrs},
     scheme::FP8_BLOCK,
-    traits::{BATCH_INVARIANT, CAPTURABLE, DETERMINISTIC, HOST_LENGTHS},
+    traits::{BATCH_INVARIANT, CAPTURABLE, DETERMINISTIC, HOST_LENGTHS, PLAN_UPDATE},
     types::{WEIGHT_PERM, WEIGHT_ZERO},
 };
 pub use kernel::{Kernel, Plan};

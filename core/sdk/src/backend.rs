@@ -116,6 +116,14 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Releases a plan.
     fn plan_free(&self, _plan: Plan) {}
+
+    /// Prepares a plan anew, for what was captured with it.
+    ///
+    /// # Errors
+    /// As [`Kernel::launch`].
+    fn plan_update(&self, _stream: Stream, _plan: Plan, _args: &LaunchArgs<'_>) -> Result<()> {
+        absent("plan_update")
+    }
 }
 
 /// A device method that the backend does not have.

@@ -159,6 +159,7 @@ impl<B: Backend> Table<B> {
         collective_abort: Some(collective::abort),
         collective_destroy: Some(collective::destroy),
         collective_split: Some(collective::split),
+        kernel_plan_update: Some(kernel_plan_update),
     };
 }
 
@@ -423,6 +424,16 @@ extern "C" fn kernel_plan(
 
 extern "C" fn kernel_plan_free(k: *mut c::Kernel, plan: Plan) {
     kernel(k).plan_free(plan);
+}
+
+extern "C" fn kernel_plan_update(
+    k: *mut c::Kernel,
+    s: Stream,
+    plan: Plan,
+    args: &LaunchArgs<'_>,
+    err: &mut ErrorBuffer,
+) -> Code {
+    done(kernel(k).plan_update(s, plan, args), err)
 }
 
 extern "C" fn weight_plan(

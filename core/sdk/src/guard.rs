@@ -98,6 +98,9 @@ impl abi::Kernel for Guard<dyn backend::Kernel> {
     fn plan_free(&self, plan: Plan) {
         self.value((), |k| k.plan_free(plan));
     }
+    fn plan_update(&self, stream: Stream, plan: Plan, args: &LaunchArgs<'_>) -> R<()> {
+        self.call(|k| k.plan_update(stream, plan, args))
+    }
 }
 
 impl abi::Device for Guard<dyn backend::Device> {

@@ -1,6 +1,6 @@
 //! Whether decode steps can be captured in graphs, and what room those want.
 
-use halyard_core::{CAPTURABLE, Device, HOST_LENGTHS, MetricKey};
+use halyard_core::{CAPTURABLE, Device, HOST_LENGTHS, MetricKey, PLAN_UPDATE};
 
 use super::ranks::RankPlan;
 use crate::{
@@ -36,7 +36,7 @@ pub(super) fn possible(ranks: &[RankPlan], world: usize) -> Result<(), String> {
                 if kernel.flags() & CAPTURABLE == 0 {
                     return Err(format!("the kernel of {kind} cannot be captured"));
                 }
-                if kernel.flags() & HOST_LENGTHS != 0 {
+                if kernel.flags() & (HOST_LENGTHS | PLAN_UPDATE) == HOST_LENGTHS {
                     return Err(format!("the kernel of {kind} reads lengths on the host"));
                 }
             }

@@ -4,7 +4,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use halyard_core::{
     CommHandle, Communicator, Device, DeviceBuffer, DeviceError, Element, Kernel, KvCache, KvDesc,
-    Launch, Plan, ReduceOp, Stream, Sym, TensorSpec, Upload, Weight, Workspace, ops::OpSchema,
+    Launch, PLAN_UPDATE, Plan, ReduceOp, Stream, Sym, TensorSpec, Upload, Weight, Workspace,
+    ops::OpSchema,
 };
 
 use super::{Call, Exchange, Place, Program, Section, Size, Sizes, Step, Tensor};
@@ -13,9 +14,11 @@ use super::{Call, Exchange, Place, Program, Section, Size, Sizes, Step, Tensor};
 #[derive(Debug)]
 pub(crate) struct Executable {
     /// By section and number of sequences. They go before what they use.
-    graphs: HashMap<(Section, usize), halyard_core::Graph>,
+    graphs: HashMap<(Section, usize), Captured>,
     /// How often one of them was launched.
     replays: u64,
+    /// Of the section that ran last.
+    plans: Vec<Planned>,
     stream: Arc<Stream>,
     /// With the other ranks, if there are any.
     comm: Option<Communicator>,
@@ -26,6 +29,24 @@ pub(crate) struct Executable {
     kernels: Vec<Kernel>,
     sections: Vec<Vec<Bound>>,
     limits: Sizes,
+}
+
+/// A section that was captured.
+#[derive(Debug)]
+struct Captured {
+    graph: halyard_core::Graph,
+    sizes: Sizes,
+    /// Of operations that are told lengths on the host before each replay.
+    plans: Vec<Planned>,
+}
+
+/// The plan of an operation for a section's lengths.
+#[derive(Debug)]
+struct Planned {
+    op: usize,
+    /// The first of the section's steps that has it.
+    step: usize,
+    plan: Arc<Plan>,
 }
 
 /// A step of a section with its kept arguments.
@@ -97,6 +118,7 @@ impl Executable {
         let mut this = Self {
             graphs: HashMap::new(),
             replays: 0,
+            plans: Vec::new(),
             stream: Arc::new(stream),
             comm,
             workspace,
@@ -127,12 +149,20 @@ impl Executable {
         sizes: &Sizes,
         lengths: Option<Lengths<'_>>,
     ) -> Result<(), DeviceError> {
-        let sizes = &Sizes { pool_blocks: self.limits.pool_blocks, ..*sizes };
+        let sizes = &self.whole(sizes);
         // Taken out for the time being, so that `self` is free for the odd call that must be bound anew.
         let mut steps = std::mem::take(&mut self.sections[section as usize]);
-        let result = self.run_steps(&mut steps, sizes, lengths);
+        let mut plans = std::mem::take(&mut self.plans);
+        plans.clear();
+        let result = self.run_steps((&mut steps, &mut plans), sizes, lengths);
         self.sections[section as usize] = steps;
+        self.plans = plans;
         result
+    }
+
+    /// Sizes of a section, with what does not change.
+    fn whole(&self, sizes: &Sizes) -> Sizes {
+        Sizes { pool_blocks: self.limits.pool_blocks, ..*sizes }
     }
 
     /// Captures what [`Self::run`] would enqueue, for [`Self::replay`] with a key.
@@ -144,15 +174,46 @@ impl Executable {
     ) -> Result<(), DeviceError> {
         let stream = Arc::clone(&self.stream);
         let graph = stream.capture(|| self.run(section, sizes, lengths))?;
-        self.graphs.insert((section, key), graph);
+        let mut plans = std::mem::take(&mut self.plans);
+        plans.retain(|planned| self.kernels[planned.op].flags() & PLAN_UPDATE != 0);
+        let sizes = self.whole(sizes);
+        self.graphs.insert((section, key), Captured { graph, sizes, plans });
         Ok(())
     }
 
-    /// Enqueues what was captured of a section with a key; `false` if nothing was.
-    pub(crate) fn replay(&mut self, section: Section, key: usize) -> Result<bool, DeviceError> {
-        let Some(graph) = self.graphs.get(&(section, key)) else { return Ok(false) };
+    /// Enqueues what was captured of a section with a key, for other lengths; `false` if nothing was.
+    pub(crate) fn replay(
+        &mut self,
+        (section, key): (Section, usize),
+        lengths: Option<Lengths<'_>>,
+    ) -> Result<bool, DeviceError> {
+        let mut steps = std::mem::take(&mut self.sections[section as usize]);
+        let result = self.replay_with(&mut steps, (section, key), lengths);
+        self.sections[section as usize] = steps;
+        let replayed = result?;
+        self.replays += u64::from(replayed);
+        Ok(replayed)
+    }
+
+    fn replay_with(
+        &self,
+        steps: &mut [Bound],
+        key: (Section, usize),
+        lengths: Option<Lengths<'_>>,
+    ) -> Result<bool, DeviceError> {
+        let Some(Captured { graph, sizes, plans }) = self.graphs.get(&key) else {
+            return Ok(false);
+        };
+        if let Some(lengths) = &lengths {
+            for planned in plans {
+                let Bound::Launch(bound) = &mut steps[planned.step] else {
+                    unreachable!("exchanges have no plans")
+                };
+                let launch = self.told(bound, sizes, lengths)?;
+                launch.update_plan(&self.stream, &planned.plan, &lengths.host())?;
+            }
+        }
         graph.launch(&self.stream)?;
-        self.replays += 1;
         Ok(true)
     }
 
@@ -221,17 +282,15 @@ impl Executable {
 
     fn run_steps(
         &mut self,
-        steps: &mut [Bound],
+        (steps, plans): (&mut [Bound], &mut Vec<Planned>),
         sizes: &Sizes,
         lengths: Option<Lengths<'_>>,
     ) -> Result<(), DeviceError> {
-        // All layers with the same attention share one plan.
-        let mut plan = None;
-        for step in steps {
+        for (number, step) in steps.iter_mut().enumerate() {
             match (step, lengths) {
                 (Bound::Exchange(bound), _) => self.exchange(bound, sizes)?,
                 (Bound::Launch(bound), Some(lengths)) if bound.takes_lengths => {
-                    self.run_attention(bound, sizes, lengths, &mut plan)?;
+                    self.run_attention((number, bound), sizes, &lengths, plans)?;
                 }
                 (Bound::Launch(bound), _) => self.run_launch(bound, sizes)?,
             }
@@ -248,27 +307,40 @@ impl Executable {
 
     fn run_attention(
         &self,
-        bound: &mut BoundLaunch,
+        (step, bound): (usize, &mut BoundLaunch),
         sizes: &Sizes,
-        lengths: Lengths<'_>,
-        plan: &mut Option<(usize, Arc<Plan>)>,
+        lengths: &Lengths<'_>,
+        plans: &mut Vec<Planned>,
     ) -> Result<(), DeviceError> {
         let op = bound.call.op;
+        let launch = self.told(bound, sizes, lengths)?;
+        // All layers with the same attention share one plan.
+        let plan = match plans.iter().find(|planned| planned.op == op) {
+            Some(planned) => Arc::clone(&planned.plan),
+            None => {
+                launch.set_plan(None)?;
+                let plan = launch.plan(&self.stream, &lengths.host())?;
+                plans.push(Planned { op, step, plan: Arc::clone(&plan) });
+                plan
+            }
+        };
+        launch.set_plan(Some(plan))?;
+        launch.run(&self.stream, &self.workspace, &lengths.host())
+    }
+
+    /// The kept arguments, with these sizes and what is said of the lengths.
+    fn told<'b>(
+        &self,
+        bound: &'b mut BoundLaunch,
+        sizes: &Sizes,
+        lengths: &Lengths<'_>,
+    ) -> Result<&'b mut Launch, DeviceError> {
         let launch = self.resized(bound, sizes)?;
         let scalars = [lengths.max_q, lengths.max_kv, lengths.num_single];
         for (index, value) in scalars.into_iter().enumerate() {
             launch.set_scalar(index, value as u64)?;
         }
-        let host = [lengths.cu_q, lengths.kv_len];
-        let plan = match plan {
-            Some((of, plan)) if *of == op => plan,
-            _ => {
-                launch.set_plan(None)?;
-                &plan.insert((op, launch.plan(&self.stream, &host)?)).1
-            }
-        };
-        launch.set_plan(Some(plan.clone()))?;
-        launch.run(&self.stream, &self.workspace, &host)
+        Ok(launch)
     }
 
     /// The kept arguments, with these sizes.
@@ -363,6 +435,13 @@ impl Executable {
         let bytes = bytes.expect("buffers are far smaller than the address space");
         let buffer = &self.buffers[index];
         halyard_core::Tensor::strided(buffer, tensor.dtype, &dims, &strides, bytes)
+    }
+}
+
+impl<'a> Lengths<'a> {
+    /// In the order of the op's host arrays.
+    fn host(&self) -> [&'a [i32]; 2] {
+        [self.cu_q, self.kv_len]
     }
 }
 

@@ -43,7 +43,7 @@ impl Model {
     ) -> Result<(), DeviceError> {
         self.exec.write(&self.inputs.rows, rows)?;
         if let Some(bucket) = bucket
-            && self.exec.replay(Section::Head, bucket)?
+            && self.exec.replay((Section::Head, bucket), None)?
         {
             return Ok(());
         }
@@ -72,16 +72,17 @@ impl Model {
     }
 
     pub(super) fn body(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        let (sizes, lengths) = self.of_body(batch);
         if let Some(bucket) = batch.bucket
-            && self.exec.replay(Section::Body, bucket)?
+            && self.exec.replay((Section::Body, bucket), Some(lengths))?
         {
             return Ok(());
         }
-        let (sizes, lengths) = self.of_body(batch);
         self.exec.run(Section::Body, &sizes, Some(lengths))
     }
 
-    /// What launches are told of a batch. Where it was filled up to a bucket, nothing of this changes from step to step.
+    /// What launches are told of a batch. Where it was filled up to a bucket, nothing of this changes from step to step but the numbers of
+    /// keys.
     fn of_body<'b>(&self, batch: &'b Batch) -> (Sizes, Lengths<'b>) {
         let fixed = batch.bucket.is_some();
         let sizes = Sizes {

@@ -357,4 +357,7 @@ impl traits::Kernel for CKernel {
             unsafe { free(self.raw.as_ptr(), plan) };
         }
     }
+    fn plan_update(&self, stream: Stream, plan: Plan, args: &LaunchArgs<'_>) -> R<()> {
+        optional!(self.open, kernel_plan_update(self.raw.as_ptr(), stream, plan, args)).into()
+    }
 }

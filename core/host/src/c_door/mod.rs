@@ -161,7 +161,7 @@ mod tests {
             let ours = copy_of(theirs.as_ptr().cast()).ok().unwrap();
             assert_eq!(ours.info.is_some(), bytes >= 24, "{bytes}");
             assert_eq!(ours.probe.is_some(), bytes >= 32, "{bytes}");
-            assert_eq!(ours.collective_split.is_some(), bytes == whole, "{bytes}");
+            assert_eq!(ours.kernel_plan_update.is_some(), bytes == whole, "{bytes}");
         }
         let mut short = table_of(16);
         short[..8].copy_from_slice(&15usize.to_ne_bytes());

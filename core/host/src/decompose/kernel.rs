@@ -6,7 +6,7 @@ use halyard_abi::{
     AbiError, CopyReq, KernelBox, LaunchArgs, MemRef, R, RSlice, Stream, TensorSpec, TensorView,
     Weight,
     exporting::TD_Opaque,
-    traits::{self, CAPTURABLE, HOST_LENGTHS, Kernel_TO},
+    traits::{self, CAPTURABLE, HOST_LENGTHS, Kernel_TO, PLAN_UPDATE},
     types::mem,
 };
 
@@ -189,15 +189,18 @@ fn launch(step: &Part, kernel: &KernelBox, run: &Running<'_>) -> Result<(), AbiE
 }
 
 impl traits::Kernel for Built {
-    /// What all steps promise: sums over ranks nothing. Lengths come from the host, which a capture would freeze.
+    /// What all steps promise: sums over ranks nothing. Lengths that one step reads on the host are wanted for all of them, and a capture
+    /// would freeze them, since the steps have no plan.
     fn flags(&self) -> u64 {
         if self.recipe.communicators().next().is_some() {
             return 0;
         }
-        let all = self.kernels.iter().fold(u64::MAX, |all, k| all & k.flags());
+        let flags = self.kernels.iter().map(|kernel| kernel.flags());
+        let (all, any) = flags.fold((u64::MAX, 0), |(all, any), own| (all & own, any | own));
+        let promised = (all & !PLAN_UPDATE) | (any & HOST_LENGTHS);
         match self.recipe.starts {
-            Some(_) => (all & !CAPTURABLE) | HOST_LENGTHS,
-            None => all,
+            Some(_) => (promised & !CAPTURABLE) | HOST_LENGTHS,
+            None => promised,
         }
     }
 

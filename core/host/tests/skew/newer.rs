@@ -55,8 +55,8 @@ const CATALOGUE: &[Edit<'static>] = &[
 const TRAITS: &[Edit<'static>] = &[
     Replace(
         "core/abi/src/traits.rs",
-        "let _nothing_to_free = ();\n    }\n",
-        "let _nothing_to_free = ();\n    }\n    /// Of the newer version.
+        "let refused = unsupported(\"plan_update\");\n        refused\n    }\n",
+        "let refused = unsupported(\"plan_update\");\n        refused\n    }\n    /// Of the newer version.
     fn newer(&self) -> R<u64> {\n        let refused = unsupported(\"newer\");\n        refused\n    }\n",
     ),
     Replace(

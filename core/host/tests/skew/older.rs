@@ -28,7 +28,8 @@ const EDITS: &[&[Edit<'static>]] = &[
         "graph_destroy",
         "vendor_call",
         "plan",
-        "plan_free"
+        "plan_free",
+        "plan_update"
     ),
     &[
         Remove(TRAITS, "split"),
@@ -42,6 +43,11 @@ const EDITS: &[&[Edit<'static>]] = &[
             "core/host/src/launch.rs",
             "self.kernel.inner.raw.plan(stream.raw, args).named(\"plan\")",
             "Ok(halyard_abi::Plan::NONE)",
+        ),
+        Replace(
+            "core/host/src/launch.rs",
+            "self.kernel.inner.raw.plan_update(stream.raw, plan.raw, args).named(\"plan_update\")",
+            "Ok(())",
         ),
         Replace(GRAPH, "stream.device.raw.graph_begin(stream.raw).named(\"graph_begin\")?;", ""),
         Replace(
