@@ -92,6 +92,25 @@ impl Batch {
         batch
     }
 
+    /// A decode step of one token, id 0, in the first block, filled up with padding: to be run while nobody uses the cache.
+    pub(crate) fn trial(bucket: usize) -> Self {
+        let one = || vec![0];
+        let mut batch = Self {
+            ids: one(),
+            positions: one(),
+            slots: vec![0],
+            block_table: one(),
+            max_blocks: 1,
+            cu_q: vec![0, 1],
+            kv_len: vec![1],
+            max_q: 1,
+            max_kv: 1,
+            ..Self::default()
+        };
+        batch.pad(bucket);
+        batch
+    }
+
     /// Each sequence computes one token, and only what follows it is asked for.
     pub(crate) fn is_decode(&self) -> bool {
         self.max_q == 1 && self.prompts.is_empty()

@@ -1,4 +1,4 @@
-//! Graphs of `halyard-core`, on the CUDA backend and the software GPU.
+//! Graphs of `halyard-core`, on the CUDA backend and the software GPU, and on the Ascend backend and the software NPU.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -19,7 +19,7 @@ use halyard_core::{
     Code, CommSpec, Communicator, DType, Decompose, Device, DeviceError, Graph, Kernel, Launch,
     MetricKey, OpBuf, ReduceOp, Scheme, Stream, Tensor, TensorSpec, WeightDesc, Workspace, attrs,
 };
-use support::cuda;
+use support::{ascend, cuda};
 
 struct Setup {
     device: Device,
@@ -30,7 +30,15 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let device = cuda::open([0]).remove(0);
+        Self::on(cuda::open([0]).remove(0))
+    }
+
+    /// On each kind of device that has graphs.
+    fn each() -> [Self; 2] {
+        [Self::new(), Self::on(ascend::open())]
+    }
+
+    fn on(device: Device) -> Self {
         let workspace = Workspace::new(&device, 0).expect("of nothing");
         let (stream, add) = (device.stream(0).expect("a stream"), add(&device));
         Self { device, stream, workspace, add }
@@ -66,90 +74,98 @@ fn add(device: &Device) -> Kernel {
 
 #[test]
 fn a_launch_reads_memory_anew() {
-    let s = Setup::new();
-    let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
-    let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
-    assert_eq!(s.read(&y), [0.0, 0.0], "captured, not done");
-    graph.launch(&s.stream).expect("launches");
-    assert_eq!(s.read(&y), [11.0, 22.0]);
-    a.write(&s.stream, &[5.0, 6.0]).expect("writes");
-    let other = s.device.stream(0).expect("a stream");
-    graph.launch(&other).expect("launches");
-    other.sync().expect("runs");
-    assert_eq!(s.read(&y), [15.0, 26.0]);
+    for s in Setup::each() {
+        let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
+        let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
+        assert_eq!(s.read(&y), [0.0, 0.0], "captured, not done");
+        graph.launch(&s.stream).expect("launches");
+        assert_eq!(s.read(&y), [11.0, 22.0]);
+        a.write(&s.stream, &[5.0, 6.0]).expect("writes");
+        let other = s.device.stream(0).expect("a stream");
+        graph.launch(&other).expect("launches");
+        other.sync().expect("runs");
+        assert_eq!(s.read(&y), [15.0, 26.0]);
+    }
 }
 
 #[test]
 fn a_graph_keeps_what_it_uses() {
-    let s = Setup::new();
-    let empty = s.used_bytes();
-    let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
-    let used = s.used_bytes();
-    let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
-    // Three tensors and a kernel.
-    assert_eq!(graph.num_uses(), 4);
-    drop((a, b, y));
-    s.stream.sync().expect("runs");
-    graph.launch(&s.stream).expect("launches");
-    s.stream.sync().expect("runs");
-    assert_eq!(s.used_bytes(), used);
-    drop(graph);
-    // Freed when a buffer is made after every stream, the default one too, has passed its mark.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while s.used_bytes() >= used {
-        assert!(Instant::now() < deadline, "{} bytes are kept, {empty} at first", s.used_bytes());
-        drop(s.tensor(&[0.0, 0.0]));
+    for s in Setup::each() {
+        let empty = s.used_bytes();
+        let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
+        let used = s.used_bytes();
+        let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
+        // Three tensors and a kernel.
+        assert_eq!(graph.num_uses(), 4);
+        drop((a, b, y));
         s.stream.sync().expect("runs");
+        graph.launch(&s.stream).expect("launches");
+        s.stream.sync().expect("runs");
+        assert_eq!(s.used_bytes(), used);
+        drop(graph);
+        // Freed when a buffer is made after every stream, the default one too, has passed its mark.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while s.used_bytes() >= used {
+            assert!(
+                Instant::now() < deadline,
+                "{} bytes are kept, {empty} at first",
+                s.used_bytes()
+            );
+            drop(s.tensor(&[0.0, 0.0]));
+            s.stream.sync().expect("runs");
+        }
+        assert!(s.used_bytes() >= empty);
     }
-    assert!(s.used_bytes() >= empty);
 }
 
 #[test]
 fn what_cannot_be_captured_is_refused_and_the_stream_goes_on() {
-    let s = Setup::new();
-    let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
-    let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
-    let event = s.device.event(false).expect("an event");
-    let mut into = [0.0_f32; 2];
-    type Act<'a> = &'a mut dyn FnMut() -> Result<(), DeviceError>;
-    let refused: [(&str, Act<'_>); 8] = [
-        ("copy", &mut || a.write(&s.stream, &[0.0_f32; 2])),
-        ("copy", &mut || a.read(&s.stream, &mut into)),
-        ("stream_sync", &mut || s.stream.sync()),
-        ("stream_query", &mut || s.stream.is_idle().map(drop)),
-        ("event_record", &mut || s.stream.record(&event)),
-        ("event_wait", &mut || s.stream.wait(&event)),
-        ("graph_launch", &mut || graph.launch(&s.stream)),
-        ("graph_begin", &mut || s.stream.capture(|| Ok(())).map(drop)),
-    ];
-    for (call, act) in refused {
-        let error = s.stream.capture(act).expect_err("refused");
-        assert_eq!((error.call, error.code), (call, Code::INVALID_ARGUMENT), "{error}");
-        assert!(error.message.contains("capturing"), "{error}");
+    for s in Setup::each() {
+        let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
+        let graph = s.stream.capture(|| s.launch(&a, &b, &y)).expect("captures");
+        let event = s.device.event(false).expect("an event");
+        let mut into = [0.0_f32; 2];
+        type Act<'a> = &'a mut dyn FnMut() -> Result<(), DeviceError>;
+        let refused: [(&str, Act<'_>); 8] = [
+            ("copy", &mut || a.write(&s.stream, &[0.0_f32; 2])),
+            ("copy", &mut || a.read(&s.stream, &mut into)),
+            ("stream_sync", &mut || s.stream.sync()),
+            ("stream_query", &mut || s.stream.is_idle().map(drop)),
+            ("event_record", &mut || s.stream.record(&event)),
+            ("event_wait", &mut || s.stream.wait(&event)),
+            ("graph_launch", &mut || graph.launch(&s.stream)),
+            ("graph_begin", &mut || s.stream.capture(|| Ok(())).map(drop)),
+        ];
+        for (call, act) in refused {
+            let error = s.stream.capture(act).expect_err("refused");
+            assert_eq!((error.call, error.code), (call, Code::INVALID_ARGUMENT), "{error}");
+            assert!(error.message.contains("capturing"), "{error}");
+        }
+        let panicked = catch_unwind(AssertUnwindSafe(|| s.stream.capture(|| panic!("in between"))));
+        assert!(panicked.is_err());
+        graph.launch(&s.stream).expect("launches");
+        assert_eq!(s.read(&y), [11.0, 22.0]);
     }
-    let panicked = catch_unwind(AssertUnwindSafe(|| s.stream.capture(|| panic!("in between"))));
-    assert!(panicked.is_err());
-    graph.launch(&s.stream).expect("launches");
-    assert_eq!(s.read(&y), [11.0, 22.0]);
 }
 
 /// The marks that tell when a buffer is free to go must not become part of a graph.
 #[test]
 fn memory_that_is_freed_meanwhile_goes_after_the_capture() {
-    let s = Setup::new();
-    let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
-    let other = s.tensor(&[7.0, 7.0]);
-    let used = s.used_bytes();
-    let work = || {
-        drop(other);
-        assert_eq!(s.used_bytes(), used);
-        s.launch(&a, &b, &y)
-    };
-    let graph = s.stream.capture(work).expect("captures");
-    s.stream.sync().expect("runs");
-    drop(s.tensor(&[0.0, 0.0]));
-    graph.launch(&s.stream).expect("launches");
-    assert_eq!(s.read(&y), [11.0, 22.0]);
+    for s in Setup::each() {
+        let (a, b, y) = (s.tensor(&[1.0, 2.0]), s.tensor(&[10.0, 20.0]), s.tensor(&[0.0, 0.0]));
+        let other = s.tensor(&[7.0, 7.0]);
+        let used = s.used_bytes();
+        let work = || {
+            drop(other);
+            assert_eq!(s.used_bytes(), used);
+            s.launch(&a, &b, &y)
+        };
+        let graph = s.stream.capture(work).expect("captures");
+        s.stream.sync().expect("runs");
+        drop(s.tensor(&[0.0, 0.0]));
+        graph.launch(&s.stream).expect("launches");
+        assert_eq!(s.read(&y), [11.0, 22.0]);
+    }
 }
 
 /// A kernel that the host builds with a communicator in it.
@@ -238,6 +254,74 @@ fn a_launch_is_watched() {
         let error = graph.launch(&stream).expect_err("it has ended");
         assert_eq!((error.call, error.code), ("graph_launch", Code::COMM_ERROR));
     });
+}
+
+/// A router of so many rows over 256 experts, whose operator wants as much scratch memory as its logits take; with what it is told and
+/// where its choice goes.
+struct Router {
+    launch: Launch,
+    workspace: Workspace,
+    weight: Tensor,
+}
+
+impl Router {
+    const EXPERTS: usize = 256;
+
+    fn new(s: &Setup, rows: usize) -> Self {
+        let spec = |dtype, width| TensorSpec::new(dtype, &[-1, width]);
+        let (logits, ids) = (spec(DType::F32, 256), spec(DType::I32, 1));
+        let specs = [logits, TensorSpec::NONE, ids, spec(DType::F32, 1)];
+        let op = OpBuf::new(&attrs::MoeRouter::default(), specs, []);
+        let kernel = s.device.prepare(op).expect("prepares");
+        let logits = vec![0.0_f32; rows * Self::EXPERTS];
+        let logits = s.device.tensor_from(&s.stream, &[rows, Self::EXPERTS], &logits);
+        let logits = logits.expect("fits");
+        let ids = s.device.tensor(DType::I32, &[rows, 1]).expect("fits");
+        let weight = s.device.tensor(DType::F32, &[rows, 1]).expect("fits");
+        let tensors = [Some(&logits), None, Some(&ids), Some(&weight)];
+        let launch = Launch::new(&kernel, &tensors, &[]).expect("fits");
+        let workspace = Workspace::new(&s.device, launch.workspace_bytes()).expect("fits");
+        Self { launch, workspace, weight }
+    }
+
+    fn run(&self, s: &Setup) -> Result<(), DeviceError> {
+        self.launch.run(&s.stream, &self.workspace, &[])
+    }
+}
+
+/// Of more than a stream has at first, and more again.
+#[test]
+fn a_graph_keeps_the_scratch_memory_that_its_operators_were_captured_with() {
+    let s = Setup::on(ascend::open());
+    let [router, larger] = [36_000, 72_000].map(|rows| Router::new(&s, rows));
+    let error = s.stream.capture(|| router.run(&s)).expect_err("it would grow");
+    assert_eq!(error.code, Code::OUT_OF_MEMORY);
+    let words = "aclnnMoeGatingTopKSoftmaxV2: 36 MiB of scratch memory are wanted, and the stream, which is capturing, has 32";
+    assert!(error.message.contains(words), "{error}");
+    router.run(&s).expect("launches");
+    let graph = s.stream.capture(|| router.run(&s)).expect("captures");
+    larger.run(&s).expect("launches");
+    s.stream.sync().expect("runs");
+    graph.launch(&s.stream).expect("launches");
+    let mut weight = vec![0.0_f32; 36_000];
+    router.weight.read(&s.stream, &mut weight).expect("runs and reads");
+    assert!(weight.iter().all(|&w| (w - 1.0 / 256.0).abs() < 1e-6));
+}
+
+/// Nothing says that HCCL's calls can be part of a graph.
+#[test]
+fn the_npu_captures_no_exchange() {
+    let s = Setup::on(ascend::open());
+    assert!(s.device.has_graphs() && !s.device.captures_exchanges());
+    let id = s.device.comm_id().expect("an id");
+    let (timeout, name) = (Duration::from_secs(60), "test");
+    let spec = CommSpec { id: &id, rank: 0, world: 1, timeout, name, number: None };
+    let mut alone = s.device.join(&spec).expect("joins");
+    let x = s.tensor(&[1.0, 2.0]);
+    let captured = s.stream.capture(|| alone.all_reduce(&s.stream, &x, &x, ReduceOp::SUM));
+    assert_eq!(captured.expect_err("refused").code, Code::UNSUPPORTED);
+    alone.all_reduce(&s.stream, &x, &x, ReduceOp::SUM).expect("enqueues");
+    assert_eq!(s.read(&x), [1.0, 2.0]);
 }
 
 #[test]

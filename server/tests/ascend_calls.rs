@@ -31,7 +31,7 @@ impl Calls {
 }
 
 /// Those of a whole session that generates so many tokens.
-fn session(model: &str, tokens: usize) -> Calls {
+fn session(model: &str, tokens: usize, flags: &[&str]) -> Calls {
     let npus = Npus::with("cann-8.5", "910B1");
     let folder = tempfile::tempdir().expect("a folder");
     let [record, input] = ["calls", "input"].map(|name| folder.path().join(name));
@@ -41,7 +41,8 @@ fn session(model: &str, tokens: usize) -> Calls {
     fs::write(&input, format!("{request}\n")).expect("written");
     let mut generate = npus.halyard("generate");
     generate.arg(format!("{MODELS}/{model}")).args(["--quiet", "--device", "ascend"]);
-    generate.args(["--dtype", "bfloat16", "--conformance", "off", "--input"]).arg(&input);
+    generate.args(["--dtype", "bfloat16", "--conformance", "off"]).args(flags);
+    generate.arg("--input").arg(&input);
     printed(generate.env("HALYARD_SIM_ASCEND_CALLS", &record));
     let text = fs::read_to_string(record).expect("a record");
     let mut calls = BTreeMap::new();
@@ -51,39 +52,75 @@ fn session(model: &str, tokens: usize) -> Calls {
     Calls(calls)
 }
 
+/// Whatever a session makes it gives back.
+fn check_balance(calls: &Calls, model: &str) {
+    let of = |name: &str| calls.of(name);
+    // A list destroys its one tensor.
+    let freed = of("aclDestroyTensor") + of("aclDestroyTensorList");
+    assert_eq!(of("aclCreateTensor"), freed, "{model}");
+    for kind in ["TensorList", "Scalar", "IntArray"] {
+        let [made, freed] = ["Create", "Destroy"].map(|verb| of(&format!("acl{verb}{kind}")));
+        assert_eq!(made, freed, "{model}: {kind}");
+    }
+    let (kept, freed) = (of("aclSetAclOpExecutorRepeatable"), of("aclDestroyAclOpExecutor"));
+    assert!(kept > 0 && kept == freed, "{model}: {kept} {freed}");
+    assert_eq!(of("aclrtMalloc"), of("aclrtFree"), "{model}");
+    assert_eq!(of("aclrtCreateStreamWithConfig"), of("aclrtDestroyStream"), "{model}");
+    assert_eq!(of("aclrtCreateEventExWithFlag"), of("aclrtDestroyEvent"), "{model}");
+    let begun = of("aclmdlRICaptureBegin");
+    for name in ["aclmdlRICaptureEnd", "aclmdlRIDestroy"] {
+        assert_eq!(of(name), begun, "{model}: {name}");
+    }
+}
+
+/// Steps between sessions of 4 and of 20 tokens.
+const STEPS: i64 = 16;
+
+/// What a step comes to.
+struct Step {
+    plans: i64,
+    runs: i64,
+    attended: i64,
+    updates: i64,
+    launches: i64,
+}
+
+impl Step {
+    fn of(model: &str, flags: &[&str]) -> Self {
+        let [short, long] = [4, 20].map(|tokens| session(model, tokens, flags));
+        check_balance(&short, model);
+        check_balance(&long, model);
+        let each = |count: &dyn Fn(&Calls) -> i64| {
+            let more = count(&long) - count(&short);
+            assert_eq!(more % STEPS, 0, "{model}: {more} calls in {STEPS} steps");
+            more / STEPS
+        };
+        assert_eq!(each(&|calls| calls.of("aclrtMalloc")), 0, "{model}");
+        Self {
+            plans: each(&Calls::plans),
+            runs: each(&Calls::runs),
+            attended: each(&|calls| calls.all(|name| name.starts_with("aclnnFusedInfer"))) / 2,
+            updates: each(&|calls| calls.of("aclmdlRICaptureTaskUpdateEnd")),
+            launches: each(&|calls| calls.of("aclmdlRIExecuteAsync")),
+        }
+    }
+}
+
 #[test]
 fn steps_use_plans_again_allocate_nothing_and_leave_nothing_behind() {
     for model in ["llama", "qwen3_moe"] {
-        let [short, long] = [4, 20].map(|tokens| session(model, tokens));
-        for calls in [&short, &long] {
-            let of = |name: &str| calls.of(name);
-            // A list destroys its one tensor.
-            let freed = of("aclDestroyTensor") + of("aclDestroyTensorList");
-            assert_eq!(of("aclCreateTensor"), freed, "{model}");
-            for kind in ["TensorList", "Scalar", "IntArray"] {
-                let [made, freed] =
-                    ["Create", "Destroy"].map(|verb| of(&format!("acl{verb}{kind}")));
-                assert_eq!(made, freed, "{model}: {kind}");
-            }
-            let (kept, freed) =
-                (of("aclSetAclOpExecutorRepeatable"), of("aclDestroyAclOpExecutor"));
-            assert!(kept > 0 && kept == freed, "{model}: {kept} {freed}");
-            assert_eq!(of("aclrtMalloc"), of("aclrtFree"), "{model}");
-        }
-        // What the sessions differ in are 16 steps.
-        let more = |count: fn(&Calls) -> i64| count(&long) - count(&short);
-        let (plans, runs) = (more(Calls::plans), more(Calls::runs));
-        let attention = |calls: &Calls| calls.all(|name| name.starts_with("aclnnFusedInfer"));
-        let attended = more(attention) / 2;
-        eprintln!(
-            "{model}: {} first and {} second phases a step, {} of attention",
-            plans as f64 / 16.0,
-            runs as f64 / 16.0,
-            attended as f64 / 16.0
-        );
+        let eager = Step::of(model, &["--enforce-eager"]);
         // Lengths are arguments of attention, so it is planned each time.
-        assert_eq!(plans, attended, "{model}");
-        assert!(runs > 10 * plans, "{model}: {runs} {plans}");
-        assert_eq!(more(|calls| calls.of("aclrtMalloc")), 0, "{model}");
+        assert_eq!((eager.plans, eager.updates, eager.launches), (eager.attended, 0, 0), "{model}");
+        assert!(eager.runs > 10 * eager.plans, "{model}: {} {}", eager.runs, eager.plans);
+        // Replayed from two graphs, attention alone is replaced in one of them; what follows is the choice of a token.
+        let graphs = Step::of(model, &[]);
+        assert_eq!((graphs.plans, graphs.attended), (eager.plans, eager.attended), "{model}");
+        assert_eq!((graphs.updates, graphs.launches), (eager.attended, 2), "{model}");
+        eprintln!(
+            "{model}: {} first phases a step, of attention; {} second phases launched, {} replayed",
+            eager.plans, eager.runs, graphs.runs
+        );
+        assert!(graphs.runs < eager.runs / 10, "{model}: {} {}", graphs.runs, eager.runs);
     }
 }

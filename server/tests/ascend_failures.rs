@@ -3,10 +3,12 @@
 mod common;
 
 use common::{
-    Server,
+    Server, body_of,
     failure::{lost, refused},
+    golden::{PLAIN, greedy},
     npu::Npus,
 };
+use serde_json::json;
 
 const F16: [&str; 2] = ["--dtype", "float16"];
 
@@ -120,6 +122,41 @@ fn too_little_memory_is_said_with_the_numbers() {
     let full = Npus::with("cann-8.1", "910B4").failing("aclrtMalloc:207018@3+");
     let words = ["device out of memory", "MiB are wanted", "of the device's 32768 MiB are free"];
     refused(&mut full.serve("llama", &F16), &words);
+}
+
+/// Whether decode steps of a server are replayed.
+fn replays(npus: &Npus, flags: &[&str]) -> bool {
+    let server = Server::run(&mut npus.serve("llama", &[&F16[..], flags].concat()));
+    let client = server.client();
+    body_of(client.send(PLAIN, &greedy(&json!("a"), 4)), 200);
+    let metrics = client.get("/metrics");
+    let launches = metrics.lines().find(|l| l.starts_with("halyard:graph_launches_total"));
+    !launches.expect("a metric").ends_with(" 0")
+}
+
+#[test]
+fn a_release_without_graphs_serves_without_them_and_says_so() {
+    assert!(replays(&Npus::with("cann-8.1", "910B1"), &[]));
+    assert!(!replays(&Npus::with("cann-8.1", "910B1"), &["--enforce-eager"]));
+    let lacking = Npus::without("aclmdlRICaptureTaskGrpEnd", "cann-8.1", "910B1");
+    assert!(!replays(&lacking, &[]));
+    let listed = lacking.halyard("devices").output().expect("the binary starts");
+    let log = String::from_utf8(listed.stderr).expect("UTF-8");
+    let told: Vec<_> = log.lines().filter(|line| line.contains("no graphs")).collect();
+    assert!(told.len() == 1 && told[0].contains("aclmdlRICaptureTaskGrpEnd"), "{log}");
+}
+
+#[test]
+fn graphs_that_cannot_be_captured_are_told_with_the_flag_that_does_without() {
+    for (function, code, words) in [
+        ("aclmdlRICaptureBegin", 107_030, "aclmdlRICaptureBegin"),
+        ("aclmdlRICaptureTaskGrpEnd", 107_000, "aclmdlRICaptureTaskGrpEnd"),
+        ("aclmdlRICaptureEnd", 507_903, "aclmdlRICaptureEnd"),
+    ] {
+        let npus = Npus::with("cann-8.1", "910B1").failing(&format!("{function}:{code}@2"));
+        let flag = "capturing decode steps in graphs failed (--enforce-eager does without)";
+        refused(&mut npus.serve("llama", &F16), &[flag, words, "(vendor code"]);
+    }
 }
 
 #[test]

@@ -161,7 +161,8 @@ fn c_type(rust: &str) -> Result<String> {
         "c_char" => "char",
         "c_void" | "aclTensor" | "aclTensorList" | "aclScalar" | "aclIntArray"
         | "aclOpExecutor" | "HcclRootInfo" | "HcclSendRecvItem" => "void",
-        "aclrtStream" | "aclrtEvent" | "aclrtContext" | "HcclComm" => "void *",
+        "aclrtStream" | "aclrtEvent" | "aclrtContext" | "aclmdlRI" | "aclrtTaskGrp"
+        | "HcclComm" => "void *",
         "aclrtCallback" => "void (*)(void *)",
         other => bail!("no C type is known for {other}"),
     }

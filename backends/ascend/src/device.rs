@@ -3,9 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use halyard_sdk::{
-    AllocReq, Buffer, Code, Collective, CommDesc, CopyReq, DType, Device, Error, Event, InfoKey,
-    Kernel, KvDesc, KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result, Stream,
-    Support, Weight, WeightDesc, WeightFill, WeightPlan,
+    AllocReq, Buffer, Code, Collective, CommDesc, CopyReq, DType, Device, Error, Event, Graph,
+    InfoKey, Kernel, KvDesc, KvLayout, MemRef, Metric, MetricKey, Notify, OpDesc, PropKey, Result,
+    Stream, Support, Weight, WeightDesc, WeightFill, WeightPlan,
     vendor::{Handles, report, wait},
 };
 
@@ -31,6 +31,9 @@ pub(crate) struct Shared {
     pub(crate) buffers: Buffers,
     /// What operators read beside a launch's own.
     pub(crate) constants: Option<ops::Constants>,
+    /// Of steps.
+    pub(crate) plans: Handles<ops::StepPlan>,
+    graphs: Handles<driver::Graph>,
     streams: Handles<driver::Stream>,
     events: Handles<driver::Event>,
     /// What [`Stream::NONE`] names.
@@ -50,6 +53,11 @@ impl Shared {
         self.context.driver
     }
 
+    /// Whether the release has all that graphs want.
+    pub(crate) fn has_graphs(&self) -> bool {
+        driver::graphs_lack(self.driver()).is_empty()
+    }
+
     pub(crate) fn stream(&self, s: Stream) -> Result<Arc<driver::Stream>> {
         match &self.default_stream {
             Some(stream) if s == Stream::NONE => Ok(Arc::clone(stream)),
@@ -67,6 +75,7 @@ impl Drop for Shared {
     /// Objects of the runtime need their context bound when they are freed.
     fn drop(&mut self) {
         let Ok(_bound) = self.context.bind() else { return };
+        self.graphs.clear();
         self.events.clear();
         self.streams.clear();
         self.default_stream = None;
@@ -104,12 +113,19 @@ impl AscendDevice {
             (chip, context.cores()?, Some(Arc::new(stream)), Some(constants))
         };
         tracing::debug!(ordinal, chip, "opened an Ascend device");
+        let lacks = driver::graphs_lack(context.driver);
+        if !lacks.is_empty() {
+            let (cann, lacks) = (driver::version_text(), lacks.join(", "));
+            tracing::info!(ordinal, cann, lacks, "no graphs: CANN lacks functions of theirs");
+        }
         let shared = Shared {
             chip,
             cores,
             weights: Weights::default(),
             buffers: Buffers::default(),
             constants,
+            plans: Handles::new("plan"),
+            graphs: Handles::new("graph"),
             streams: Handles::new("stream"),
             events: Handles::new("event"),
             default_stream,
@@ -134,7 +150,8 @@ impl Device for AscendDevice {
             PropKey::COMPUTE_UNITS => self.shared.cores,
             PropKey::ALIGN => ALIGN,
             PropKey::NOTIFY => u64::from(self.shared.driver().acl.aclrtLaunchHostFunc.is_some()),
-            PropKey::GRAPH | PropKey::PEER_MASK | PropKey::INLINE => 0,
+            PropKey::GRAPH => u64::from(self.shared.has_graphs()),
+            PropKey::GRAPH_COMM | PropKey::PEER_MASK | PropKey::INLINE => 0,
             PropKey::PREFERRED_KV_BLOCK => kv::PREFERRED_BLOCK,
             PropKey::KV_BLOCK_MASK => kv::BLOCK_MASK,
             PropKey::DTYPE_MASK => mask(&[DType::F32.0, DType::F16.0, DType::BF16.0]),
@@ -328,6 +345,30 @@ impl Device for AscendDevice {
     fn notify(&self, s: Stream, n: &Notify) -> Result<()> {
         let _bound = self.shared.bind()?;
         self.shared.stream(s)?.call(n.func, n.ctx)
+    }
+
+    fn graph_begin(&self, s: Stream) -> Result<()> {
+        if !self.shared.has_graphs() {
+            return Err(Error::unsupported("graphs: CANN lacks functions of theirs"));
+        }
+        let _bound = self.shared.bind()?;
+        self.shared.stream(s)?.begin_capture()
+    }
+
+    fn graph_end(&self, s: Stream) -> Result<Graph> {
+        let _bound = self.shared.bind()?;
+        Ok(Graph(self.shared.graphs.insert(driver::Graph::end(self.shared.stream(s)?)?)))
+    }
+
+    fn graph_launch(&self, g: Graph, s: Stream) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        let launched = self.shared.graphs.get(g.0)?.launch(&*self.shared.stream(s)?);
+        self.shared.told(s, launched)
+    }
+
+    fn graph_destroy(&self, g: Graph) -> Result<()> {
+        let _bound = self.shared.bind()?;
+        self.shared.graphs.remove(g.0).map(drop)
     }
 }
 

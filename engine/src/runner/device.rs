@@ -114,10 +114,11 @@ impl DeviceRunner {
         progress: &mut dyn FnMut(usize),
     ) -> Result<(), StepError> {
         let sizes = self.buckets.sizes().to_vec();
-        if let (Some(_), [least, .., most] | [least @ most]) = (&self.followers, &sizes[..]) {
-            // Communicators connect when they first exchange so much, which a capture must not see.
-            self.idle_step(*least, timeout)?;
-            self.idle_step(*most, timeout)?;
+        if let [least, .., most] | [least @ most] = sizes[..] {
+            // A capture must not see that communicators connect when they first exchange so much, nor that a vendor's operators want
+            // more scratch memory than all before.
+            self.trial_step(least, timeout)?;
+            self.trial_step(most, timeout)?;
         }
         for (done, &bucket) in (1..).zip(&sizes) {
             let Self { model, followers, .. } = self;
@@ -129,12 +130,12 @@ impl DeviceRunner {
             }
             progress(done);
         }
-        sizes.first().map_or(Ok(()), |&least| self.idle_step(least, timeout))
+        sizes.first().map_or(Ok(()), |&least| self.trial_step(least, timeout))
     }
 
-    /// A decode step of padding alone, to its end.
-    fn idle_step(&mut self, bucket: usize, timeout: Duration) -> Result<(), StepError> {
-        let batch = Batch::padding(bucket);
+    /// A decode step of one token, to its end.
+    fn trial_step(&mut self, bucket: usize, timeout: Duration) -> Result<(), StepError> {
+        let batch = Batch::trial(bucket);
         self.forward(&batch)?;
         self.head(&vec![0; bucket], &batch)?;
         Ok(self.model.exec.wait(timeout)?)

@@ -2,7 +2,7 @@
 
 use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use halyard_sim_ascend::layout::{Profile, install};
+use halyard_sim_ascend::layout::{Profile, install, install_without};
 use tempfile::TempDir;
 
 use super::{MODELS, SERVE, gpu::beside, halyard};
@@ -20,6 +20,15 @@ impl Npus {
         let npus = Self::without_cann(devices);
         let core = beside("libhalyard_sim_ascend.so");
         install(profile, &core, npus.folder.path()).expect("cc links the libraries");
+        npus
+    }
+
+    /// With a release that lacks a function.
+    pub(crate) fn without(function: &str, release: &str, devices: &str) -> Self {
+        let profile = Profile::named(release).expect("a release");
+        let npus = Self::without_cann(devices);
+        let core = beside("libhalyard_sim_ascend.so");
+        install_without(&[function], profile, &core, npus.folder.path()).expect("cc links them");
         npus
     }
 

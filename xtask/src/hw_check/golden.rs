@@ -46,11 +46,11 @@ fn sharing(backend: Backend) -> &'static [&'static str] {
     }
 }
 
-/// Whether decode steps are replayed from graphs, as they are where the backend has any, and not.
-fn graphs(backend: Backend) -> &'static [bool] {
+/// Whether decode steps are replayed from graphs, as they are where the backend captures what so many ranks do, and not.
+fn graphs(backend: Backend, ranks: usize) -> &'static [bool] {
     match backend {
-        Backend::Cuda => &[true, false],
-        Backend::Ascend => &[false],
+        Backend::Ascend if ranks > 1 => &[false],
+        _ => &[true, false],
     }
 }
 
@@ -73,7 +73,7 @@ pub(super) fn trials(place: &Place, devices: usize, part: Option<&str>) -> Resul
         let prompts = prompts(&model.golden)?;
         let most = if model.quantised { 1 } else { devices };
         for ranks in RANKS.into_iter().filter(|&ranks| ranks <= most) {
-            for &graphs in graphs(place.backend) {
+            for &graphs in graphs(place.backend, ranks) {
                 let outcome = tokens(place, model, &prompts, ranks, graphs);
                 let outcome = outcome.and_then(|found| compare(&found, &prompts));
                 let problem = outcome.err().map(|error| format!("{error:#}"));

@@ -16,6 +16,7 @@ macro_rules! call {
 mod context;
 mod dcmi;
 mod error;
+mod graph;
 pub(crate) mod hccl;
 mod hccn;
 mod memory;
@@ -32,10 +33,12 @@ use halyard_sdk::{Error, Result};
 
 pub(crate) use context::{Bound, Context, count};
 pub(crate) use dcmi::{Sensors, machine_numbers};
+pub(crate) use graph::{Changing, Graph};
 pub(crate) use halyard_sdk::vendor::Plane;
 pub(crate) use hccn::diagnosis;
 pub(crate) use memory::{Memory, Pinned, copy};
 pub(crate) use operator::{Use, run};
+pub(crate) use release::graphs_lack;
 pub(crate) use stream::{Event, Stream};
 pub(crate) use tensor::{
     Create, Describe, IntArray, NO_INTS, NO_LIST, NO_TENSOR, Scalar, Tensor, TensorList,

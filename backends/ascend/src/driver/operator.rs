@@ -65,7 +65,11 @@ impl Plan {
     /// As of [`run`].
     unsafe fn enqueue(&mut self, on: &Stream) -> Result<()> {
         let bytes = usize::try_from(self.workspace);
-        let scratch = on.scratch(bytes.map_err(|_| Error::invalid("a workspace too large"))?)?;
+        let scratch = on.scratch(bytes.map_err(|_| Error::invalid("a workspace too large"))?);
+        let scratch = scratch.map_err(|e| Error {
+            message: format!("aclnn{}: {}", self.name, e.message).into(),
+            ..e
+        })?;
         // SAFETY: the executor is of this operator's first phase and used once, unless it is repeatable; the scratch memory is the stream's.
         let result = unsafe { (self.run)(scratch, self.workspace, self.executor, on.raw()) };
         if !self.repeatable {
@@ -136,6 +140,8 @@ pub(crate) unsafe fn run<F: Copy>(
 ) -> Result<()> {
     let operator = operator.ok_or_else(|| missing(&format!("aclnn{name}")))?;
     let mut key = Key::default();
+    // What is captured stays with its executor, which is used again by nobody.
+    let again = if on.is_capturing() { Use::Once } else { again };
     key.words.push(operator.run as usize as u64);
     describe(&mut key);
     let key = key.finished();

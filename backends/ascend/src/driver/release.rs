@@ -14,9 +14,17 @@ use super::Driver;
 const OLDEST: &str = "8.1.RC1";
 
 /// What younger releases have and this backend does without. The revision of an operator before it must be there where it names one.
-const OPTIONAL: [(&str, &str); 7] = [
+const OPTIONAL: [(&str, &str); 15] = [
     ("aclsysGetCANNVersion", ""),
     ("aclrtLaunchHostFunc", ""),
+    ("aclmdlRICaptureBegin", ""),
+    ("aclmdlRICaptureEnd", ""),
+    ("aclmdlRICaptureTaskGrpBegin", ""),
+    ("aclmdlRICaptureTaskGrpEnd", ""),
+    ("aclmdlRICaptureTaskUpdateBegin", ""),
+    ("aclmdlRICaptureTaskUpdateEnd", ""),
+    ("aclmdlRIExecuteAsync", ""),
+    ("aclmdlRIDestroy", ""),
     ("aclnnRotaryPositionEmbedding", ""),
     ("aclnnMoeGatingTopK", ""),
     ("aclnnQuantMatmulV5", "aclnnQuantMatmulV4"),
@@ -50,6 +58,11 @@ pub(super) fn text(driver: &Driver) -> String {
     let interface = asked.map(|()| format!("AscendCL {major}.{minor}.{patch}")).ok();
     let release = version(&driver.acl).map(|version| format!("CANN {version}"));
     release.into_iter().chain(interface).collect::<Vec<_>>().join(", ")
+}
+
+/// Functions of graphs that the release lacks; with all of them there are graphs.
+pub(crate) fn graphs_lack(driver: &Driver) -> Vec<&'static str> {
+    driver.acl.missing().filter(|name| name.starts_with("aclmdlRI")).collect()
 }
 
 /// # Errors

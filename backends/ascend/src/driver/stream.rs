@@ -3,7 +3,7 @@
 use std::{
     ffi::c_void,
     ptr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use halyard_ascend_sys::types::{
@@ -12,7 +12,12 @@ use halyard_ascend_sys::types::{
 };
 use halyard_sdk::{Code, Error, Result};
 
-use super::{Driver, memory::Memory, operator::Plans};
+use super::{
+    Driver,
+    graph::{Capture, Lane},
+    memory::Memory,
+    operator::Plans,
+};
 
 /// Scratch memory that a stream has from the start, so that launches seldom allocate (`docs/adr/0015`).
 const RESERVED: usize = 32 << 20;
@@ -26,15 +31,19 @@ fn pending() -> Error {
 pub(crate) struct Stream {
     pub(super) driver: &'static Driver,
     raw: aclrtStream,
-    scratch: Mutex<Scratch>,
+    scratch: Arc<Mutex<Scratch>>,
     plans: Mutex<Plans>,
+    capture: Mutex<Option<Capture>>,
+    /// Once graphs were captured on it.
+    lane: Mutex<Option<Box<Lane>>>,
 }
 
 #[derive(Debug)]
 struct Scratch {
-    current: Memory,
+    /// Graphs keep what they were captured with.
+    current: Arc<Memory>,
     /// What was too small, and may still be in use.
-    outgrown: Vec<Memory>,
+    outgrown: Vec<Arc<Memory>>,
 }
 
 // SAFETY: a stream is a name that the runtime takes from any thread.
@@ -44,12 +53,22 @@ unsafe impl Sync for Stream {}
 
 impl Stream {
     pub(crate) fn create(driver: &'static Driver) -> Result<Self> {
-        let reserved = Memory::alloc(driver, RESERVED)?;
+        let current = Arc::new(Memory::alloc(driver, RESERVED)?);
+        let scratch = Scratch { current, outgrown: Vec::new() };
+        Self::with(driver, Arc::new(Mutex::new(scratch)))
+    }
+
+    /// A stream whose operators have the scratch memory of this one: nothing runs on it, operators are only planned with it.
+    pub(super) fn beside(&self) -> Result<Self> {
+        Self::with(self.driver, Arc::clone(&self.scratch))
+    }
+
+    fn with(driver: &'static Driver, scratch: Arc<Mutex<Scratch>>) -> Result<Self> {
         let mut raw = ptr::null_mut();
         // SAFETY: the stream goes to a variable of ours.
         unsafe { call!(&driver.acl, aclrtCreateStreamWithConfig(&raw mut raw, 0, 0)) }?;
-        let scratch = Mutex::new(Scratch { current: reserved, outgrown: Vec::new() });
-        Ok(Self { driver, raw, scratch, plans: Mutex::default() })
+        let (plans, capture, lane) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { driver, raw, scratch, plans, capture, lane })
     }
 
     pub(crate) fn driver(&self) -> &'static Driver {
@@ -65,8 +84,10 @@ impl Stream {
         let outgrown = std::mem::take(&mut self.lock().outgrown);
         // SAFETY: the stream lives as long as this.
         let waited = unsafe { call!(&self.driver.acl, aclrtSynchronizeStream(self.raw)) };
-        // Nothing uses it any more.
-        drop(outgrown);
+        if waited.is_err() {
+            self.lock().outgrown.extend(outgrown);
+        }
+        // Else nothing uses it any more.
         waited
     }
 
@@ -102,20 +123,52 @@ impl Stream {
     }
 
     /// Memory of at least so many bytes for the operator that is enqueued next. It is kept for the stream and at least doubles where an
-    /// operator wants more than all before; what it was stays until the stream is waited for.
+    /// operator wants more than all before; what it was stays until the stream is waited for. While the stream captures it does not grow.
     pub(super) fn scratch(&self, bytes: usize) -> Result<*mut c_void> {
         if bytes == 0 {
             return Ok(ptr::null_mut());
         }
         let mut scratch = self.lock();
         let have = scratch.current.bytes();
+        if have < bytes && self.is_capturing() {
+            let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+            return Err(Error::new(
+                Code::OUT_OF_MEMORY,
+                format!(
+                    "{} MiB of scratch memory are wanted, and the stream, which is capturing, has {}: a launch before the capture gets them",
+                    mib(bytes),
+                    mib(have)
+                ),
+            ));
+        }
         if have < bytes {
             let wanted = bytes.max(2 * have).next_multiple_of(1 << 20);
-            let larger = Memory::alloc(self.driver, wanted)?;
+            let larger = Arc::new(Memory::alloc(self.driver, wanted)?);
             let outgrown = std::mem::replace(&mut scratch.current, larger);
             scratch.outgrown.push(outgrown);
         }
         Ok(scratch.current.start() as *mut c_void)
+    }
+
+    /// The scratch memory that the operator before had.
+    pub(super) fn scratch_now(&self) -> Arc<Memory> {
+        Arc::clone(&self.lock().current)
+    }
+
+    /// Scratch memory that only work which was enqueued before may still use.
+    pub(super) fn outgrown(&self, memory: Arc<Memory>) {
+        let mut scratch = self.lock();
+        if !Arc::ptr_eq(&scratch.current, &memory) {
+            scratch.outgrown.push(memory);
+        }
+    }
+
+    pub(super) fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lane(&self) -> MutexGuard<'_, Option<Box<Lane>>> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn plans(&self) -> MutexGuard<'_, Plans> {

@@ -7,8 +7,9 @@ use std::{cell::Cell, sync::Arc};
 use halyard_ascend_sys::types::{
     ACL_BF16, ACL_BOOL, ACL_FLOAT, ACL_FLOAT16, ACL_INT4, ACL_INT8, ACL_INT32, ACL_INT64, ACL_UINT8,
 };
-use halyard_sdk::{DType, Error, LaunchArgs, Result, TensorView};
+use halyard_sdk::{DType, Error, LaunchArgs, Plan, Result, TensorView};
 
+use super::StepPlan;
 use crate::{
     device::Shared,
     driver::{Stream, Tensor},
@@ -241,6 +242,12 @@ impl<'a> Args<'a> {
         let handle = self.args.weights.as_slice().get(slot);
         let handle = handle.ok_or_else(|| Error::invalid(format!("weight {slot} is missing")))?;
         self.shared.weights.get(*handle)
+    }
+
+    /// The step's plan, if there is one.
+    pub(super) fn plan(&self) -> Result<Option<Arc<StepPlan>>> {
+        let plan = Some(self.args.plan).filter(|plan| *plan != Plan::NONE);
+        plan.map(|plan| self.shared.plans.get(plan.0)).transpose()
     }
 
     /// Scratch memory, from the launch's workspace.

@@ -49,14 +49,14 @@ use std::sync::Arc;
 
 use halyard_ascend_sys::types::ACL_INT32;
 use halyard_sdk::{
-    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Result, Signature, Stream, TensorSpec,
+    DType, Error, Kernel, LaunchArgs, OpDesc, OpKind, Plan, Result, Signature, Stream, TensorSpec,
     abi::{
         ops::{
             Sym,
             attrs::OpAttrs,
             check::{Bindings, check_desc},
         },
-        traits::HOST_LENGTHS,
+        traits::{CAPTURABLE, HOST_LENGTHS, PLAN_UPDATE},
     },
 };
 
@@ -66,6 +66,7 @@ use crate::{
     weights::Packed,
 };
 use args::Args;
+pub(crate) use attention::StepPlan;
 pub(crate) use combine::{Combination, combine};
 pub(crate) use constants::Constants;
 
@@ -88,6 +89,16 @@ pub(crate) trait Launch: Send + Sync + 'static {
     /// Why it is slow, if it is.
     fn slow(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Prepares a step, if what is captured can follow a plan.
+    fn plan(&self, _args: &LaunchArgs<'_>) -> Result<Option<StepPlan>> {
+        Ok(None)
+    }
+
+    /// Whether it can.
+    fn follows_plans(&self) -> bool {
+        false
     }
 
     /// Enqueues the work.
@@ -202,7 +213,9 @@ impl AscendKernel {
 
 impl Kernel for AscendKernel {
     fn flags(&self) -> u64 {
-        if self.launch.wants_lengths() { HOST_LENGTHS } else { 0 }
+        let lengths = if self.launch.wants_lengths() { HOST_LENGTHS } else { 0 };
+        let follows = if self.launch.follows_plans() { PLAN_UPDATE } else { 0 };
+        if self.shared.has_graphs() { lengths | follows | CAPTURABLE } else { lengths }
     }
 
     fn workspace_bytes(&self, shapes: &[TensorSpec]) -> u64 {
@@ -216,5 +229,22 @@ impl Kernel for AscendKernel {
             let on = shared.stream(stream)?;
             shared.told(stream, self.launch.launch(&Args::new(shared, &on, args)))
         })
+    }
+
+    fn plan(&self, _: Stream, args: &LaunchArgs<'_>) -> Result<Plan> {
+        let plan = self.launch.plan(args)?;
+        Ok(plan.map_or(Plan::NONE, |plan| Plan(self.shared.plans.insert(plan))))
+    }
+
+    fn plan_free(&self, plan: Plan) {
+        if let Err(error) = self.shared.plans.remove(plan.0) {
+            tracing::debug!(%error, "a plan that is freed");
+        }
+    }
+
+    fn plan_update(&self, _: Stream, plan: Plan, args: &LaunchArgs<'_>) -> Result<()> {
+        let other = self.launch.plan(args)?;
+        let other = other.ok_or_else(|| Error::unsupported("this op has no plan"))?;
+        self.shared.plans.get(plan.0)?.update(&other)
     }
 }

@@ -82,6 +82,14 @@ functions! {
         function: aclrtCallback,
         args: *mut c_void,
     ) -> aclError;
+    aclmdlRICaptureBegin(stream: aclrtStream, mode: i32) -> aclError;
+    aclmdlRICaptureEnd(stream: aclrtStream, modelRI: *mut aclmdlRI) -> aclError;
+    aclmdlRICaptureTaskGrpBegin(stream: aclrtStream) -> aclError;
+    aclmdlRICaptureTaskGrpEnd(stream: aclrtStream, handle: *mut aclrtTaskGrp) -> aclError;
+    aclmdlRICaptureTaskUpdateBegin(stream: aclrtStream, handle: aclrtTaskGrp) -> aclError;
+    aclmdlRICaptureTaskUpdateEnd(stream: aclrtStream) -> aclError;
+    aclmdlRIExecuteAsync(modelRI: aclmdlRI, stream: aclrtStream) -> aclError;
+    aclmdlRIDestroy(modelRI: aclmdlRI) -> aclError;
 
     aclCreateTensor(
         viewDims: *const i64,

@@ -7,6 +7,8 @@ pub type aclnnStatus = i32;
 pub type aclrtStream = *mut c_void;
 pub type aclrtEvent = *mut c_void;
 pub type aclrtContext = *mut c_void;
+pub type aclmdlRI = *mut c_void;
+pub type aclrtTaskGrp = *mut c_void;
 pub type aclrtCallback = unsafe extern "C" fn(*mut c_void);
 
 macro_rules! opaque {
@@ -49,5 +51,7 @@ pub const ACL_EVENT_SYNC: u32 = 0x1;
 pub const ACL_EVENT_TIME_LINE: u32 = 0x8;
 pub const ACL_EVENT_RECORDED_STATUS_COMPLETE: i32 = 1;
 pub const ACL_STREAM_STATUS_COMPLETE: i32 = 0;
+
+pub const ACL_MODEL_RI_CAPTURE_MODE_RELAXED: i32 = 2;
 
 pub const ACL_DEVICE_INFO_AI_CORE_NUM: i32 = 0;

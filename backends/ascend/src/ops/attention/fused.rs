@@ -2,15 +2,18 @@
 
 use std::ffi::CStr;
 
-use halyard_sdk::{DType, Result, TensorSpec};
+use std::sync::Arc;
 
-use super::{Attend, Lengths, blank};
+use halyard_sdk::{DType, Error, Result, TensorSpec};
+
+use super::{Attend, Lengths, StepPlan, blank};
 use crate::{
-    driver::{self, IntArray, NO_INTS, NO_TENSOR, Tensor, TensorList},
+    driver::{self, Changing, IntArray, NO_INTS, NO_TENSOR, Tensor, TensorList},
     kv::Plane,
     ops::{
         Constants, Op,
         args::{Args, Kind, Place, scratch_bytes},
+        index::put,
     },
 };
 
@@ -38,6 +41,8 @@ pub(super) struct Fused {
     source: Source,
     /// Rotated parts of queries and keys, of latent attention.
     rotated: Option<(usize, usize, Plane)>,
+    /// The slot of the numbers of keys, where those are paged.
+    kv_len: Option<usize>,
     o: usize,
     lse: usize,
     /// Queries of a sequence at most, where there is a bound.
@@ -65,7 +70,7 @@ pub(super) fn paged(op: &Op<'_>, rule: Attend) -> Result<Option<Fused>> {
         return Ok(None);
     }
     let source = Source::Paged { key: (1, key), value: (2, value), table: 3 };
-    Ok(Some(Fused { rule, source, rotated: None, o: 6, lse: 7, few: None }))
+    Ok(Some(Fused { rule, source, rotated: None, kv_len: Some(5), o: 6, lse: 7, few: None }))
 }
 
 /// Of a paged cache of latents: few new tokens of each sequence.
@@ -79,7 +84,7 @@ pub(super) fn latent(op: &Op<'_>, rule: Attend) -> Result<Option<Fused>> {
     }
     let source = Source::Paged { key: (2, key), value: (2, key), table: 4 };
     let rotated = Some((1, 3, part));
-    Ok(Some(Fused { rule, source, rotated, o: 7, lse: 8, few: Some(FEW) }))
+    Ok(Some(Fused { rule, source, rotated, kv_len: Some(6), o: 7, lse: 8, few: Some(FEW) }))
 }
 
 /// Of contiguous keys and values.
@@ -93,7 +98,7 @@ pub(super) fn contiguous(op: &Op<'_>, rule: Attend) -> Result<Option<Fused>> {
         return Ok(None);
     }
     let source = Source::Contiguous { key: 1, value: 2 };
-    Ok(Some(Fused { rule, source, rotated: None, o: 5, lse: 6, few: None }))
+    Ok(Some(Fused { rule, source, rotated: None, kv_len: None, o: 5, lse: 6, few: None }))
 }
 
 impl Fused {
@@ -118,13 +123,14 @@ impl Fused {
         Ok(args.tensor(&packed(args, &args.place(slot)?.slice(0, 0, end))?))
     }
 
+    /// With a plan, what is captured follows it.
     fn attend(
         &self,
         args: &Args<'_>,
-        lengths: &Lengths,
+        (lengths, plan): (&Arc<Lengths>, Option<Arc<StepPlan>>),
         (q, o, lse): (&[Place], &Place, Option<&Place>),
     ) -> Result<()> {
-        let (mut keys, total) = (lengths.keys.clone(), lengths.keys.iter().sum());
+        let total = lengths.keys.iter().sum();
         let (key, value, table, block) = match &self.source {
             Source::Paged { key, value, table } => {
                 let tensors = [key, value].map(|(slot, plane)| Self::cache(args, *slot, plane));
@@ -132,11 +138,6 @@ impl Fused {
                 (k?, v?, Some(args.tensor(&args.place(*table)?)), key.1.block)
             }
             Source::Contiguous { key, value } => {
-                // Ends instead of numbers.
-                keys.iter_mut().fold(0, |sum, n| {
-                    *n += sum;
-                    *n
-                });
                 (Self::rows(args, *key, total)?, Self::rows(args, *value, total)?, None, 0)
             }
         };
@@ -148,13 +149,11 @@ impl Fused {
         let sparse = self.sparse(longest);
         let constants = args.shared.constants.as_ref().filter(|_| sparse != ALL);
         let call = Call {
-            rule: &self.rule,
+            rule: self.rule,
             query: args.tensor(&q[0]),
             key: TensorList(key),
             value: TensorList(value),
             mask: constants.map(Constants::mask),
-            ends: IntArray(lengths.ends.clone()),
-            keys: IntArray(keys),
             table,
             rotated,
             sparse,
@@ -163,10 +162,12 @@ impl Fused {
             o: args.tensor(o),
             lse: lse.map(|lse| args.tensor(&lse.column())),
         };
-        if args.on.driver().operators.FusedInferAttentionScoreV4.is_some() {
-            call.v4(args)
-        } else {
-            call.v3(args)
+        match plan {
+            Some(plan) => {
+                let lengths = Arc::clone(lengths);
+                args.on.enqueue_changing(Box::new(Following { call, plan, lengths }))
+            }
+            None => call.enqueue(args.on, lengths),
         }
     }
 
@@ -182,10 +183,22 @@ impl Fused {
             Source::Contiguous { key, value } => wide(*key) + wide(*value),
         };
         let heads = shapes.get(self.o).map_or(&[0][..], |s| &s.dims()[..2]);
-        wide(0) + rotated + rows + wide(self.o) + scratch_bytes(Kind::F32, heads)
+        let blind = self.kv_len.and_then(|slot| shapes.get(slot));
+        let blind = blind.map_or(0, |s| scratch_bytes(Kind::BOOL, s.dims()));
+        wide(0) + rotated + rows + wide(self.o) + scratch_bytes(Kind::F32, heads) + blind
     }
 
-    pub(super) fn launch(&self, args: &Args<'_>, lengths: &Lengths) -> Result<()> {
+    /// Whether what is captured can follow a plan: not if rows of keys are, whose number is in the lengths.
+    pub(super) fn follows_plans(&self) -> bool {
+        self.kv_len.is_some()
+    }
+
+    pub(super) fn launch(
+        &self,
+        args: &Args<'_>,
+        lengths: &Arc<Lengths>,
+        plan: Option<Arc<StepPlan>>,
+    ) -> Result<()> {
         let (o, lse) = (args.place(self.o)?, args.optional(self.lse)?);
         let used = lengths.used(&o)?;
         blank(args, (&o, lse.as_ref()), (used, o.dims[0] - used))?;
@@ -200,15 +213,40 @@ impl Fused {
         let out = if o.is_contiguous() { o.clone() } else { args.scratch(o.kind, &o.dims)? };
         let lse = lse.map(|lse| lse.slice(0, 0, used));
         let sums = lse.as_ref().map(|l| args.scratch(l.kind, &l.dims)).transpose()?;
-        self.attend(args, lengths, (&q, &out, sums.as_ref()))?;
+        let plan = plan.filter(|_| args.on.is_capturing());
+        let is_captured = plan.is_some();
+        self.attend(args, (lengths, plan), (&q, &out, sums.as_ref()))?;
         if !o.is_contiguous() {
             args.copy(&o, &out)?;
         }
         if let (Some(lse), Some(sums)) = (&lse, &sums) {
             args.copy(lse, sums)?;
         }
+        if is_captured {
+            return self.blank_now(args, lengths, (&o, lse.as_ref()));
+        }
         let blind = lengths.blind(self.rule.causal);
         blind.into_iter().try_for_each(|run| blank(args, (&o, lse.as_ref()), run))
+    }
+}
+
+impl Fused {
+    /// Rows of sequences without keys at the moment when it runs; each sequence has one query.
+    fn blank_now(
+        &self,
+        args: &Args<'_>,
+        lengths: &Lengths,
+        (o, lse): (&Place, Option<&Place>),
+    ) -> Result<()> {
+        let slot = self.kv_len.filter(|_| lengths.spans().all(|[_, queries, _]| queries == 1));
+        let slot = slot.ok_or_else(|| {
+            Error::unsupported("a capture with a plan of sequences of more or less than one query")
+        })?;
+        let keys = args.place(slot)?;
+        let none = args.scratch(Kind::BOOL, &keys.dims)?;
+        args.at_most(&keys, &args.whole(0)?.part(Kind::I32, 0), &none)?;
+        put(args, o, &none.column().column(), 0.0)?;
+        lse.map_or(Ok(()), |lse| put(args, lse, &none.column(), f32::NEG_INFINITY))
     }
 }
 
@@ -216,15 +254,13 @@ fn packed(args: &Args<'_>, rows: &Place) -> Result<Place> {
     if rows.is_contiguous() { Ok(rows.clone()) } else { args.cast(rows, rows.kind) }
 }
 
-/// What both revisions of the operator take.
-struct Call<'a> {
-    rule: &'a Attend,
+/// What both revisions of the operator take, but for the lengths.
+struct Call {
+    rule: Attend,
     query: Tensor,
     key: TensorList,
     value: TensorList,
     mask: Option<Tensor>,
-    ends: IntArray,
-    keys: IntArray,
     table: Option<Tensor>,
     rotated: Option<[Tensor; 2]>,
     sparse: i64,
@@ -236,18 +272,28 @@ struct Call<'a> {
 
 const LAYOUT: &CStr = c"TND";
 
-impl Call<'_> {
+impl Call {
+    fn enqueue(&self, on: &driver::Stream, lengths: &Lengths) -> Result<()> {
+        let keys = if self.table.is_some() { lengths.keys.clone() } else { lengths.key_ends() };
+        let (ends, keys) = (IntArray(lengths.ends.clone()), IntArray(keys));
+        if on.driver().operators.FusedInferAttentionScoreV4.is_some() {
+            self.v4(on, &ends, &keys)
+        } else {
+            self.v3(on, &ends, &keys)
+        }
+    }
+
     fn rotated(&self) -> [Option<&Tensor>; 2] {
         [0, 1].map(|n| self.rotated.as_ref().map(|both| &both[n]))
     }
 
     // Lengths are those of one step.
     #[rustfmt::skip]
-    fn v4(&self, args: &Args<'_>) -> Result<()> {
-        let (rule, [q_rope, k_rope], [before, after]) = (self.rule, self.rotated(), self.band);
+    fn v4(&self, on: &driver::Stream, ends: &IntArray, keys: &IntArray) -> Result<()> {
+        let (rule, [q_rope, k_rope], [before, after]) = (&self.rule, self.rotated(), self.band);
         let (mask, table, lse, no) = (self.mask.as_ref(), self.table.as_ref(), self.lse.as_ref(), NO_TENSOR);
-        enqueue!(args.on, Once, FusedInferAttentionScoreV4(
-            &self.query, &self.key, &self.value, no, mask, &self.ends, &self.keys,
+        enqueue!(on, Once, FusedInferAttentionScoreV4(
+            &self.query, &self.key, &self.value, no, mask, ends, keys,
             no, no, no, no, no, no, no,
             table, no, no, no, no, no, no,
             no, no, NO_INTS, q_rope, k_rope, no, no, no,
@@ -257,16 +303,35 @@ impl Call<'_> {
     }
 
     #[rustfmt::skip]
-    fn v3(&self, args: &Args<'_>) -> Result<()> {
-        let (rule, [q_rope, k_rope], [before, after]) = (self.rule, self.rotated(), self.band);
+    fn v3(&self, on: &driver::Stream, ends: &IntArray, keys: &IntArray) -> Result<()> {
+        let (rule, [q_rope, k_rope], [before, after]) = (&self.rule, self.rotated(), self.band);
         let (mask, table, lse, no) = (self.mask.as_ref(), self.table.as_ref(), self.lse.as_ref(), NO_TENSOR);
-        enqueue!(args.on, Once, FusedInferAttentionScoreV3(
-            &self.query, &self.key, &self.value, no, mask, &self.ends, &self.keys,
+        enqueue!(on, Once, FusedInferAttentionScoreV3(
+            &self.query, &self.key, &self.value, no, mask, ends, keys,
             no, no, no, no, no, no, no,
             table, no, no, no, no, no, no,
             no, no, NO_INTS, q_rope, k_rope, no,
             rule.heads, rule.scale, before, after, LAYOUT, rule.kv_heads,
             self.sparse, 0, self.block, 0, lse.is_some(), 0, 0, &self.o, lse,
         ))
+    }
+}
+
+/// An operator in a graph, with the lengths of a plan.
+struct Following {
+    call: Call,
+    plan: Arc<StepPlan>,
+    /// Those that it has.
+    lengths: Arc<Lengths>,
+}
+
+impl Changing for Following {
+    fn has_changed(&self) -> bool {
+        !Arc::ptr_eq(&self.plan.now(), &self.lengths)
+    }
+
+    fn enqueue(&mut self, on: &driver::Stream) -> Result<()> {
+        self.lengths = self.plan.now();
+        self.call.enqueue(on, &self.lengths)
     }
 }

@@ -4,8 +4,10 @@ mod composed;
 mod fused;
 mod merge;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use halyard_sdk::{
-    Error, Result, TensorSpec,
+    Error, LaunchArgs, Result, TensorSpec,
     abi::ops::{Sym, attrs},
 };
 
@@ -102,6 +104,13 @@ struct Attention {
 }
 
 impl Attention {
+    fn lengths(&self, args: &LaunchArgs<'_>) -> Result<Lengths> {
+        match self.composed.source {
+            Source::Paged { .. } => Lengths::paged(args),
+            Source::Contiguous { .. } => Lengths::contiguous(args),
+        }
+    }
+
     /// Whether the operator takes these lengths: few queries, and not more of them than keys where those are contiguous.
     fn takes(&self, fused: &Fused, lengths: &Lengths) -> bool {
         let most = fused.few.unwrap_or(i64::MAX);
@@ -132,22 +141,60 @@ impl Launch for Attention {
         }
     }
 
+    fn plan(&self, args: &LaunchArgs<'_>) -> Result<Option<StepPlan>> {
+        if !self.follows_plans() {
+            return Ok(None);
+        }
+        Ok(Some(StepPlan(Mutex::new(Arc::new(self.lengths(args)?)))))
+    }
+
+    fn follows_plans(&self) -> bool {
+        self.fused.as_ref().is_some_and(Fused::follows_plans)
+    }
+
     fn launch(&self, args: &Args<'_>) -> Result<()> {
-        let lengths = match self.composed.source {
-            Source::Paged { .. } => Lengths::paged(args)?,
-            Source::Contiguous { .. } => Lengths::contiguous(args)?,
+        let plan = args.plan()?;
+        let lengths = match &plan {
+            Some(plan) => plan.now(),
+            None => Arc::new(self.lengths(args.args)?),
         };
         if args.place(self.composed.o)?.is_empty() {
             return Ok(());
         }
         match &self.fused {
-            Some(fused) if self.takes(fused, &lengths) => fused.launch(args, &lengths),
+            Some(fused) if self.takes(fused, &lengths) => fused.launch(args, &lengths, plan),
             _ => self.composed.launch(args, &lengths),
         }
     }
 }
 
+/// The lengths of a step, which all layers share and what is captured follows.
+#[derive(Debug)]
+pub(crate) struct StepPlan(Mutex<Arc<Lengths>>);
+
+impl StepPlan {
+    /// Those of the moment.
+    fn now(&self) -> Arc<Lengths> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes those of another plan, for the same rows.
+    pub(super) fn update(&self, other: &Self) -> Result<()> {
+        let new = other.now();
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.ends != new.ends {
+            let what = format!("queries that end at {:?}, in a plan of {:?}", new.ends, now.ends);
+            return Err(Error::invalid(what));
+        }
+        if now.keys != new.keys {
+            *now = new;
+        }
+        Ok(())
+    }
+}
+
 /// The lengths of a batch, as the operator wants them.
+#[derive(Debug)]
 struct Lengths {
     /// Ends of the sequences' queries.
     ends: Vec<i64>,
@@ -156,8 +203,8 @@ struct Lengths {
 }
 
 impl Lengths {
-    fn lists<'a>(args: &Args<'a>) -> Result<[&'a [i32]; 2]> {
-        let list = |i: usize| args.args.host.as_slice().get(i).map(|l| l.as_slice());
+    fn lists<'a>(args: &'a LaunchArgs<'_>) -> Result<[&'a [i32]; 2]> {
+        let list = |i: usize| args.host.as_slice().get(i).map(|l| l.as_slice());
         let lists = [list(0), list(1)];
         let [Some(first), Some(second)] = lists else {
             return Err(Error::invalid("no lengths on the host"));
@@ -166,13 +213,13 @@ impl Lengths {
     }
 
     /// Of a paged cache: ends of queries, numbers of keys.
-    fn paged(args: &Args<'_>) -> Result<Self> {
+    fn paged(args: &LaunchArgs<'_>) -> Result<Self> {
         let [cu_q, kv_len] = Self::lists(args)?;
         Self::new(cu_q, kv_len.iter().map(|&n| n.into()).collect())
     }
 
     /// Of contiguous keys: ends of queries, ends of keys.
-    fn contiguous(args: &Args<'_>) -> Result<Self> {
+    fn contiguous(args: &LaunchArgs<'_>) -> Result<Self> {
         let [cu_q, cu_k] = Self::lists(args)?;
         Self::new(cu_q, cu_k.windows(2).map(|w| i64::from(w[1]) - i64::from(w[0])).collect())
     }
@@ -186,6 +233,15 @@ impl Lengths {
             )));
         }
         Ok(Self { ends: cu_q[1..].iter().map(|&n| n.into()).collect(), keys: kv_len })
+    }
+
+    /// Ends of the sequences' keys, where those lie one behind the other.
+    fn key_ends(&self) -> Vec<i64> {
+        let ends = self.keys.iter().scan(0, |end, keys| {
+            *end += keys;
+            Some(*end)
+        });
+        ends.collect()
     }
 
     /// Rows with queries, of those that there are.

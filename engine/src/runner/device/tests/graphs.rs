@@ -1,5 +1,7 @@
-//! Decode steps on the software GPU, replayed from graphs: the bits of the same steps launched kernel by kernel.
+//! Decode steps on the software GPU and the software NPU, replayed from graphs: the bits of the same steps launched kernel by kernel.
 
+#[path = "../../../../tests/support/ascend.rs"]
+mod ascend;
 #[path = "../../../../tests/support/cuda.rs"]
 mod cuda;
 #[path = "../../../../tests/support/plugin.rs"]
@@ -146,6 +148,31 @@ fn replayed_steps_have_the_bits_of_launched_ones() {
     }
 }
 
+/// Attention takes lengths from the host there, so its captured tasks are replaced before each replay. Dense, of experts,
+/// with weights of four bits, with weights and inputs of eight.
+#[test]
+fn replayed_steps_of_the_npu_have_the_bits_of_launched_ones() {
+    for (model, dtype) in [
+        ("llama", Dtype::Float16),
+        ("qwen3", Dtype::BFloat16),
+        ("qwen3_moe", Dtype::BFloat16),
+        ("mixtral_awq", Dtype::Float16),
+        ("qwen2_w8a8", Dtype::BFloat16),
+    ] {
+        compare(&[ascend::open()], model, dtype);
+    }
+}
+
+/// In f32 the NPU's attention is composed of operators whose number depends on the lengths.
+#[test]
+fn attention_that_cannot_follow_lengths_is_launched() {
+    let checkpoint = Checkpoint::open(&folder("llama")).expect("test data");
+    let options = LoadOptions { dtype: Dtype::Float32, ..LoadOptions::default() };
+    let plan = Plan::new(&[ascend::open()], checkpoint, &options).expect("a model we know");
+    let why = "the kernel of paged_attention reads lengths on the host";
+    assert_eq!(plan.info().graphs, DecodeGraphs::Off(why.into()));
+}
+
 #[test]
 fn replayed_steps_of_devices_that_share_a_model() {
     compare(&cuda::open(0..2), "llama", Dtype::BFloat16);
@@ -153,52 +180,91 @@ fn replayed_steps_of_devices_that_share_a_model() {
     compare(&cuda::open(0..4), "llama", Dtype::Float32);
 }
 
-/// Each input of a replayed step is read anew: one that is as it was a step before gives other logits.
-#[test]
-fn a_stale_input_is_seen() {
-    let mut engine = Engine::load(&cuda::open([0]), "llama", Dtype::BFloat16, false);
-    for seed in 0..3 {
-        engine.scheduler.add(sequence((0, 12, 100), seed));
-    }
-    let mut before = Batch::default();
-    // Until all want their second block.
-    while engine.schedule() && engine.batch.kv_len != [17; 3] {
-        before.copy_inputs(&engine.batch);
-        engine.step();
-    }
-    engine.batch.pad(4);
-    let (batch, rows) = (&engine.batch, [0, 1, 2, 0]);
-    assert!(batch.block_table != before.block_table && batch.max_blocks == 2);
+type Spoil<'a> = &'a dyn Fn(&Executable, &Inputs) -> Result<(), DeviceError>;
 
-    type Spoil<'a> = &'a dyn Fn(&Executable, &Inputs) -> Result<(), DeviceError>;
-    let mut run = |spoil: Spoil<'_>| {
-        let model = &mut engine.runner.model;
-        model.write_inputs(&engine.batch).expect("copies");
+/// A decode step of three sequences that each begin their second block, filled up to four, and the step before.
+struct Replay {
+    engine: Engine,
+    batch: Batch,
+    before: Batch,
+}
+
+impl Replay {
+    fn on(device: Device) -> Self {
+        let mut engine = Engine::load(&[device], "llama", Dtype::BFloat16, false);
+        for seed in 0..3 {
+            engine.scheduler.add(sequence((0, 12, 100), seed));
+        }
+        let (mut batch, mut before) = (Batch::default(), Batch::default());
+        while engine.schedule() && engine.batch.kv_len != [17; 3] {
+            before.copy_inputs(&engine.batch);
+            engine.step();
+        }
+        engine.batch.pad(4);
+        batch.copy_inputs(&engine.batch);
+        assert!(batch.block_table != before.block_table && batch.max_blocks == 2);
+        Self { engine, batch, before }
+    }
+
+    /// The logits of its replay, with inputs on the device that are spoilt and other numbers of keys on the host.
+    fn run(&mut self, spoil: Spoil<'_>, kv_len: &[i32]) -> Vec<u32> {
+        let Engine { runner, vocab, .. } = &mut self.engine;
+        let model = &mut runner.model;
+        model.write_inputs(&self.batch).expect("copies");
         spoil(&model.exec, &model.inputs).expect("copies");
+        let mut batch = Batch::default();
+        batch.copy_inputs(&self.batch);
+        kv_len.clone_into(&mut batch.kv_len);
         let launched = model.exec.replays();
-        model.body(&engine.batch).expect("replays");
-        model.head(&rows, 4, Some(4)).expect("replays");
+        model.body(&batch).expect("replays");
+        model.head(&[0, 1, 2, 0], 4, Some(4)).expect("replays");
         assert_eq!(model.exec.replays(), launched + 2);
-        let mut logits = vec![0.0_f32; 3 * engine.vocab];
-        model.exec.read(&engine.runner.sampler.logits, 0, &mut logits).expect("reads");
-        logits.into_iter().map(f32::to_bits).collect::<Vec<_>>()
-    };
+        let mut logits = vec![0.0_f32; 3 * *vocab];
+        model.exec.read(&runner.sampler.logits, 0, &mut logits).expect("reads");
+        logits.into_iter().map(f32::to_bits).collect()
+    }
+}
+
+/// Each input of a replayed step is read anew: one that is as it was a step before gives other logits.
+fn stale_inputs_are_seen(device: Device, lengths_on_host: bool) {
+    let mut replay = Replay::on(device);
+    let (mut before, first_block) = (Batch::default(), replay.batch.block_table[0]);
+    before.copy_inputs(&replay.before);
+    let (kv_len, old) = (replay.batch.kv_len.clone(), [&before.kv_len[..], &[0]].concat());
     let fresh: Spoil<'_> = &|_, _| Ok(());
-    let expected = run(fresh);
-    let stale: [(&str, Spoil<'_>); 5] = [
-        ("ids", &|exec, inputs| exec.write(&inputs.ids, &before.ids)),
-        ("positions", &|exec, inputs| exec.write(&inputs.positions, &before.positions)),
-        ("kv_len", &|exec, inputs| exec.write(&inputs.kv_len, &before.kv_len)),
-        ("block_table", &|exec, inputs| {
-            exec.write(&inputs.block_table, &[engine.batch.block_table[0], 0])
-        }),
+    let expected = replay.run(fresh, &kv_len);
+    let stale: [(&str, Spoil<'_>, &[i32]); 6] = [
+        ("ids", &|exec, inputs| exec.write(&inputs.ids, &before.ids), &kv_len),
+        ("positions", &|exec, inputs| exec.write(&inputs.positions, &before.positions), &kv_len),
+        ("kv_len", &|exec, inputs| exec.write(&inputs.kv_len, &before.kv_len), &kv_len),
+        ("kv_len on the host", fresh, &old),
+        (
+            "block_table",
+            &|exec, inputs| exec.write(&inputs.block_table, &[first_block, 0]),
+            &kv_len,
+        ),
         // Last, since it spoils what was written a step before.
-        ("slots", &|exec, inputs| exec.write(&inputs.slots, &before.slots)),
+        ("slots", &|exec, inputs| exec.write(&inputs.slots, &before.slots), &kv_len),
     ];
-    for (name, spoil) in stale {
-        assert!(run(spoil) != expected, "{name} of the step before went unseen");
+    for (name, spoil, host) in stale {
+        let is_read = match name {
+            "kv_len" => !lengths_on_host,
+            "kv_len on the host" => lengths_on_host,
+            _ => true,
+        };
+        assert_eq!(replay.run(spoil, host) != expected, is_read, "{name} of the step before");
         if name != "slots" {
-            assert!(run(fresh) == expected, "after {name}");
+            assert!(replay.run(fresh, &kv_len) == expected, "after {name}");
         }
     }
+}
+
+#[test]
+fn a_stale_input_is_seen() {
+    stale_inputs_are_seen(cuda::open([0]).remove(0), false);
+}
+
+#[test]
+fn a_stale_input_is_seen_on_the_npu() {
+    stale_inputs_are_seen(ascend::open(), true);
 }
