@@ -76,6 +76,18 @@ fn check_balance(calls: &Calls, model: &str) {
 /// Steps between sessions of 4 and of 20 tokens.
 const STEPS: i64 = 16;
 
+/// Products of codes with codes read weights as the chip does, and no others are called.
+#[test]
+fn layers_of_eight_bits_are_multiplied_in_fractals() {
+    for (model, like) in [("qwen2_w8a8", "qwen2"), ("qwen3_moe_w8a8", "qwen3_moe")] {
+        let tokenizer = format!("{MODELS}/{like}");
+        let calls = session(model, 2, &["--enforce-eager", "--tokenizer", &tokenizer]);
+        assert!(calls.of("aclnnQuantMatmulWeightNz") > 0, "{model}");
+        let others = calls.all(|name| ["aclnnQuantMatmulV4", "aclnnQuantMatmulV5"].contains(&name));
+        assert_eq!(others, 0, "{model}");
+    }
+}
+
 /// What a step comes to.
 struct Step {
     plans: i64,

@@ -1,9 +1,10 @@
-//! Weights on the device: each part of all groups one behind the other, rows as the checkpoint has them. Codes of 4 bits get a sign.
+//! Weights on the device: each part of all groups one behind the other, rows as the checkpoint has them. Codes of 4 bits get a sign; matrices
+//! of 8 bits that are linear layers are laid out as the chip's products read them, FRACTAL_NZ, where they come out even.
 
 use std::sync::Arc;
 
 use halyard_sdk::{
-    DType, Error, Result, Scheme, Weight, WeightDesc, WeightFill, WeightPlan, WeightTable,
+    DType, Error, Result, Role, Scheme, Weight, WeightDesc, WeightFill, WeightPlan, WeightTable,
     abi::{
         scheme::Rows,
         types::{WEIGHT_PERM, WEIGHT_ZERO},
@@ -21,6 +22,11 @@ pub(crate) const SCHEMES: [Scheme; 3] = [Scheme::DENSE, Scheme::INT8_CHANNEL, Sc
 
 /// Identity of the packed form, for caches on disk: a change of this module needs a new number.
 const FORMAT: u64 = 0x6163_6c00_0002;
+/// The same of codes in FRACTAL_NZ.
+const FORMAT_NZ: u64 = 0x6163_6c00_0102;
+
+/// Rows and columns of a fractal of bytes.
+const FRACTAL: [i64; 2] = [16, 32];
 
 /// Bytes that are gathered on the host before they are sent.
 const PIECE: usize = 8 << 20;
@@ -67,8 +73,15 @@ pub(crate) struct Packed {
     pub(crate) perm: u64,
     /// Of the two numbers that each byte of codes is, f32 `[256, 2]`.
     pub(crate) codes: u64,
+    /// Whether the codes are in FRACTAL_NZ: `[k / 32, n, 32]`.
+    nz: bool,
     rows: [u64; 3],
     bytes: u64,
+}
+
+/// Whether the release multiplies codes with codes in FRACTAL_NZ.
+fn has_fractals() -> bool {
+    driver::start().is_ok_and(|d| d.operators.QuantMatmulWeightNz.is_some())
 }
 
 impl Packed {
@@ -94,6 +107,9 @@ impl Packed {
             },
             _ => Form::Dense,
         };
+        let even = n % FRACTAL[0] == 0 && k % FRACTAL[1] == 0 && n > 0 && k > 0;
+        let nz =
+            form == Form::Int8 && w.role == Role::LINEAR.0 && groups == 1 && even && has_fractals();
         let too_large = || Error::invalid(format!("a weight of {} × {} × {}", w.groups, w.n, w.k));
         let mut end = start;
         let mut lay = |row: u64, rows: u64| -> Result<Part> {
@@ -141,9 +157,16 @@ impl Packed {
             rounded: rounded.start,
             perm: perm.start,
             codes: codes.start,
+            nz,
             rows: [data.row, scale.row, perm.row],
             bytes: end - start,
         })
+    }
+
+    /// Dims of the codes' storage, where that is FRACTAL_NZ: of the matrix `[n, k]`.
+    pub(crate) fn fractals(&self) -> Option<[i64; 4]> {
+        let [rows, columns] = FRACTAL;
+        self.nz.then_some([self.k / columns, self.n / rows, rows, columns])
     }
 
     /// Scales of a row.
@@ -176,6 +199,41 @@ unsafe fn send(
         }
         // SAFETY: the caller's promise.
         unsafe { put(on, &piece, to + at as u64 * bytes) }?;
+    }
+    Ok(())
+}
+
+/// Sends rows of codes to FRACTAL_NZ, from row `first` of `n` on; they are on the device when this returns. Each piece of 32 columns is there
+/// for all rows before the next.
+///
+/// # Safety
+/// As of [`send`]; `to` is where the weight's codes begin.
+unsafe fn send_fractals(
+    on: &Stream,
+    part: &PartRows,
+    (first, rows): (u64, usize),
+    (n, k): (u64, usize),
+    to: u64,
+) -> Result<()> {
+    let width = FRACTAL[1] as usize;
+    let a_piece = (PIECE / k.max(1)).clamp(1, rows.max(1));
+    let mut piece = vec![0; a_piece * k];
+    for at in (0..rows).step_by(a_piece) {
+        let count = a_piece.min(rows - at);
+        for row in 0..count {
+            // SAFETY: the caller's promise.
+            let codes = unsafe { part.row(at + row) };
+            for (stripe, columns) in codes.chunks_exact(width).enumerate() {
+                piece[(stripe * count + row) * width..][..width].copy_from_slice(columns);
+            }
+        }
+        let bytes = (count * width) as u64;
+        let from = Plane { start: piece.as_ptr() as u64, on_host: true, pitch: bytes };
+        let start = to + (first + at as u64) * width as u64;
+        let stripes = Plane { start, on_host: false, pitch: n * width as u64 };
+        // SAFETY: the caller's promise; the piece lives until the stream has passed the copy.
+        unsafe { driver::copy(on, stripes, from, bytes, (k / width) as u64) }?;
+        on.synchronize()?;
     }
     Ok(())
 }
@@ -233,11 +291,12 @@ pub(crate) struct Weights {
 impl Weights {
     /// What a weight takes.
     pub(crate) fn plan(w: &WeightDesc<'_>) -> Result<WeightPlan> {
-        let bytes = Packed::of(w, 0)?.bytes;
+        let Packed { bytes, nz, .. } = Packed::of(w, 0)?;
         if bytes == 0 {
             return Err(Error::invalid(format!("a weight of {} groups of nothing", w.groups)));
         }
-        Ok(WeightPlan { bytes, align: ALIGN, scratch_bytes: 0, format: FORMAT })
+        let format = if nz { FORMAT_NZ } else { FORMAT };
+        Ok(WeightPlan { bytes, align: ALIGN, scratch_bytes: 0, format })
     }
 
     pub(crate) fn create(&self, w: &WeightDesc<'_>, start: u64) -> Result<Weight> {
@@ -256,8 +315,15 @@ impl Weights {
             let rows = f.rows as usize;
             let sign = if matches!(packed.form, Form::Int4 { .. }) { 0x88 } else { 0 };
             let copied = |from: &[u8], to: &mut Vec<u8>| to.extend(from.iter().map(|b| b ^ sign));
-            // SAFETY: the table has checked the fill, and the host keeps the weight's memory, which holds each part's rows as planned.
-            unsafe { send(on, &parts.data, (rows, data), packed.start + first * data, copied) }?;
+            if packed.nz {
+                let (of, shape) = ((first, rows), (packed.n.unsigned_abs(), data as usize));
+                // SAFETY: the table has checked the fill, and the host keeps the weight's memory, which holds each part's rows as planned.
+                unsafe { send_fractals(on, &parts.data, of, shape, packed.start) }?;
+            } else {
+                let to = packed.start + first * data;
+                // SAFETY: as above.
+                unsafe { send(on, &parts.data, (rows, data), to, copied) }?;
+            }
             let plain = |from: &[u8], to: &mut Vec<u8>| to.extend_from_slice(from);
             if let Some(part) = &parts.scale {
                 // SAFETY: as above.

@@ -14,7 +14,7 @@ use super::Driver;
 const OLDEST: &str = "8.1.RC1";
 
 /// What younger releases have and this backend does without. The revision of an operator before it must be there where it names one.
-const OPTIONAL: [(&str, &str); 15] = [
+const OPTIONAL: [(&str, &str); 16] = [
     ("aclsysGetCANNVersion", ""),
     ("aclrtLaunchHostFunc", ""),
     ("aclmdlRICaptureBegin", ""),
@@ -27,6 +27,7 @@ const OPTIONAL: [(&str, &str); 15] = [
     ("aclmdlRIDestroy", ""),
     ("aclnnRotaryPositionEmbedding", ""),
     ("aclnnMoeGatingTopK", ""),
+    ("aclnnQuantMatmulWeightNz", ""),
     ("aclnnQuantMatmulV5", "aclnnQuantMatmulV4"),
     ("aclnnGroupedMatmulV5", "aclnnGroupedMatmulV4"),
     ("aclnnFusedInferAttentionScoreV4", "aclnnFusedInferAttentionScoreV3"),

@@ -6,8 +6,8 @@ use std::{
 };
 
 use halyard_ascend_sys::types::{
-    ACL_FLOAT, ACL_FORMAT_ND, ACL_INT32, ACL_INT64, aclIntArray, aclScalar, aclTensor,
-    aclTensorList,
+    ACL_FLOAT, ACL_FORMAT_FRACTAL_NZ, ACL_FORMAT_ND, ACL_INT32, ACL_INT64, aclIntArray, aclScalar,
+    aclTensor, aclTensorList,
 };
 use halyard_sdk::{Code, Error, Result};
 
@@ -24,6 +24,8 @@ pub(crate) struct Tensor {
     strides: Vec<i64>,
     base: u64,
     offset: i64,
+    /// Dims of the storage, where that is FRACTAL_NZ.
+    fractals: Option<[i64; 4]>,
 }
 
 /// A list of one tensor.
@@ -57,7 +59,12 @@ impl Tensor {
         let at = base.wrapping_add_signed(offset * bytes);
         // Without an offset, if that is aligned, too: tensors that differ in it alone are the same to a plan.
         let (base, offset) = if at.is_multiple_of(TENSOR_ALIGN) { (at, 0) } else { (base, offset) };
-        Self { dtype, dims: dims.to_vec(), strides: strides.to_vec(), base, offset }
+        Self { dtype, dims: dims.to_vec(), strides: strides.to_vec(), base, offset, fractals: None }
+    }
+
+    /// The same matrix, stored as FRACTAL_NZ if there are dims of fractals.
+    pub(crate) fn stored(self, fractals: Option<[i64; 4]>) -> Self {
+        Self { fractals, ..self }
     }
 }
 
@@ -97,9 +104,11 @@ impl Key {
     }
 
     fn tensor(&mut self, tensor: &Tensor) {
-        let Tensor { dtype, dims, strides, base, offset } = tensor;
+        let Tensor { dtype, dims, strides, base, offset, fractals } = tensor;
         self.words.extend([u64::from(dtype.cast_unsigned()), dims.len() as u64]);
         self.words.extend(dims.iter().chain(strides).chain([offset]).map(|n| n.cast_unsigned()));
+        self.words.push(fractals.is_some().into());
+        self.words.extend(fractals.iter().flatten().map(|n| n.cast_unsigned()));
         self.addresses.push(*base);
     }
 }
@@ -233,15 +242,20 @@ fn given<T>(raw: *mut T, function: &str) -> Result<*mut T> {
 impl Tensor {
     fn raw(&self, driver: &Driver) -> Result<*mut aclTensor> {
         let create = driver.acl.aclCreateTensor.ok_or_else(|| missing("aclCreateTensor"))?;
-        let Self { dtype, dims, strides, base, offset } = self;
+        let Self { dtype, dims, strides, base, offset, fractals } = self;
         let reach: i64 = dims.iter().zip(strides).map(|(d, s)| (d - 1).max(0) * s).sum();
-        let storage = [1 + reach + offset];
+        let flat = [1 + reach + offset];
+        let (format, storage) = match fractals {
+            Some(fractals) => (ACL_FORMAT_FRACTAL_NZ, &fractals[..]),
+            None => (ACL_FORMAT_ND, &flat[..]),
+        };
+        let (stored, stored_rank) = (storage.as_ptr(), storage.len() as u64);
         let (dims, rank, strides) = (dims.as_ptr(), dims.len() as u64, strides.as_ptr());
         let address = *base as *mut c_void;
-        // SAFETY: the arrays have `rank` and one element and are copied; the address is not used before an operator runs.
+        // SAFETY: the arrays have `rank` and `stored_rank` elements and are copied; the address is not used before an operator runs.
         #[rustfmt::skip]
         let raw = unsafe {
-            create(dims, rank, *dtype, strides, *offset, ACL_FORMAT_ND, storage.as_ptr(), 1, address)
+            create(dims, rank, *dtype, strides, *offset, format, stored, stored_rank, address)
         };
         given(raw, "aclCreateTensor")
     }

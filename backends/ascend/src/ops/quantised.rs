@@ -66,19 +66,25 @@ pub(super) fn both(
     let (codes, scales) = (args.scratch(Kind::I8, &x.dims)?, args.scratch(Kind::F32, &[rows])?);
     args.quantise(&packed(args, x)?, &codes, &scales)?;
     let weight = args.tensor(&Place::contiguous(w.start, Kind::I8, &[w.n, w.k]));
+    let weight = weight.stored(w.fractals());
     let columns = args.tensor(&Place::contiguous(w.scale, Kind::F32, &[w.n]));
     let bias = bias.map(|b| args.cast(b, Kind::F32)).transpose()?.map(|b| args.tensor(&b));
     let bias = bias.as_ref();
     let (codes, scales, to) = (args.tensor(&codes), args.tensor(&scales), args.tensor(&out));
-    let (x, w, to) = (&codes, &weight, &to);
+    let (x, weight, to) = (&codes, &weight, &to);
     let (columns, scales, no) = (&columns, &scales, NO_TENSOR);
-    if args.on.driver().operators.QuantMatmulV5.is_some() {
+    if w.fractals().is_some() {
+        #[rustfmt::skip]
+        enqueue!(args.on, QuantMatmulWeightNz(
+            x, weight, scales, columns, no, no, no, no, bias, false, true, 0, to,
+        ))?;
+    } else if args.on.driver().operators.QuantMatmulV5.is_some() {
         #[rustfmt::skip]
         enqueue!(args.on, QuantMatmulV5(
-            x, w, scales, columns, no, no, no, no, bias, false, true, 0, to,
+            x, weight, scales, columns, no, no, no, no, bias, false, true, 0, to,
         ))?;
     } else {
-        enqueue!(args.on, QuantMatmulV4(x, w, columns, no, scales, bias, false, true, to))?;
+        enqueue!(args.on, QuantMatmulV4(x, weight, columns, no, scales, bias, false, true, to))?;
     }
     finish(args, y, &out)
 }
@@ -105,7 +111,8 @@ pub(super) fn weight_only(
         }
         _ => (Kind::I8, w.rounded, None, 0),
     };
-    let (codes, scale) = (by_column(w.start, codes, w.k), by_column(scale, x.kind, scales));
+    let codes = by_column(w.start, codes, w.k).stored(w.fractals());
+    let scale = by_column(scale, x.kind, scales);
     let offset = offset.as_ref();
     let wanted = if x.kind == Kind::of(DType::BF16)? { Kind::F32 } else { x.kind };
     let bias = bias.map(|b| args.cast(b, wanted)).transpose()?.map(|b| args.tensor(&b));

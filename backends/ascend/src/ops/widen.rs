@@ -40,7 +40,15 @@ pub(super) fn rows(
     match w.form {
         Form::Dense => args.cast(&part(w.start, floats, w.k), Kind::F32),
         Form::Int8 => {
-            let wide = args.cast(&part(w.start, Kind::I8, w.k), Kind::F32)?;
+            let codes = part(w.start, Kind::I8, w.k);
+            let codes = match w.fractals() {
+                // Its rows are in pieces of 32 columns, each for all rows before the next.
+                Some([stripes, _, _, width]) => Place::contiguous(w.start, Kind::I8, &[w.n, width])
+                    .slice(0, first, rows)
+                    .seen(&[rows, stripes, width], &[width, w.n * width, 1]),
+                None => codes,
+            };
+            let wide = args.cast(&codes, Kind::F32)?.reshaped(&[rows, w.k]);
             args.mul(&wide, &part(w.scale, Kind::F32, 1), &wide)?;
             Ok(wide)
         }

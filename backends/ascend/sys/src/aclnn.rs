@@ -118,6 +118,10 @@ operators! {
         x1: T, x2: T, x1Scale: T, x2Scale: T, yScale: T, x1Offset: T, x2Offset: T, yOffset: T, bias: T,
         transposeX1: bool, transposeX2: bool, groupSize: i64, out: T,
     );
+    QuantMatmulWeightNz(
+        x1: T, x2: T, x1Scale: T, x2Scale: T, yScale: T, x1Offset: T, x2Offset: T, yOffset: T, bias: T,
+        transposeX1: bool, transposeX2: bool, groupSize: i64, out: T,
+    );
     WeightQuantBatchMatmulV2(
         x: T, weight: T, antiquantScale: T, antiquantOffset: T, quantScale: T, quantOffset: T, bias: T,
         antiquantGroupSize: i32, y: T,

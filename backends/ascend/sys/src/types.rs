@@ -39,6 +39,7 @@ pub const ACL_BF16: i32 = 27;
 pub const ACL_INT4: i32 = 29;
 
 pub const ACL_FORMAT_ND: i32 = 2;
+pub const ACL_FORMAT_FRACTAL_NZ: i32 = 29;
 
 pub const ACL_MEMCPY_HOST_TO_DEVICE: i32 = 1;
 pub const ACL_MEMCPY_DEVICE_TO_HOST: i32 = 2;
