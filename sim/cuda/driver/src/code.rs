@@ -52,6 +52,7 @@ codes! {
     OutOfResources 701 c"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES" c"too many resources requested for launch"
     LaunchTimeout 702 c"CUDA_ERROR_LAUNCH_TIMEOUT" c"the launch timed out and was terminated"
     PeerAlreadyEnabled 704 c"CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED" c"peer access is already enabled"
+    Assert 710 c"CUDA_ERROR_ASSERT" c"device-side assert triggered"
     MisalignedAddress 716 c"CUDA_ERROR_MISALIGNED_ADDRESS" c"misaligned address"
     LaunchFailed 719 c"CUDA_ERROR_LAUNCH_FAILED" c"unspecified launch failure"
     NotSupported 801 c"CUDA_ERROR_NOT_SUPPORTED" c"operation not supported"
@@ -122,6 +123,7 @@ impl From<&Fault> for Failure {
             FaultKind::OutOfBounds | FaultKind::UseAfterFree => Code::IllegalAddress,
             FaultKind::Misaligned => Code::MisalignedAddress,
             FaultKind::Endless => Code::LaunchTimeout,
+            FaultKind::Assert => Code::Assert,
             _ => Code::LaunchFailed,
         };
         Self::new(code, fault.to_string())

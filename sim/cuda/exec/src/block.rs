@@ -5,7 +5,7 @@ use crate::counters::Tally;
 use crate::fault::{Fault, FaultKind, Trouble};
 use crate::launch::Launch;
 use crate::memory::View;
-use crate::program::{CLUSTER_BARRIER, Program, Special};
+use crate::program::{CLUSTER_BARRIER, Flow, Ins, Op, Program, Special, Vote};
 use crate::random::Random;
 use crate::shared::{LAST_STEP, Shared, with_lines};
 use crate::warp::registers::{FULL, LANES, Longs, POISON, Words};
@@ -317,6 +317,7 @@ impl<'l> Block<'l> {
         for arrival in self.env.arrivals.extract_if(.., |arrival| arrival.barrier == barrier) {
             known.learn(&arrival.known);
         }
+        self.vote(barrier);
         for warp in stepped {
             self.warps[warp].learn_all(&known);
             for group in &mut self.warps[warp].groups {
@@ -324,6 +325,40 @@ impl<'l> Block<'l> {
                 {
                     *group = Group { pc: group.pc + 1, state: State::Ready, ..*group };
                 }
+            }
+        }
+    }
+
+    /// Gives those who wait at `barrier` by `bar.red` what comes of their predicates.
+    fn vote(&mut self, barrier: u32) {
+        let code = &self.env.program.code;
+        let voters: Vec<(usize, u32, &Ins, Vote)> = self
+            .waiting()
+            .filter(|waiting| waiting.2 == barrier)
+            .filter_map(|(warp, group, ..)| {
+                let ins = &code[group.pc as usize];
+                match ins.op {
+                    Op::Flow(Flow::Barrier { vote: Some(vote), .. }) => {
+                        Some((warp, group.lanes, ins, vote))
+                    }
+                    _ => None,
+                }
+            })
+            .collect();
+        let (mut all, mut holding) = (0, 0);
+        for (warp, lanes, ins, _) in &voters {
+            let predicate = self.warps[*warp].registers.predicate(ins.o[2]);
+            let holds = if ins.imm == 1 { !predicate } else { predicate };
+            all += lanes.count_ones();
+            holding += (holds & lanes).count_ones();
+        }
+        for (warp, lanes, ins, vote) in voters {
+            let registers = &mut self.warps[warp].registers;
+            let truth = |holds: bool| if holds { FULL } else { 0 };
+            match vote {
+                Vote::Count => registers.set_word(ins.o[3], lanes, &[holding; LANES]),
+                Vote::All => registers.set_predicate(ins.o[3], lanes, truth(holding == all)),
+                Vote::Any => registers.set_predicate(ins.o[3], lanes, truth(holding != 0)),
             }
         }
     }

@@ -37,6 +37,8 @@ pub enum FaultKind {
     WarpSync,
     /// `trap`.
     Trap,
+    /// An assertion that does not hold: a call of `__assertfail`.
+    Assert,
     /// A block that has executed more instructions than it may: a kernel that never ends, on a device that would wait for it.
     Endless,
 }

@@ -202,9 +202,14 @@ pub(crate) enum Op {
     AsyncCopy(u8),
     AsyncCommit,
     AsyncWait,
-    LoadMatrix { count: u8, transposed: bool },
+    LoadMatrix {
+        count: u8,
+        transposed: bool,
+    },
     Mma(Mma),
     Lanes(Lanes),
+    /// How much was executed so far: `%clock` and its like.
+    Clock(Width),
     Hopper(Hopper),
     Flow(Flow),
 }
@@ -513,6 +518,7 @@ pub(crate) enum F64 {
     Abs,
     Sqrt,
     Rcp,
+    Rsqrt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -691,13 +697,16 @@ pub(crate) enum Flow {
     /// To the instruction `imm`.
     Branch,
     Exit,
+    /// `trap`, or with `imm` 1 an assertion that failed.
     Trap,
     /// All threads of the block, or `o[1]` of them where `counted`, meet at barrier `o[0]`; `wait` or just arrive.
-    /// `aligned`: all of a warp at the same instruction.
+    /// `aligned`: all of a warp at the same instruction. With a `vote` on predicate `o[2]` (its opposite where `imm` is
+    /// 1), which they get in `o[3]`.
     Barrier {
         counted: bool,
         wait: bool,
         aligned: bool,
+        vote: Option<Vote>,
     },
     /// The lanes of mask `o[0]` meet.
     WarpBarrier,
@@ -705,6 +714,14 @@ pub(crate) enum Flow {
     BarrierWait {
         parity: bool,
     },
+}
+
+/// What the threads at a barrier learn of their predicates: of how many one holds, whether all hold, or any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vote {
+    Count,
+    All,
+    Any,
 }
 
 /// A register that the device sets.

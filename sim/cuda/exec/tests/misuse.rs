@@ -507,14 +507,23 @@ const REFUSED: &[(&str, u32, &str)] = &[
         "this shape of these types",
     ),
     ("ld.param.u64 %rd1, [p+8];", 4, "outside the kernel's parameters"),
-    ("call helper, (%r1);", 4, "calls of functions"),
+    ("call helper, (%r1);", 4, "'helper' is no function"),
+    ("call printed;", 4, "function 'printed', which has no body here"),
+    ("call again;", 3, "function 'again', which calls itself"),
+    ("call (%r1), given, ();", 4, "'given' wants 0 parameters or results, not 1"),
+    ("call %rd1;", 4, "a call through an address"),
+    ("{ .param .b32 a; mov.u64 %rd1, a; }", 4, "the address of 'a', a parameter of a call"),
+    ("{ .param .b32 a; st.param.b32 [a+4], %r1; }", 4, "outside the parameter 'a'"),
+    ("st.param.b32 [p], %r1;", 4, "writing a kernel's parameters"),
+    ("brx.idx %r1, nowhere;", 4, "'nowhere' is no list"),
+    ("add.rz.f64 %rd1, %rd1, %rd1;", 4, "this rounding of this operation"),
 ];
 
 #[test]
 fn what_is_not_supported_is_refused_with_its_line() {
     for (body, line, says) in REFUSED {
         let text = format!(
-            ".version 7.8\n.target sm_80\n.visible .entry k(.param .u64 p) {{ .reg .b32 %r<3>; .reg .b64 %rd<3>;\n{body}\nret; }}"
+            ".version 7.8 .target sm_80\n.extern .func printed; .func given () {{ ret; }}\n.func again () {{ call again; ret; }} .visible .entry k(.param .u64 p) {{ .reg .b32 %r<3>; .reg .b64 %rd<3>;\n{body}\nret; }}"
         );
         let error = Machine::load(&text, "a100-80g", 0).err().unwrap_or_else(|| panic!("{body}"));
         let told = error.to_string();

@@ -53,6 +53,26 @@ const EXCHANGES: &[(&str, Lane)] = &[
     ("vote.sync.uni.pred %p2, %p1, -1;\nselp.b32 %r0, 1, 0, %p2;", |_| 0),
     ("match.any.sync.b32 %r0, %r3, -1;", |lane| 0x5555_5555 << (lane & 1)),
     ("match.all.sync.b32 %r0|%p2, %r3, -1;", |_| 0),
+    // Values that differ in the high halves alone.
+    ("mov.b64 %rd3, {%r0, %r3};\nmatch.any.sync.b64 %r0, %rd3, -1;", |lane| {
+        0x5555_5555 << (lane & 1)
+    }),
+    ("mov.b64 %rd3, {%r1, %r0};\nmatch.any.sync.b64 %r0, %rd3, -1;", |lane| 1 << lane),
+    (
+        "mov.b64 %rd3, {%r0, %r3};\nmatch.all.sync.b64 %r0|%p2, %rd3, -1;\nselp.b32 %r0, 1, 0, %p2;",
+        |_| 0,
+    ),
+    ("mov.b64 %rd3, 7;\nmatch.all.sync.b64 %r0|%p2, %rd3, -1;", |_| u32::MAX),
+    ("bar.red.popc.u32 %r0, 0, %p1;", |_| 16),
+    ("bar.red.popc.u32 %r0, 1, 32, !%p1;", |_| 16),
+    ("bar.red.and.pred %p2, 0, %p1;\nselp.b32 %r0, 1, 0, %p2;", |_| 0),
+    ("setp.lt.u32 %p3, %r1, 32;\nbar.red.and.pred %p2, 0, %p3;\nselp.b32 %r0, 1, 0, %p2;", |_| 1),
+    ("bar.red.or.pred %p2, 0, %p1;\nselp.b32 %r0, 1, 0, %p2;", |_| 1),
+    // Each half of the warp names itself alone, at one instruction.
+    (
+        "setp.lt.u32 %p2, %r1, 16;\nselp.b32 %r4, 0xffff, 0xffff0000, %p2;\nvote.sync.ballot.b32 %r0, %p1, %r4;\nbar.warp.sync %r4;",
+        |lane| if lane < 16 { 0x5555 } else { 0x5555_0000 },
+    ),
     ("redux.sync.add.u32 %r0, %r1, -1;", |_| 496),
     ("redux.sync.max.s32 %r0, %r2, -1;", |_| 310),
     ("redux.sync.xor.b32 %r0, %r1, -1;", |_| 0),

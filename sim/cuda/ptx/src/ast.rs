@@ -11,8 +11,8 @@ pub struct Module<'a> {
     pub variables: Vec<Variable<'a>>,
     /// The `.entry` functions.
     pub kernels: Vec<Kernel<'a>>,
-    /// Names and lines of the `.func` functions, whose bodies are not kept: nothing calls them yet.
-    pub functions: Vec<(&'a str, u32)>,
+    /// The `.func` functions, and declarations of them.
+    pub functions: Vec<Function<'a>>,
 }
 
 /// One `.entry`.
@@ -30,6 +30,21 @@ pub struct Kernel<'a> {
     pub body: Vec<Statement<'a>>,
 }
 
+/// One `.func`.
+#[derive(Clone, Debug)]
+pub struct Function<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The line of its `.func`.
+    pub line: u32,
+    /// What it gives back, in order.
+    pub results: Vec<Param<'a>>,
+    /// Parameters in order.
+    pub params: Vec<Param<'a>>,
+    /// Its body; `None` where it is only declared.
+    pub body: Option<Vec<Statement<'a>>>,
+}
+
 /// Performance directives of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -45,7 +60,7 @@ pub struct Limits {
     pub max_registers: Option<u32>,
 }
 
-/// One parameter of a kernel.
+/// One parameter of a kernel or function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Param<'a> {
     /// Its name.
@@ -136,6 +151,8 @@ pub enum Statement<'a> {
     Block(Vec<Statement<'a>>),
     /// An instruction.
     Instruction(Instruction<'a>),
+    /// `name: .branchtargets …;`: the labels that a `brx.idx` with this name may go to.
+    Targets(&'a str, Vec<&'a str>),
 }
 
 /// `.reg .ty name` or `.reg .ty name<count>`.

@@ -11,8 +11,8 @@ mod lexer;
 mod parser;
 
 pub use ast::{
-    Address, Guard, Initial, Instruction, Kernel, Limits, Linkage, Module, Operand, Param, RegDecl,
-    ScalarType, Space, Statement, Variable,
+    Address, Function, Guard, Initial, Instruction, Kernel, Limits, Linkage, Module, Operand,
+    Param, RegDecl, ScalarType, Space, Statement, Variable,
 };
 pub use parser::parse;
 

@@ -39,6 +39,14 @@ const SMALL: &str = r#"
 $L_end:
     ret;
 }
+.func (.param .align 8 .b8 result[16]) sums(.param .b32 x) {
+    .reg.b16 half;
+    cases: .branchtargets A, B;
+    brx.idx %r1, cases;
+A: call.uni (retval0), other, ();
+B: ret;
+}
+.extern .func other;
 .section .debug_str { .b8 1, 2 }
 "#;
 
@@ -90,6 +98,21 @@ fn instructions_and_their_operands() {
     assert_eq!(tensor.coordinates.len(), 2);
 }
 
+#[test]
+fn functions_with_their_bodies() {
+    let module = parse(SMALL).unwrap();
+    let [sums, other] = &module.functions[..] else { panic!("{:?}", module.functions) };
+    assert_eq!((sums.name, sums.line, sums.results[0].bytes), ("sums", 35, 16));
+    assert_eq!((sums.params[0].name, sums.params[0].bytes), ("x", 4));
+    let body = sums.body.as_ref().unwrap();
+    assert!(matches!(body[0], Statement::Reg(of) if of.ty == ScalarType::B16 && of.name == "half"));
+    assert!(matches!(&body[1], Statement::Targets("cases", labels) if labels[..] == ["A", "B"]));
+    let mut all = Vec::new();
+    instructions(body, &mut all);
+    assert_eq!(all[1].operands[2], Operand::Vector(Vec::new()));
+    assert!(other.name == "other" && other.body.is_none());
+}
+
 /// Text, line, and what was expected.
 const REFUSED: &[(&str, u32, &str)] = &[
     (".version seven", 1, "a version such as 7.8"),
@@ -105,6 +128,8 @@ const REFUSED: &[(&str, u32, &str)] = &[
     (".global .b8 a[2] = {1, 2, 3};", 1, "at most as many initial values as elements"),
     (".global .align 3 .b8 a;", 1, "a power of two up to 4096"),
     (".entry k {\n ld.u32 %r1, [%rd1+x];\n}", 2, "a number"),
+    (".entry k {\n a: .branchtargets ;\n}", 2, "a label"),
+    (".func f (.param .b32 x) {\n .reg.b33 %r;\n}", 2, "a type such as .b32"),
     ("/* no end", 1, "the end of /*"),
     (".file 1 \"no end", 1, "a closing quote on the same line"),
 ];

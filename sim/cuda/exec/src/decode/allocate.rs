@@ -7,7 +7,7 @@
 use super::scope::File;
 use crate::program::{
     Bits, Convert, F32, F64, Flow, Half, Hopper, Ins, Int, Kind, Lanes, Left, Logic, Mma, Move, Op,
-    Product, Room, Slot, Together, Update, Width,
+    Product, Room, Slot, Together, Update, Vote, Width,
 };
 use halyard_sim_cuda_ptx::ScalarType as T;
 use std::cmp::Reverse;
@@ -370,13 +370,29 @@ pub(crate) fn roles(op: Op) -> Vec<Role> {
             [vec![Write(Word); 4], vec![Read(Word); sources]].concat()
         }
         Op::Lanes(op) => lanes(op),
-        Op::Flow(Flow::Barrier { counted, .. }) => vec![Read(Word); 1 + usize::from(counted)],
-        Op::Flow(Flow::WarpBarrier) => vec![Read(Word)],
-        Op::Flow(Flow::BarrierWait { .. }) => {
+        Op::Clock(width) => vec![Write(file(width))],
+        Op::Flow(op) => flow(op),
+        Op::Hopper(op) => hopper(op),
+    }
+}
+
+fn flow(op: Flow) -> Vec<Role> {
+    use File::{Long, Predicate, Word};
+    use Role::{Read, Write};
+    match op {
+        Flow::Barrier { counted, vote: None, .. } => {
+            vec![Read(Word); 1 + usize::from(counted)]
+        }
+        Flow::Barrier { counted, vote: Some(vote), .. } => {
+            let count = if counted { Read(Word) } else { Role::Unused };
+            let result = Write(if vote == Vote::Count { Word } else { Predicate });
+            vec![Read(Word), count, Read(Predicate), result]
+        }
+        Flow::WarpBarrier => vec![Read(Word)],
+        Flow::BarrierWait { .. } => {
             vec![Write(Predicate), Read(Word), Read(Word), Read(Long)]
         }
-        Op::Hopper(op) => hopper(op),
-        Op::Flow(Flow::Branch | Flow::Exit | Flow::Trap) => Vec::new(),
+        Flow::Branch | Flow::Exit | Flow::Trap => Vec::new(),
     }
 }
 
@@ -475,7 +491,7 @@ fn f32_sources(op: F32) -> usize {
 fn f64_sources(op: F64) -> usize {
     match op {
         F64::Fma => 3,
-        F64::Neg | F64::Abs | F64::Sqrt | F64::Rcp => 1,
+        F64::Neg | F64::Abs | F64::Sqrt | F64::Rcp | F64::Rsqrt => 1,
         _ => 2,
     }
 }

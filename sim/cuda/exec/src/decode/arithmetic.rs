@@ -40,6 +40,11 @@ fn signed<O>(is: bool, a: O, b: O) -> O {
 impl<'a> Decoder<'a, '_> {
     pub(super) fn arithmetic(&mut self, m: &mut Mnemonic<'_>, operands: &[Operand<'a>]) -> Decoded {
         match m.base {
+            "addc" | "subc" | "madc" => return self.carry(m, operands),
+            "add" | "sub" | "mad" if m.has_any(&["cc"]) => return self.carry(m, operands),
+            "copysign" => return self.copy_sign(m, operands),
+            "bmsk" => return self.bit_mask(m, operands),
+            "set" => return self.set(m, operands),
             "dp4a" => return self.dot4(m, operands),
             "bfind" => return self.bit_find(m, operands),
             "shf" => return self.funnel(m, operands),
@@ -52,7 +57,7 @@ impl<'a> Decoder<'a, '_> {
         match ty {
             T::Pred => self.logic(m, operands),
             T::F32 => self.float(m, operands, mode),
-            T::F64 => self.double(m, operands),
+            T::F64 => self.double(m, operands, mode),
             T::F16 | T::F16x2 | T::Bf16 | T::Bf16x2 => self.half(m, operands, ty),
             _ => {
                 let (width, sign) = integer(ty).ok_or_else(|| unsupported(m, ty))?;
@@ -202,7 +207,7 @@ impl<'a> Decoder<'a, '_> {
         self.uniform((Op::F32(op, mode), class), operands, T::F32, sources)
     }
 
-    fn double(&mut self, m: &Mnemonic<'_>, operands: &[Operand<'a>]) -> Decoded {
+    fn double(&mut self, m: &Mnemonic<'_>, operands: &[Operand<'a>], mode: Mode) -> Decoded {
         let (op, sources) = match m.base {
             "add" => (F64::Add, 2),
             "sub" => (F64::Sub, 2),
@@ -215,8 +220,12 @@ impl<'a> Decoder<'a, '_> {
             "abs" => (F64::Abs, 1),
             "sqrt" => (F64::Sqrt, 1),
             "rcp" => (F64::Rcp, 1),
+            "rsqrt" => (F64::Rsqrt, 1),
             _ => return Err(unsupported(m, T::F64)),
         };
+        if mode.round != Round::Nearest {
+            return Err("unsupported: this rounding of this operation".to_owned());
+        }
         self.uniform((Op::F64(op), Class::Float), operands, T::F64, sources)
     }
 

@@ -1,9 +1,10 @@
 //! Moves, conversions, comparisons, selection.
 
+use super::composed::kind;
 use super::mnemonic::Mnemonic;
 use super::scope::File;
 use super::{Decoded, Decoder, Slots, exactly};
-use crate::program::{Bits, Class, Compare, Convert, Kind, Logic, Move, Op, Round, Test, Width};
+use crate::program::{Bits, Class, Compare, Convert, Logic, Move, Op, Round, Test, Width};
 use halyard_sim_cuda_ptx::{Operand, ScalarType};
 
 use ScalarType as T;
@@ -25,6 +26,10 @@ impl<'a> Decoder<'a, '_> {
         match (to, from) {
             (_, Operand::Vector(parts)) => self.pack(to, parts, ty),
             (Operand::Vector(parts), _) => self.unpack(parts, from, ty),
+            (to, Operand::Name("%clock" | "%globaltimer_lo")) if ty.bytes() == 4 => {
+                self.clock(to, Width::W32)
+            }
+            (to, Operand::Name("%clock64" | "%globaltimer")) => self.clock(to, Width::W64),
             _ => {
                 let file = File::of(ty).ok_or("unsupported type")?;
                 let mut slots = Slots::default();
@@ -39,6 +44,15 @@ impl<'a> Decoder<'a, '_> {
                 Ok(())
             }
         }
+    }
+
+    /// Time is what was executed so far.
+    fn clock(&mut self, to: &Operand<'a>, width: Width) -> Decoded {
+        let file = if width == Width::W64 { File::Long } else { File::Word };
+        let mut slots = Slots::default();
+        slots.push(self.target(to, file)?)?;
+        self.push_with(Op::Clock(width), Class::Move, slots);
+        Ok(())
     }
 
     fn pack(&mut self, to: &Operand<'a>, parts: &[Operand<'a>], ty: T) -> Decoded {
@@ -92,7 +106,6 @@ impl<'a> Decoder<'a, '_> {
         supported(convert)?;
         let pair = matches!(to, T::F16x2 | T::Bf16x2 | T::E4m3x2 | T::E5m2x2) && from == T::F32;
         let mut slots = Slots::default();
-        slots.push(self.target(&operands[0], File::of(to).ok_or("unsupported type")?)?)?;
         if operands.len() != 2 + usize::from(pair) {
             return Err(format!(
                 "expected {} operands, found {}",
@@ -100,36 +113,47 @@ impl<'a> Decoder<'a, '_> {
                 operands.len()
             ));
         }
+        let wider = self.is_long(&operands[0])? && File::of(to) == Some(File::Word);
+        let file = File::of(to).ok_or("unsupported type")?;
+        let target = if wider { self.names.slot(file)? } else { self.target(&operands[0], file)? };
+        slots.push(target)?;
         for operand in &operands[1..] {
-            slots.push(self.source(operand, from)?)?;
+            // Of a register that is wider than the type, the low bits count.
+            let source = if File::of(from) == Some(File::Word) && self.is_long(operand)? {
+                let long = self.source(operand, T::B64)?;
+                self.narrowed(long)?
+            } else {
+                self.source(operand, from)?
+            };
+            slots.push(source)?;
         }
         self.push_with(Op::Convert(convert), Class::Convert, slots);
+        if wider {
+            self.widen(&operands[0], (target, to))?;
+        }
+        Ok(())
+    }
+
+    fn is_long(&mut self, operand: &Operand<'a>) -> Decoded<bool> {
+        let Operand::Name(name) = operand else { return Ok(false) };
+        Ok(self.names.register(name)?.is_some_and(|(file, _)| file == File::Long))
+    }
+
+    /// A value in a register that is wider than its type: the sign fills it, or zeros.
+    fn widen(&mut self, to: &Operand<'a>, (value, ty): (u16, T)) -> Decoded {
+        let (to_ty, from) =
+            if matches!(ty, T::S8 | T::S16 | T::S32) { (T::S64, T::S32) } else { (T::U64, T::U32) };
+        let (round, whole, saturate, relu) = (Round::Nearest, false, false, false);
+        let mut slots = Slots::default();
+        slots.push(self.target(to, File::Long)?)?;
+        slots.push(value)?;
+        let widening = Convert { to: to_ty, from, round, whole, saturate, relu };
+        self.push_with(Op::Convert(widening), Class::Convert, slots);
         Ok(())
     }
 
     fn compare(&mut self, m: &mut Mnemonic<'_>, operands: &[Operand<'a>]) -> Decoded {
-        let names = [
-            ("eq", Test::Eq),
-            ("ne", Test::Ne),
-            ("lt", Test::Lt),
-            ("le", Test::Le),
-            ("gt", Test::Gt),
-            ("ge", Test::Ge),
-            ("lo", Test::Lt),
-            ("ls", Test::Le),
-            ("hi", Test::Gt),
-            ("hs", Test::Ge),
-            ("equ", Test::Equ),
-            ("neu", Test::Neu),
-            ("ltu", Test::Ltu),
-            ("leu", Test::Leu),
-            ("gtu", Test::Gtu),
-            ("geu", Test::Geu),
-            ("num", Test::Num),
-            ("nan", Test::Nan),
-        ];
-        let test = names.iter().find(|(name, _)| m.take(name)).map(|(_, test)| *test);
-        let test = test.ok_or("expected a comparison such as .lt")?;
+        let test = self.test(m)?;
         m.take("ftz");
         let with = match m.take_any(&["and", "or", "xor"]) {
             Some("and") => Some(Logic::And),
@@ -138,19 +162,8 @@ impl<'a> Decoder<'a, '_> {
             None => None,
         };
         let ty = m.scalar().ok_or("expected a type")?;
-        let kind = match ty {
-            T::S16 => Kind::S16,
-            T::U16 | T::B16 => Kind::U16,
-            T::S32 => Kind::S32,
-            T::U32 | T::B32 => Kind::U32,
-            T::S64 => Kind::S64,
-            T::U64 | T::B64 => Kind::U64,
-            T::F32 => Kind::F32,
-            T::F64 => Kind::F64,
-            T::F16 => Kind::F16,
-            T::Bf16 => Kind::Bf16,
-            _ => return Err(format!("unsupported: comparison of .{}", ty.name())),
-        };
+        let kind = kind(ty);
+        let kind = kind.ok_or_else(|| format!("unsupported: comparison of .{}", ty.name()))?;
         if operands.len() != 3 + usize::from(with.is_some()) {
             return Err("expected a result, two sources and, with a logic operation, a predicate"
                 .to_owned());
@@ -178,6 +191,32 @@ impl<'a> Decoder<'a, '_> {
         let op = Op::Compare(Compare { kind, test, with });
         self.push_with(op, Class::Integer, slots).imm = i64::from(negated);
         Ok(())
+    }
+
+    /// Takes the comparison away.
+    pub(super) fn test(&self, m: &mut Mnemonic<'_>) -> Decoded<Test> {
+        let names = [
+            ("eq", Test::Eq),
+            ("ne", Test::Ne),
+            ("lt", Test::Lt),
+            ("le", Test::Le),
+            ("gt", Test::Gt),
+            ("ge", Test::Ge),
+            ("lo", Test::Lt),
+            ("ls", Test::Le),
+            ("hi", Test::Gt),
+            ("hs", Test::Ge),
+            ("equ", Test::Equ),
+            ("neu", Test::Neu),
+            ("ltu", Test::Ltu),
+            ("leu", Test::Leu),
+            ("gtu", Test::Gtu),
+            ("geu", Test::Geu),
+            ("num", Test::Num),
+            ("nan", Test::Nan),
+        ];
+        let test = names.iter().find(|(name, _)| m.take(name)).map(|(_, test)| *test);
+        Ok(test.ok_or("expected a comparison such as .lt")?)
     }
 
     fn select(&mut self, m: &mut Mnemonic<'_>, operands: &[Operand<'a>]) -> Decoded {

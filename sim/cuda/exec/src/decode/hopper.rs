@@ -252,7 +252,7 @@ impl<'a> Decoder<'a, '_> {
         let aligned = m.take("aligned");
         let mut slots = Slots::default();
         slots.push(self.word_constant(CLUSTER_BARRIER)?)?;
-        let flow = Flow::Barrier { counted: false, wait, aligned };
+        let flow = Flow::Barrier { counted: false, wait, aligned, vote: None };
         self.push_with(Op::Flow(flow), Class::Barrier, slots);
         Ok(())
     }

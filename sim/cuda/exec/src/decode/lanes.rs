@@ -95,14 +95,14 @@ impl<'a> Decoder<'a, '_> {
             None => return Err("expected .any or .all".to_owned()),
         };
         let ty = m.scalar().ok_or("expected a type")?;
-        if ty.bytes() != 4 {
-            return Err("unsupported: only 32-bit values are".to_owned());
-        }
         let [to, value, mask] = exactly(operands)?;
         let (to, all) = match to {
             Operand::Pair(to, all) => (&**to, &**all),
             to => (to, &Operand::Sink),
         };
+        if ty.bytes() == 8 {
+            return self.match_long(op, [to, all, value, mask]);
+        }
         let mut slots = Slots::default();
         slots.push(self.target(to, File::Word)?)?;
         slots.push(self.target(all, File::Predicate)?)?;

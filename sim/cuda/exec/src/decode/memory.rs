@@ -111,11 +111,11 @@ impl<'a> Decoder<'a, '_> {
         let [Operand::Address(to), from] = exactly(operands)? else {
             return Err("expected an address and a register".to_owned());
         };
-        if access.room == Room::Param {
-            return Err("unsupported: writing parameters".to_owned());
-        }
         let mut slots = Slots::default();
         let offset = self.address(&mut access, to, &mut slots)?;
+        if matches!(access.room, Room::Param | Room::ParamAt) {
+            return Err("unsupported: writing a kernel's parameters".to_owned());
+        }
         let parts = elements(from, access.count)?;
         // Registers may be wider than what is stored of them.
         if let [Operand::Name(name), ..] = parts
@@ -146,10 +146,21 @@ impl<'a> Decoder<'a, '_> {
                 slots.push(base)?;
                 return Ok(address.offset);
             }
+            let bytes = i64::from(access.bytes) * i64::from(access.count);
+            if let Some(Place::Argument(at, size)) = self.names.find_variable(name)? {
+                let end = address.offset.checked_add(bytes);
+                if address.offset < 0 || end.is_none_or(|end| end > size as i64) {
+                    return Err(format!("outside the parameter '{name}'"));
+                }
+                access.room = Room::Local;
+                access.long = true;
+                let base = self.long_constant(at)?;
+                slots.push(base)?;
+                return Ok(address.offset);
+            }
             let at = self.params.get(name).copied();
             let at = at.ok_or_else(|| format!("'{name}' is no parameter"))?;
             let offset = i64::try_from(at).map_err(|_| "offset")? + address.offset;
-            let bytes = i64::from(access.bytes) * i64::from(access.count);
             if offset < 0 || offset + bytes > self.param_bytes as i64 {
                 return Err("outside the kernel's parameters".to_owned());
             }
@@ -166,6 +177,7 @@ impl<'a> Decoder<'a, '_> {
             let fits = match place {
                 Place::Shared(_) | Place::DynamicShared => access.room == Room::Shared,
                 Place::Local(_) => access.room == Room::Local,
+                Place::Argument(..) => false,
                 Place::Global(_) => matches!(access.room, Room::Global | Room::Generic),
             };
             if !fits {

@@ -3,6 +3,8 @@
 mod allocate;
 mod arithmetic;
 mod bulk;
+mod calls;
+mod composed;
 mod data;
 mod hazard;
 mod hopper;
@@ -13,12 +15,12 @@ mod params;
 mod scope;
 mod wgmma;
 
-use crate::program::{Class, Flow, Ins, OPERANDS, Op, Product, Program, Slot, Together};
+use crate::program::{Class, Flow, Ins, OPERANDS, Op, Product, Program, Slot, Together, Vote};
 use crate::warp::{handler, watched_handler};
 use allocate::allocate;
 pub(crate) use allocate::{Role, roles};
 use halyard_sim_cuda_ptx::{
-    Address, Instruction, Kernel, Module, Operand, ScalarType, Statement, Variable,
+    Address, Guard, Instruction, Kernel, Module, Operand, ScalarType, Statement, Variable,
 };
 use hazard::hazards;
 use mnemonic::Mnemonic;
@@ -50,9 +52,9 @@ pub struct DecodeError {
 }
 
 /// Decodes one kernel of `module`.
-pub(crate) fn decode(
-    module: &Module<'_>,
-    kernel: &Kernel<'_>,
+pub(crate) fn decode<'a>(
+    module: &'a Module<'a>,
+    kernel: &'a Kernel<'a>,
     globals: &Globals,
 ) -> Result<Program, DecodeError> {
     if let Some(cluster) = kernel.limits.required_cluster.filter(|cluster| *cluster != [1; 3]) {
@@ -62,6 +64,9 @@ pub(crate) fn decode(
     let (params, param_bytes) = Program::place(&kernel.params);
     let named = kernel.params.iter().zip(&params).map(|(param, (at, _))| (param.name, *at));
     let mut decoder = Decoder {
+        module,
+        calls: Vec::new(),
+        carry: None,
         names: Names::new(globals, &module.variables),
         params: named.collect(),
         param_bytes,
@@ -71,14 +76,17 @@ pub(crate) fn decode(
         orders: false,
     };
     decoder.body(&kernel.body)?;
-    for (at, target) in decoder.names.leave()? {
-        decoder.code[at].imm = target as i64;
-    }
+    decoder.resolve()?;
     decoder.push(Op::Flow(Flow::Exit), Class::Control);
     Ok(decoder.finish(kernel, (params, param_bytes)))
 }
 
 pub(crate) struct Decoder<'a, 'g> {
+    module: &'a Module<'a>,
+    /// The functions in whose bodies it is, the innermost last.
+    calls: Vec<&'a str>,
+    /// What `.cc` keeps.
+    carry: Option<Slot>,
     names: Names<'a, 'g>,
     params: HashMap<&'a str, usize>,
     param_bytes: usize,
@@ -186,18 +194,29 @@ impl<'a> Decoder<'a, '_> {
                 Statement::Block(inner) => {
                     self.names.enter();
                     self.body(inner)?;
-                    for (at, target) in self.names.leave()? {
-                        self.code[at].imm = target as i64;
-                    }
+                    self.resolve()?;
                 }
+                Statement::Targets(name, labels) => self.names.list(name, labels),
                 Statement::Instruction(instruction) => {
                     self.line = instruction.line;
+                    if instruction.mnemonic.split('.').next() == Some("call") {
+                        self.call(instruction)?;
+                        continue;
+                    }
                     self.instruction(instruction).map_err(|text| DecodeError {
                         line: instruction.line,
                         text: format!("`{}`: {text}", instruction.mnemonic),
                     })?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Leaves a scope, and sends its branches to its labels.
+    fn resolve(&mut self) -> Result<(), DecodeError> {
+        for (at, target) in self.names.leave()? {
+            self.code[at].imm = target as i64;
         }
         Ok(())
     }
@@ -220,6 +239,13 @@ impl<'a> Decoder<'a, '_> {
             "bra" | "ret" | "exit" | "trap" | "bar" | "barrier" | "membar" | "fence" => {
                 self.flow(&mut m, operands)?;
             }
+            "brx" if instruction.guard.is_some() => return Err("unsupported: a guard".to_owned()),
+            "brx" => self.branch_by_index(&mut m, operands)?,
+            // How long a thread sleeps nobody sees.
+            "nanosleep" => {
+                m.take("u32");
+                self.push(Op::Nop, Class::Control);
+            }
             "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "mma" => {
                 self.lanes(&mut m, operands)?;
             }
@@ -229,19 +255,21 @@ impl<'a> Decoder<'a, '_> {
             "wgmma" => self.wgmma(&mut m, operands)?,
             "stmatrix" => self.store_matrix(&mut m, operands)?,
             "tensormap" => self.tensor_map(&mut m, operands)?,
-            "call" => return Err("unsupported: calls of functions".to_owned()),
             _ => self.arithmetic(&mut m, operands)?,
         }
         if let Some(left) = m.left() {
             return Err(format!("unsupported: modifier .{left}"));
         }
-        if let Some(guard) = instruction.guard {
-            let slot = self.register(guard.predicate, File::Predicate)?;
-            for ins in &mut self.code[first..] {
-                ins.guard = Some((slot, !guard.negated));
-            }
+        if let Some(guard) = self.guard(instruction)? {
+            self.code[first..].iter_mut().for_each(|ins| ins.guard = Some(guard));
         }
         Ok(())
+    }
+
+    /// The predicate of an instruction's guard, and what it must be.
+    fn guard(&mut self, instruction: &Instruction<'a>) -> Decoded<Option<(Slot, bool)>> {
+        let Some(Guard { predicate, negated }) = instruction.guard else { return Ok(None) };
+        Ok(Some((self.register(predicate, File::Predicate)?, !negated)))
     }
 
     /// Appends an instruction without registers.
@@ -265,13 +293,13 @@ impl<'a> Decoder<'a, '_> {
                 let [Operand::Name(label)] = operands else {
                     return Err("expected a label".to_owned());
                 };
-                self.names.branch(self.code.len(), label, self.line);
-                self.push(Op::Flow(Flow::Branch), Class::Control);
+                self.branch_to(label);
             }
-            "ret" | "exit" => {
+            "ret" => {
                 m.take("uni");
-                self.push(Op::Flow(Flow::Exit), Class::Control);
+                self.leave_function();
             }
+            "exit" => _ = self.push(Op::Flow(Flow::Exit), Class::Control),
             "trap" => _ = self.push(Op::Flow(Flow::Trap), Class::Control),
             "membar" | "fence" => {
                 if self.special_fence(m)? {
@@ -303,9 +331,12 @@ impl<'a> Decoder<'a, '_> {
             self.push_with(Op::Flow(Flow::WarpBarrier), Class::Barrier, slots);
             return Ok(());
         }
+        if m.take("red") {
+            return self.vote_barrier(m, operands, aligned);
+        }
         let wait = m.take("sync");
         if !wait && !m.take("arrive") {
-            return Err("unsupported: only .sync and .arrive are".to_owned());
+            return Err("unsupported: only .sync, .arrive and .red are".to_owned());
         }
         let (id, count) = match operands {
             [id] => (id, None),
@@ -316,8 +347,45 @@ impl<'a> Decoder<'a, '_> {
         if let Some(count) = count {
             slots.push(self.word(count, ScalarType::B32)?)?;
         }
-        let flow = Flow::Barrier { counted: count.is_some(), wait, aligned };
+        let flow = Flow::Barrier { counted: count.is_some(), wait, aligned, vote: None };
         self.push_with(Op::Flow(flow), Class::Barrier, slots);
+        Ok(())
+    }
+
+    /// `bar.red`: a barrier at which all learn of a predicate of each.
+    fn vote_barrier(
+        &mut self,
+        m: &mut Mnemonic<'_>,
+        operands: &[Operand<'a>],
+        aligned: bool,
+    ) -> Decoded {
+        let (vote, file) = match m.take_any(&["popc", "and", "or"]) {
+            Some("popc") => (Vote::Count, File::Word),
+            Some("and") => (Vote::All, File::Predicate),
+            Some(_) => (Vote::Any, File::Predicate),
+            None => return Err("expected .popc, .and or .or".to_owned()),
+        };
+        m.take(if vote == Vote::Count { "u32" } else { "pred" });
+        let (to, id, count, predicate) = match operands {
+            [to, id, predicate] => (to, id, None, predicate),
+            [to, id, count, predicate] => (to, id, Some(count), predicate),
+            _ => return Err("expected a result, a barrier, threads, a predicate".to_owned()),
+        };
+        let (predicate, negated) = match predicate {
+            Operand::Not(name) => (&Operand::Name(name), true),
+            other => (other, false),
+        };
+        let mut slots = Slots::default();
+        slots.push(self.word(id, ScalarType::B32)?)?;
+        slots.push(match count {
+            Some(count) => self.word(count, ScalarType::B32)?,
+            None => 0,
+        })?;
+        slots.push(self.predicate(predicate)?)?;
+        slots.push(self.target(to, file)?)?;
+        let counted = count.is_some();
+        let flow = Flow::Barrier { counted, wait: true, aligned, vote: Some(vote) };
+        self.push_with(Op::Flow(flow), Class::Barrier, slots).imm = i64::from(negated);
         Ok(())
     }
 
@@ -368,6 +436,7 @@ impl<'a> Decoder<'a, '_> {
                     Some(Place::Global(_)) => {
                         return Err(format!("the address of '{name}' takes 64 bits"));
                     }
+                    Some(Place::Argument(..)) => return Err(address_of_argument(name)),
                     None => return Err(format!("'{name}' is not declared")),
                 }
             }
@@ -400,6 +469,7 @@ impl<'a> Decoder<'a, '_> {
                 match self.names.find_variable(name)? {
                     Some(Place::DynamicShared) => return self.dynamic_shared(File::Long),
                     Some(Place::Shared(at) | Place::Local(at) | Place::Global(at)) => at,
+                    Some(Place::Argument(..)) => return Err(address_of_argument(name)),
                     None => return Err(format!("'{name}' is not declared, or not of 64 bits")),
                 }
             }
@@ -475,6 +545,10 @@ fn constant_bits(operand: &Operand<'_>, ty: ScalarType) -> Decoded<u64> {
         (Operand::F64(bits), _) => *bits,
         _ => return Err("expected a register or constant".to_owned()),
     })
+}
+
+fn address_of_argument(name: &str) -> String {
+    format!("unsupported: the address of '{name}', a parameter of a call")
 }
 
 /// An operand list of fixed length.

@@ -32,16 +32,22 @@ pub(crate) enum Place {
     /// At this offset behind the shared memory of fixed size.
     DynamicShared,
     Local(u64),
+    /// A parameter of a call: at this offset of local memory, so many bytes.
+    Argument(u64, u64),
     /// At this device address.
     Global(u64),
 }
 
 #[derive(Default)]
 struct Scope<'a> {
+    /// What is around it is another function's, whose names it does not see.
+    function: bool,
     declared: Vec<RegDecl<'a>>,
     registers: HashMap<&'a str, (File, Slot)>,
     variables: HashMap<&'a str, Place>,
     labels: HashMap<&'a str, usize>,
+    /// Labels that a jump by a table may go to.
+    lists: HashMap<&'a str, Vec<&'a str>>,
     /// Branches to labels that were not met yet: instruction, label, line.
     pending: Vec<(usize, &'a str, u32)>,
 }
@@ -50,7 +56,9 @@ struct Scope<'a> {
 pub(crate) struct Names<'a, 'g> {
     scopes: Vec<Scope<'a>>,
     globals: &'g Globals,
-    module: &'g [Variable<'a>],
+    module: &'a [Variable<'a>],
+    /// Variables of the module in shared memory that were named so far.
+    placed: HashMap<&'a str, Place>,
     pub(crate) sizes: [usize; 3],
     pub(crate) words: HashMap<u32, Slot>,
     pub(crate) longs: HashMap<u64, Slot>,
@@ -64,11 +72,12 @@ pub(crate) struct Names<'a, 'g> {
 }
 
 impl<'a, 'g> Names<'a, 'g> {
-    pub(crate) fn new(globals: &'g Globals, module: &'g [Variable<'a>]) -> Self {
+    pub(crate) fn new(globals: &'g Globals, module: &'a [Variable<'a>]) -> Self {
         Self {
             scopes: vec![Scope::default()],
             globals,
             module,
+            placed: HashMap::new(),
             sizes: [0; 3],
             words: HashMap::new(),
             longs: HashMap::new(),
@@ -94,6 +103,18 @@ impl<'a, 'g> Names<'a, 'g> {
         self.scopes.push(Scope::default());
     }
 
+    /// Enters a function that is called, whose parameters are at these places.
+    pub(crate) fn enter_function(&mut self, params: Vec<(&'a str, Place)>) {
+        let variables = params.into_iter().collect();
+        self.scopes.push(Scope { function: true, variables, ..Scope::default() });
+    }
+
+    /// The scopes whose names are seen, the innermost first.
+    fn seen(&self) -> impl Iterator<Item = usize> + use<> {
+        let function = self.scopes.iter().rposition(|scope| scope.function).unwrap_or(0);
+        (function..self.scopes.len()).rev()
+    }
+
     /// Leaves a scope: its labels resolve its branches, others wait in the scope around. Gives instruction and target.
     pub(crate) fn leave(&mut self) -> Result<Vec<(usize, usize)>, DecodeError> {
         let Some(scope) = self.scopes.pop() else { return Ok(Vec::new()) };
@@ -101,7 +122,7 @@ impl<'a, 'g> Names<'a, 'g> {
         for (at, label, line) in scope.pending {
             if let Some(target) = scope.labels.get(label) {
                 resolved.push((at, *target));
-            } else if let Some(around) = self.scopes.last_mut() {
+            } else if let Some(around) = self.scopes.last_mut().filter(|_| !scope.function) {
                 around.pending.push((at, label, line));
             } else {
                 let text = format!("branch to '{label}', which is no label here");
@@ -127,6 +148,14 @@ impl<'a, 'g> Names<'a, 'g> {
         self.scope().labels.insert(name, at);
     }
 
+    pub(crate) fn list(&mut self, name: &'a str, labels: &[&'a str]) {
+        self.scope().lists.insert(name, labels.to_vec());
+    }
+
+    pub(crate) fn targets(&self, name: &str) -> Option<Vec<&'a str>> {
+        self.seen().find_map(|at| self.scopes[at].lists.get(name)).cloned()
+    }
+
     pub(crate) fn branch(&mut self, at: usize, label: &'a str, line: u32) {
         self.scope().pending.push((at, label, line));
     }
@@ -144,7 +173,7 @@ impl<'a, 'g> Names<'a, 'g> {
                 return Ok(Place::DynamicShared);
             }
             Space::Shared => &mut self.shared_bytes,
-            Space::Local => &mut self.local_bytes,
+            Space::Local | Space::Param => &mut self.local_bytes,
             _ => {
                 return Err(format!("variable '{}' in this space, inside a kernel", variable.name));
             }
@@ -154,12 +183,16 @@ impl<'a, 'g> Names<'a, 'g> {
         if *end > 1 << 24 {
             return Err(format!("more than 16 MiB of variables, with '{}'", variable.name));
         }
-        Ok(if variable.space == Space::Shared { Place::Shared(at) } else { Place::Local(at) })
+        Ok(match variable.space {
+            Space::Shared => Place::Shared(at),
+            Space::Param => Place::Argument(at, bytes),
+            _ => Place::Local(at),
+        })
     }
 
     /// The register called `name`, which gets its slot when it is first asked for.
     pub(crate) fn register(&mut self, name: &'a str) -> Result<Option<(File, Slot)>, String> {
-        for at in (0..self.scopes.len()).rev() {
+        for at in self.seen() {
             if let Some(found) = self.scopes[at].registers.get(name) {
                 return Ok(Some(*found));
             }
@@ -177,7 +210,8 @@ impl<'a, 'g> Names<'a, 'g> {
 
     /// The variable called `name`; one of the module's shared variables is placed when a kernel first names it.
     pub(crate) fn find_variable(&mut self, name: &'a str) -> Result<Option<Place>, String> {
-        if let Some(place) = self.scopes.iter().rev().find_map(|scope| scope.variables.get(name)) {
+        let here = self.seen().find_map(|at| self.scopes[at].variables.get(name));
+        if let Some(place) = here.or_else(|| self.placed.get(name)) {
             return Ok(Some(*place));
         }
         if let Some((address, _)) = self.globals.get(name) {
@@ -187,7 +221,7 @@ impl<'a, 'g> Names<'a, 'g> {
             return Ok(None);
         };
         let place = self.place(variable)?;
-        self.scopes[0].variables.insert(variable.name, place);
+        self.placed.insert(variable.name, place);
         Ok(Some(place))
     }
 

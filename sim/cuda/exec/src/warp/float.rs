@@ -164,6 +164,7 @@ pub(super) fn f64s(r: &mut Registers, m: u32, o: &O, op: F64) {
         F64::Abs => r.map1_long(m, o, |x| f(x).abs().to_bits()),
         F64::Sqrt => r.map1_long(m, o, |x| f(x).sqrt().to_bits()),
         F64::Rcp => r.map1_long(m, o, |x| (1.0 / f(x)).to_bits()),
+        F64::Rsqrt => r.map1_long(m, o, |x| (1.0 / f(x).sqrt()).to_bits()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which function executes an instruction: one of its own for each frequent opcode, compiled for the vectors of the processor.
 
+use super::registers::LANES;
 use super::{
     Env, Handler, Warp, access, atomic, convert, exchange, float, hopper, integer, tensor, wgmma,
 };
@@ -41,6 +42,8 @@ fn step(op: Op, w: &mut Warp, e: &mut Env<'_>, ins: &Ins, m: u32) -> Step {
             count_tensor(&mut e.counters, op);
         }
         Op::Lanes(op) => exchange::exchange(r, m, o, op, ins.imm),
+        Op::Clock(Width::W64) => r.set_long(o[0], m, &[e.tally.issued(); LANES]),
+        Op::Clock(_) => r.set_word(o[0], m, &[e.tally.issued() as u32; LANES]),
         Op::Hopper(op) => return hopper::hopper(w, e, ins, op, m),
         Op::Nop | Op::Flow(_) => {}
     }

@@ -339,9 +339,13 @@ fn straight(
             if active == 0 {
                 continue;
             }
-            if ins.together != Together::No && !together(w, ins, e.pc, active)? {
+            if ins.together != Together::No && !together(w, ins, active)? {
+                let waits = apart(w, e, ins, active)?;
+                if waits == 0 {
+                    continue;
+                }
                 e.tally.straight(program, (first, *pc), m);
-                return Ok(active);
+                return Ok(waits);
             }
             if let Some(compiled) = e.compiled
                 && active == FULL
@@ -381,23 +385,51 @@ impl Ins {
 }
 
 #[inline(always)]
-fn together(w: &mut Warp, ins: &Ins, pc: u32, active: u32) -> Step<bool> {
+fn together(w: &Warp, ins: &Ins, active: u32) -> Step<bool> {
     match ins.together {
         Together::Mask(slot) => {
             let wanted = w.registers.word(slot)[active.trailing_zeros() as usize & 31];
-            if wanted & w.live & !active == 0 && active & !wanted == 0 {
-                Ok(true)
-            } else {
-                w.meets(pc, active, wanted)
-            }
+            Ok(wanted & w.live & !active == 0 && active & !wanted == 0)
         }
         _ if active == FULL => Ok(true),
         _ if w.live != FULL => {
             let text = "it needs all 32 lanes, some of which have exited or never were".to_owned();
             Err(Trouble::new(FaultKind::WarpSync, active.trailing_zeros(), text))
         }
-        _ => w.meets(pc, active, FULL),
+        _ => Ok(false),
     }
+}
+
+/// Executes `ins` for those of `active` whose mask's lanes are all here, mask by mask: lanes may name different ones. Gives the
+/// lanes that wait for others.
+#[cold]
+fn apart(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, active: u32) -> Step<u32> {
+    let masks = match ins.together {
+        Together::Mask(slot) => *w.registers.word(slot),
+        _ => [FULL; LANES],
+    };
+    let mut waits = 0;
+    for (wanted, lanes) in by_mask(&masks, active) {
+        if w.meets(e.pc, lanes, wanted)? {
+            e.active = lanes;
+            execute(w, e, (ins.run, ins), lanes)?;
+        } else {
+            waits |= lanes;
+        }
+    }
+    Ok(waits)
+}
+
+/// The masks that the lanes `active` name, and which lanes name each.
+fn by_mask(masks: &[u32; LANES], active: u32) -> impl Iterator<Item = (u32, u32)> {
+    let mut left = active;
+    std::iter::from_fn(move || {
+        let wanted = *masks.get(left.trailing_zeros() as usize)?;
+        let same = |lane: &usize| left >> lane & 1 != 0 && masks[*lane] == wanted;
+        let lanes = (0..LANES).filter(same).fold(0, |lanes, lane| lanes | 1 << lane);
+        left &= !lanes;
+        Some((wanted, lanes))
+    })
 }
 
 /// Branches, exits and barriers: where the group goes, and which lanes stay in it.
@@ -424,18 +456,23 @@ fn go(
             w.exit(active);
         }
         Flow::Trap => {
-            let text = "trap".to_owned();
-            return Err(Trouble::new(FaultKind::Trap, active.trailing_zeros(), text));
+            let (kind, text) = match ins.imm {
+                1 => (FaultKind::Assert, "an assertion does not hold"),
+                _ => (FaultKind::Trap, "trap"),
+            };
+            return Err(Trouble::new(kind, active.trailing_zeros(), text.to_owned()));
         }
         Flow::WarpBarrier => {
-            let first = active.trailing_zeros() as usize & 31;
-            w.warp_barrier(pc, active, w.registers.word(ins.o[0])[first]);
+            let masks = *w.registers.word(ins.o[0]);
+            for (wanted, lanes) in by_mask(&masks, active) {
+                w.warp_barrier(pc, lanes, wanted);
+            }
         }
         Flow::BarrierWait { parity } => {
             let done = mbarrier::wait(w, e, ins, parity, active)?;
             return Ok((pc + 1, left | done));
         }
-        Flow::Barrier { counted, wait, aligned } => {
+        Flow::Barrier { counted, wait, aligned, .. } => {
             let first = active.trailing_zeros() as usize & 31;
             let barrier = w.registers.word(ins.o[0])[first];
             let wanted = counted.then(|| w.registers.word(ins.o[1])[first]);

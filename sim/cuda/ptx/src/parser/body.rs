@@ -27,7 +27,7 @@ impl<'a> Parser<'_, 'a> {
         }
         let line = self.line();
         match self.peek_word() {
-            Some(".reg") => self.registers(into)?,
+            Some(word) if word == ".reg" || word.starts_with(".reg.") => self.registers(into)?,
             Some(".loc" | ".file") => self.skip_line(line),
             Some(".pragma") => self.skip_past(';')?,
             Some(".shared" | ".local" | ".global" | ".const" | ".param") => {
@@ -35,7 +35,12 @@ impl<'a> Parser<'_, 'a> {
             }
             Some(word) if self.is_label() => {
                 self.at += 2;
-                into.push(Statement::Label(word, line));
+                match self.peek_word() {
+                    Some(".branchtargets") => into.push(self.targets(word)?),
+                    // Of a call through an address, which says where.
+                    Some(".calltargets" | ".callprototype") => self.skip_past(';')?,
+                    _ => into.push(Statement::Label(word, line)),
+                }
             }
             _ => into.push(Statement::Instruction(self.instruction()?)),
         }
@@ -46,10 +51,20 @@ impl<'a> Parser<'_, 'a> {
         self.tokens.get(self.at + 1).is_some_and(|next| next.token == Token::Punct(':'))
     }
 
+    /// `.branchtargets a, b, …;`
+    fn targets(&mut self, name: &'a str) -> Parsed<Statement<'a>> {
+        self.at += 1;
+        let mut labels = vec![self.name("a label")?];
+        while self.eat(',') {
+            labels.push(self.name("a label")?);
+        }
+        self.expect(';')?;
+        Ok(Statement::Targets(name, labels))
+    }
+
     fn registers(&mut self, into: &mut Vec<Statement<'a>>) -> Parsed<()> {
         let line = self.line();
-        self.at += 1;
-        let ty: ScalarType = self.scalar_type()?;
+        let ty = self.register_type()?;
         loop {
             let name = self.name("a register's name")?;
             let count = if self.eat('<') { Some(self.register_count()?) } else { None };
@@ -57,6 +72,17 @@ impl<'a> Parser<'_, 'a> {
             if !self.eat(',') {
                 return self.expect(';');
             }
+        }
+    }
+
+    /// `.reg .b16`, which may be written together.
+    fn register_type(&mut self) -> Parsed<ScalarType> {
+        let joined = self.peek_word().and_then(|word| word.strip_prefix(".reg."));
+        self.at += 1;
+        match joined {
+            Some(name) => ScalarType::parse(name)
+                .ok_or_else(|| self.error_at(self.at - 1, "a type such as .b32")),
+            None => self.scalar_type(),
         }
     }
 

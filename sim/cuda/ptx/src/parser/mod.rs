@@ -4,7 +4,7 @@ mod body;
 mod operand;
 mod variable;
 
-use crate::ast::{Kernel, Limits, Linkage, Module, Param, ScalarType};
+use crate::ast::{Function, Kernel, Limits, Linkage, Module, Param, ScalarType};
 use crate::lexer::{Located, Token, tokens};
 use crate::{ParseError, Space};
 
@@ -180,25 +180,23 @@ impl<'a> Parser<'_, 'a> {
         Ok(all)
     }
 
-    /// `.func (results) name (params) …`, whose body is skipped.
-    fn function(&mut self) -> Parsed<(&'a str, u32)> {
+    /// `.func (results) name (params) { … }`, or without a body.
+    fn function(&mut self) -> Parsed<Function<'a>> {
         let line = self.line();
         self.at += 1;
-        if self.eat('(') {
-            self.params()?;
-        }
+        let results = if self.eat('(') { self.params()? } else { Vec::new() };
         let name = self.name("the function's name")?;
-        if self.eat('(') {
-            self.params()?;
-        }
-        while !self.eat(';') {
-            if self.peek_punct() == Some('{') {
-                self.skip_braces()?;
-                break;
+        let params = if self.eat('(') { self.params()? } else { Vec::new() };
+        let body = loop {
+            if self.eat(';') {
+                break None;
+            }
+            if self.eat('{') {
+                break Some(self.statements()?);
             }
             self.advance("the function's body or ';'")?;
-        }
-        Ok((name, line))
+        };
+        Ok(Function { name, line, results, params, body })
     }
 
     fn skip_line(&mut self, line: u32) {

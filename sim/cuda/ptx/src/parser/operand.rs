@@ -50,6 +50,9 @@ impl<'a> Parser<'_, 'a> {
 
     /// Elements up to and with `end`.
     fn vector(&mut self, end: char) -> Parsed<Vec<Operand<'a>>> {
+        if end == ')' && self.eat(end) {
+            return Ok(Vec::new());
+        }
         let mut all = vec![self.simple_operand()?];
         while self.eat(',') {
             all.push(self.simple_operand()?);
