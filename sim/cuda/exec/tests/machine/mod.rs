@@ -29,7 +29,7 @@ macro_rules! args {
         fn from(value: $ty) -> Self { Self(value.to_le_bytes().to_vec()) }
     })* };
 }
-args!(u64 u32 f32 i32);
+args!(u64 i64 u32 f32 f64 i32 u8);
 
 impl From<[u8; 128]> for Arg {
     fn from(value: [u8; 128]) -> Self {
