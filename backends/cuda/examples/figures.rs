@@ -105,7 +105,7 @@ impl Counter for Table {
 
 impl Table {
     fn head(&self) {
-        let columns = ["DRAM", "asked", "tensor", "passes", "worst"];
+        let columns = ["DRAM", "read", "written", "asked", "tensor", "passes", "worst"];
         let columns = columns.map(|column| format!(" {column:>7}")).concat();
         let roofs: String = DEVICES.iter().map(|name| format!(" {name:>9}")).collect();
         println!("{:<46}{columns}{roofs}  kernels", "launch");
@@ -121,7 +121,9 @@ impl Table {
         }
         let sum = |of: fn(&Kernel) -> u64| kernels.values().map(of).sum::<u64>();
         let of_least = |sectors: u64| sectors as f64 * 32.0 / kernel.bytes as f64;
-        let moved = of_least(sum(|k| k.unique_read_sectors + k.unique_written_sectors));
+        let read = of_least(sum(|k| k.unique_read_sectors));
+        let written = of_least(sum(|k| k.unique_written_sectors));
+        let moved = read + written;
         let asked = of_least(sum(|k| k.read_sectors + k.written_sectors));
         let tensor = sum(|k| k.tensor_ops + k.tensor_ops_fp8 + k.tensor_ops_int8);
         let tensor = tensor as f64 / kernel.flops.max(1) as f64;
@@ -137,7 +139,7 @@ impl Table {
         });
         let names: Vec<&str> = kernels.keys().map(String::as_str).collect();
         Ok(format!(
-            "{:<46} {moved:>7.3} {asked:>7.3} {:>6.0}% {passes:>7.2} {worst:>7}{}  {}{}",
+            "{:<46} {moved:>7.3} {read:>7.3} {written:>7.3} {asked:>7.3} {:>6.0}% {passes:>7.2} {worst:>7}{}  {}{}",
             kernel.name,
             100.0 * tensor.min(1.0),
             roofs.collect::<String>(),
