@@ -145,7 +145,7 @@ fn a_link_that_is_gone_is_told() {
 /// A call that finds no memory fails its requests, and the server goes on.
 #[test]
 fn memory_that_runs_out_while_serving_fails_one_step() {
-    let machine = Machine::with("l20").failing("2 call 900 of cuLaunchKernel");
+    let machine = Machine::with("l20").failing("2 call 1000 of cuLaunchKernel");
     let server = Server::run(&mut machine.serve("llama", &["--dtype", "float32"]));
     let client: Client<'_> = server.client();
     let failed = body_of(client.send(PLAIN, &greedy(&json!("a"), 200)), 500);
