@@ -73,11 +73,8 @@ impl Compiled {
         let mut stretches = vec![Stretch::default(); program.code.len()];
         for (first, len) in find(program, &constants) {
             let mut place = |whole| {
-                let offset = u32::try_from(code.len()).ok()?;
                 let stretch = &program.code[first..first + len];
-                code.extend(translated(program, stretch, whole, &constants)?);
-                code.resize(code.len().next_multiple_of(64), 0xcc);
-                Some(offset)
+                append(&mut code, &translated(program, stretch, whole, &constants)?)
             };
             stretches[first] =
                 Stretch { whole: place(true)?, part: place(false)?, len: len as u32 };
@@ -89,9 +86,7 @@ impl Compiled {
                 _ => None,
             };
             if let Some(together) = together.filter(|_| !program.hazards.watches(at)) {
-                let whole = u32::try_from(code.len()).ok()?;
-                code.extend(together);
-                code.resize(code.len().next_multiple_of(64), 0xcc);
+                let whole = append(&mut code, &together)?;
                 stretches[at] = Stretch { whole, part: 0, len: 0 };
             }
         }
@@ -100,9 +95,7 @@ impl Compiled {
             if let Op::Load(a) = ins.op
                 && let Some(load) = spread::load(a, &ins.o)
             {
-                *spread = Spread { code: u32::try_from(code.len()).ok()?, words: a.count };
-                code.extend(load);
-                code.resize(code.len().next_multiple_of(64), 0xcc);
+                *spread = Spread { code: append(&mut code, &load)?, words: a.count };
             }
         }
         let mut memory = MmapMut::map_anon(code.len().max(1)).ok()?;
@@ -161,6 +154,14 @@ impl Compiled {
         // lives.
         unsafe { std::mem::transmute::<*const u8, Entry>(start) }
     }
+}
+
+/// Appends a function to `code`, as far as the next begins on a cache line of its own; gives where it begins.
+fn append(code: &mut Vec<u8>, function: &[u8]) -> Option<u32> {
+    let offset = u32::try_from(code.len()).ok()?;
+    code.extend(function);
+    code.resize(code.len().next_multiple_of(64), 0xcc);
+    Some(offset)
 }
 
 /// Where stretches begin, and their lengths.

@@ -114,12 +114,6 @@ fn load_steps(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) -> Op
         (4, 4, false, _) if whole && far => {
             spread_words::<32, 4, 1008>(r, o, FULL, &found.data.load(at));
         }
-        (4, 2, false, _) if whole => {
-            spread_words::<8, 2, 256>(r, o, FULL, &found.data.load(at));
-        }
-        (4, 4, false, _) if whole => {
-            spread_words::<16, 4, 512>(r, o, FULL, &found.data.load(at));
-        }
         (8, 1, true, _) if whole => spread_longs::<8, 1, 256>(r, o, FULL, &found.data.load(at)),
         (2, 1, false, false) if whole => {
             spread_halves::<64>(r, o[1], FULL, &found.data.load(at));
