@@ -129,10 +129,28 @@ struct Sum { DEVICE float operator()(float a, float b) const { return a + b; } }
 // NaN loses.
 struct Most { DEVICE float operator()(float a, float b) const { return __nvvm_fmax_f(a, b); } };
 
-template <class Op> DEVICE float reduce_warp(float x, Op op) {
+// Over the lanes that differ in numbers below 2 FIRST.
+template <int FIRST = WARP / 2, class Op> DEVICE float reduce_warp(float x, Op op) {
 #pragma unroll
-    for (int lanes = 16; lanes > 0; lanes >>= 1) x = op(x, shuffle_xor(x, lanes));
+    for (int lanes = FIRST; lanes > 0; lanes >>= 1) x = op(x, shuffle_xor(x, lanes));
     return x;
+}
+
+// The sums of N numbers over a warp, sum i in the 32 / N lanes from lane i 32 / N on: lanes exchange halves of what they hold, so that
+// N - 1 shuffles and log2(32 / N) more do what takes 5 N of reduce_warp, in the same order of additions.
+template <u32 N, int LANES = WARP / 2> DEVICE float sums_of_warp(const float (&x)[N]) {
+    if constexpr (N == 1) {
+        return reduce_warp<LANES>(x[0], Sum());
+    } else {
+        const bool upper = lane_index() & LANES;
+        float half[N / 2];
+#pragma unroll
+        for (u32 i = 0; i < N / 2; i++) {
+            const float low = x[i], high = x[N / 2 + i];
+            half[i] = (upper ? high : low) + shuffle_xor(upper ? low : high, LANES);
+        }
+        return sums_of_warp<N / 2, LANES / 2>(half);
+    }
 }
 
 // The reduction over a block of THREADS threads, in every thread. `scratch` holds a float a warp; the block may use it again after

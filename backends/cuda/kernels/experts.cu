@@ -3,7 +3,7 @@
 #include "gate.h"
 #include "weight.h"
 
-constexpr u32 WARPS = 4, THREADS = WARPS * WARP, OUTPUTS = 2;
+constexpr u32 WARPS = 4, THREADS = WARPS * WARP, OUTPUTS = 2, LANES = WARP / OUTPUTS;
 
 struct Experts {
     // Rows of x begin at multiples of 16 bytes and are whole eights of columns.
@@ -56,13 +56,11 @@ template <class T> DEVICE void gates(const Experts& p) {
             up[o] = product<T>(v, weight, p.i + row, column, up[o]);
         }
     }
-#pragma unroll
-    for (u32 o = 0; o < OUTPUTS; o++) {
-        const float g = reduce_warp(gate[o], Sum()) * factor, u = reduce_warp(up[o], Sum()) * factor;
-        // What pads a row is zeros.
-        if (lane_index() == o && first + o < p.gated_stride)
-            p.gated[pair * p.gated_stride + first + o] = first + o < p.i ? gated(p.gate, g, u) : 0.0f;
-    }
+    // The first of the lanes that hold sums stores what they give.
+    const float g = sums_of_warp(gate) * factor, u = sums_of_warp(up) * factor;
+    const u32 row = first + lane_index() / LANES;
+    // What pads a row is zeros.
+    if (lane_index() % LANES == 0 && row < p.gated_stride) p.gated[pair * p.gated_stride + row] = row < p.i ? gated(p.gate, g, u) : 0.0f;
 }
 
 // y = add + Σ weight W1 gated of a token.
@@ -86,13 +84,11 @@ template <class T> DEVICE void sums(const Experts& p) {
 #pragma unroll
         for (u32 o = 0; o < OUTPUTS; o++) sum[o] = fused(factor, part[o], sum[o]);
     }
-#pragma unroll
-    for (u32 o = 0; o < OUTPUTS; o++) {
-        float total = reduce_warp(sum[o], Sum());
-        if (lane_index() != o || first + o >= p.h) continue;
-        if (p.add) total += to_float(static_cast<const T*>(p.add)[token * p.add_stride + first + o]);
-        static_cast<T*>(p.y)[token * p.y_stride + first + o] = narrow<T>(total);
-    }
+    float total = sums_of_warp(sum);
+    const u32 row = first + lane_index() / LANES;
+    if (lane_index() % LANES != 0 || row >= p.h) return;
+    if (p.add) total += to_float(static_cast<const T*>(p.add)[token * p.add_stride + row]);
+    static_cast<T*>(p.y)[token * p.y_stride + row] = narrow<T>(total);
 }
 
 #define EXPERTS(suffix, T) \

@@ -12,7 +12,7 @@ template <class X, class W, u32 ROWS, u32 OUTPUTS> DEVICE void gemv(const Linear
     if (span.count == 0 || first >= p.n) return;
     const Matrix weight = group_of(p.weight, group);
     for (u32 row = 0; row < span.count; row += ROWS) {
-        float sum[ROWS][OUTPUTS] = {};
+        float sum[ROWS * OUTPUTS] = {};
 #pragma unroll 1
         for (u32 k = lane_index() * 8; k < p.k; k += WARP * 8) {
             float x[ROWS][8];
@@ -25,20 +25,14 @@ template <class X, class W, u32 ROWS, u32 OUTPUTS> DEVICE void gemv(const Linear
 #pragma unroll
                 for (u32 i = 0; i < ROWS; i++)
 #pragma unroll
-                    for (u32 j = 0; j < 8; j++) sum[i][output] = fused(x[i][j], w[j], sum[i][output]);
+                    for (u32 j = 0; j < 8; j++) sum[i * OUTPUTS + output] = fused(x[i][j], w[j], sum[i * OUTPUTS + output]);
             }
         }
-        // Each lane keeps one of the totals.
-        float mine = 0.0f;
-#pragma unroll
-        for (u32 i = 0; i < ROWS; i++)
-#pragma unroll
-            for (u32 output = 0; output < OUTPUTS; output++) {
-                float total = reduce_warp(sum[i][output], Sum());
-                mine = lane_index() == i * OUTPUTS + output ? total : mine;
-            }
-        const u32 i = row + lane_index() / OUTPUTS, column = first + lane_index() % OUTPUTS;
-        if (lane_index() < ROWS * OUTPUTS && i < span.count && column < p.n)
-            store_output(p, group, span.first + i, column, mine + bias_of(p, column));
+        // The first of the lanes that hold a sum stores it.
+        constexpr u32 LANES = WARP / (ROWS * OUTPUTS);
+        const float total = sums_of_warp(sum);
+        const u32 mine = lane_index() / LANES, i = row + mine / OUTPUTS, column = first + mine % OUTPUTS;
+        if (lane_index() % LANES == 0 && i < span.count && column < p.n)
+            store_output(p, group, span.first + i, column, total + bias_of(p, column));
     }
 }
