@@ -475,7 +475,7 @@ fn count_passes(e: &mut Env<'_>, reach: &Reach<'_>) {
         let passes = if seen.count_ones() == part.count_ones() {
             1
         } else {
-            phase_passes(reach, part << first, words)
+            phase_passes(reach, part << first, shift, phase)
         };
         e.counters.shared_passes += passes;
         e.counters.shared_ideal_passes += 1;
@@ -483,38 +483,31 @@ fn count_passes(e: &mut Env<'_>, reach: &Reach<'_>) {
     }
 }
 
-/// The most words that one bank must give to the lanes of `mask`; lanes that want the same word share it.
+/// The most pieces of `1 << shift` bytes that one group of banks must give to the lanes of `mask`, a phase; lanes that want the same piece share
+/// it. There are as many groups as lanes in a `phase`.
 #[inline(never)]
-fn phase_passes(reach: &Reach<'_>, mask: u32, words: usize) -> u64 {
-    let mut wanted = [u64::MAX; LANES];
-    let mut repeated = false;
+fn phase_passes(reach: &Reach<'_>, mask: u32, shift: u32, phase: usize) -> u64 {
+    const END: u8 = u8::MAX;
+    // The pieces that a group gives are a chain, which is short.
+    let (mut first, mut next) = ([END; LANES], [END; LANES]);
+    let (mut pieces, mut passes) = ([0u64; LANES], [0u64; LANES]);
+    let mut worst = 0;
     for lane in lanes(mask) {
-        for word in 0..words {
-            let word = reach.addresses[lane] / 4 + word as u64;
-            let bank = &mut wanted[word as usize % 32];
-            repeated |= *bank != u64::MAX && *bank != word;
-            *bank = word;
+        let piece = reach.addresses[lane] >> shift;
+        let group = piece as usize & (phase - 1);
+        let mut at = first[group];
+        while at != END && pieces[at as usize % LANES] != piece {
+            at = next[at as usize % LANES];
+        }
+        if at == END {
+            pieces[lane] = piece;
+            next[lane] = first[group];
+            first[group] = lane as u8;
+            passes[group] += 1;
+            worst = worst.max(passes[group]);
         }
     }
-    if !repeated {
-        return 1;
-    }
-    // A phase has at most as many words as there are lanes in a warp.
-    let mut all = [u64::MAX; LANES];
-    let wanted = lanes(mask).flat_map(|lane| (0..words as u64).map(move |word| (lane, word)));
-    for (to, (lane, word)) in all.iter_mut().zip(wanted) {
-        *to = reach.addresses[lane] / 4 + word;
-    }
-    all.sort_unstable();
-    let mut banks = [0u64; LANES];
-    let mut last = u64::MAX;
-    for word in all {
-        if word != last {
-            banks[word as usize % 32] += 1;
-        }
-        last = word;
-    }
-    banks.into_iter().max().unwrap_or(1)
+    worst
 }
 
 #[inline(never)]
