@@ -98,7 +98,7 @@ impl Attention {
     fn store(&self, t: usize, h: usize, result: Option<(Vec<f64>, f64)>) {
         let nothing = || (vec![0.0; self.o.dim(2)], f64::NEG_INFINITY);
         let (o, lse) = result.unwrap_or_else(nothing);
-        rows::write(&self.o, &[t, h], o);
+        self.o.set_row(&[t, h], o);
         if let Some(to) = &self.lse {
             to.set(&[t, h], lse);
         }

@@ -120,7 +120,7 @@ impl Cache {
         let block = self.elements.dim(1);
         let index = self.index(place / block, place % block, head);
         let scale = self.scale(head);
-        rows::write(&self.elements, &index, row.iter().map(|x| x / scale));
+        self.elements.set_row(&index, row.iter().map(|x| x / scale));
     }
 
     /// The first `tokens` rows, times the scale, of sequence `b` in one head.

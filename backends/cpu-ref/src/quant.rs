@@ -2,7 +2,7 @@
 
 use halyard_sdk::{Error, HostTensor, OpDesc, Result, abi::fp8};
 
-use crate::{glue::Args, rows};
+use crate::glue::Args;
 
 /// Columns that share a scale in mode 2.
 const GROUP: usize = 128;
@@ -122,7 +122,7 @@ impl Outputs {
     /// Writes a row.
     pub(crate) fn store(&self, t: usize, row: &[f64]) {
         let Quantised { codes, scales, .. } = Quantised::new(self.mode, row);
-        rows::write(&self.q, &[t], codes);
-        rows::write(&self.scale, &[t], scales);
+        self.q.set_row(&[t], codes);
+        self.scale.set_row(&[t], scales);
     }
 }

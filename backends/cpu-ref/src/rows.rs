@@ -24,22 +24,7 @@ pub(crate) fn width(t: &HostTensor) -> usize {
 
 /// A row's elements.
 pub(crate) fn read(t: &HostTensor, lead: &[usize]) -> Vec<f64> {
-    let mut index = [lead, &[0]].concat();
-    (0..width(t))
-        .map(|i| {
-            index[lead.len()] = i;
-            t.get(&index)
-        })
-        .collect()
-}
-
-/// Writes a row.
-pub(crate) fn write(t: &HostTensor, lead: &[usize], values: impl IntoIterator<Item = f64>) {
-    let mut index = [lead, &[0]].concat();
-    for (i, value) in values.into_iter().enumerate() {
-        index[lead.len()] = i;
-        t.set(&index, value);
-    }
+    t.row(lead).collect()
 }
 
 /// The elements of an integer tensor of rank 1.

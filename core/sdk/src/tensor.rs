@@ -59,11 +59,11 @@ impl HostTensor {
         self.view.dims().len()
     }
 
-    /// The address of an element.
+    /// Where an element begins, in bytes from the first.
     ///
     /// # Panics
     /// If `index` has another rank or leaves the shape: a bug of the caller, caught by the SDK's guard.
-    fn at(&self, index: &[usize]) -> *mut u8 {
+    fn at(&self, index: &[usize]) -> usize {
         let dims = self.view.dims();
         assert_eq!(index.len(), dims.len(), "an index of another rank");
         let mut element = 0;
@@ -71,34 +71,77 @@ impl HostTensor {
             assert!((i as u64) < d.cast_unsigned(), "index {index:?} leaves dims {dims:?}");
             element += i as u64 * s.cast_unsigned();
         }
-        let bytes = element * u64::from(self.view.dtype.bits().unwrap_or(0) / 8);
-        // SAFETY: the index is inside the shape, whose bytes the view spans (`new`).
-        unsafe { self.start.add(bytes as usize) }
+        element as usize * self.element_bytes()
     }
 
-    fn read<T: Copy>(&self, index: &[usize]) -> T {
-        // SAFETY: `at` is inside the view's bytes; `T` is the dtype's type, any bits of which are valid.
-        unsafe { self.at(index).cast::<T>().read_unaligned() }
+    /// Where the elements of a row begin, which the leading dims have at `lead`.
+    ///
+    /// # Panics
+    /// If `lead` has not one number fewer than there are dims, or leaves the shape: a bug of the caller, caught by the SDK's guard.
+    fn along(&self, lead: &[usize]) -> impl Iterator<Item = usize> + use<> {
+        let last = self.rank().checked_sub(1).expect("a tensor of one dim or more");
+        let width = self.dim(last);
+        let step = self.view.strides()[last].cast_unsigned() as usize * self.element_bytes();
+        let start = if width == 0 { 0 } else { self.at(&[lead, &[0]].concat()) };
+        (0..width).map(move |i| start + i * step)
     }
 
-    fn write<T>(&self, index: &[usize], value: T) {
+    fn element_bytes(&self) -> usize {
+        self.view.dtype.bits().unwrap_or(0) as usize / 8
+    }
+
+    fn pointer<T>(&self, at: usize) -> *mut T {
+        // SAFETY: `at` is of `at` or `along`, so inside the shape, whose bytes the view spans (`new`).
+        unsafe { self.start.add(at) }.cast()
+    }
+
+    fn read<T: Copy>(&self, at: usize) -> T {
+        // SAFETY: an element begins there; `T` is the dtype's type, any bits of which are valid.
+        unsafe { self.pointer::<T>(at).read_unaligned() }
+    }
+
+    fn write<T>(&self, at: usize, value: T) {
         // SAFETY: as for `read`.
-        unsafe { self.at(index).cast::<T>().write_unaligned(value) }
+        unsafe { self.pointer::<T>(at).write_unaligned(value) }
+    }
+
+    /// The elements of a row, along the last dim, as [`HostTensor::get`] gives them.
+    ///
+    /// # Panics
+    /// If `lead` has not one number fewer than there are dims, or leaves the shape: a bug of the caller, caught by the SDK's guard.
+    pub fn row(&self, lead: &[usize]) -> impl Iterator<Item = f64> + use<> {
+        let tensor = *self;
+        self.along(lead).map(move |at| tensor.load(at))
+    }
+
+    /// Writes a row as [`HostTensor::set`] does, as far as there are values.
+    ///
+    /// # Panics
+    /// As [`HostTensor::row`]; and if there are more values than elements.
+    pub fn set_row(&self, lead: &[usize], values: impl IntoIterator<Item = f64>) {
+        let mut places = self.along(lead);
+        for value in values {
+            self.store(places.next().expect("as many values as a row has"), value);
+        }
     }
 
     /// A float element, widened. Integer dtypes convert.
     #[must_use]
     pub fn get(&self, index: &[usize]) -> f64 {
+        self.load(self.at(index))
+    }
+
+    fn load(&self, at: usize) -> f64 {
         match self.view.dtype {
             #[expect(clippy::cast_precision_loss, reason = "conversion as the op says")]
-            DType::U64 => self.read::<u64>(index) as f64,
-            DType::F32 => f64::from(self.read::<f32>(index)),
-            DType::F16 => f64::from(self.read::<f16>(index)),
-            DType::BF16 => f64::from(self.read::<bf16>(index)),
-            DType::F8E4M3 => f64::from(fp8::e4m3_to_f32(self.read(index))),
-            DType::F8E5M2 => f64::from(fp8::e5m2_to_f32(self.read(index))),
+            DType::U64 => self.read::<u64>(at) as f64,
+            DType::F32 => f64::from(self.read::<f32>(at)),
+            DType::F16 => f64::from(self.read::<f16>(at)),
+            DType::BF16 => f64::from(self.read::<bf16>(at)),
+            DType::F8E4M3 => f64::from(fp8::e4m3_to_f32(self.read(at))),
+            DType::F8E5M2 => f64::from(fp8::e5m2_to_f32(self.read(at))),
             #[expect(clippy::cast_precision_loss, reason = "conversion as the op says")]
-            _ => self.get_int(index) as f64,
+            _ => self.load_int(at) as f64,
         }
     }
 
@@ -108,13 +151,17 @@ impl HostTensor {
     /// If the dtype is a float: a bug of the caller.
     #[must_use]
     pub fn get_int(&self, index: &[usize]) -> i64 {
+        self.load_int(self.at(index))
+    }
+
+    fn load_int(&self, at: usize) -> i64 {
         match self.view.dtype {
-            DType::I8 => i64::from(self.read::<i8>(index)),
-            DType::U8 => i64::from(self.read::<u8>(index)),
-            DType::I32 => i64::from(self.read::<i32>(index)),
-            DType::I64 => self.read(index),
-            DType::U32 => i64::from(self.read::<u32>(index)),
-            DType::U64 => self.read::<u64>(index).cast_signed(),
+            DType::I8 => i64::from(self.read::<i8>(at)),
+            DType::U8 => i64::from(self.read::<u8>(at)),
+            DType::I32 => i64::from(self.read::<i32>(at)),
+            DType::I64 => self.read(at),
+            DType::U32 => i64::from(self.read::<u32>(at)),
+            DType::U64 => self.read::<u64>(at).cast_signed(),
             other => panic!("an integer from a tensor of {other}"),
         }
     }
@@ -124,20 +171,24 @@ impl HostTensor {
     ///
     /// # Panics
     /// If `index` leaves the shape: a bug of the caller, caught by the SDK's guard.
-    #[expect(clippy::cast_sign_loss, reason = "saturating, as the op says")]
     pub fn set(&self, index: &[usize], value: f64) {
+        self.store(self.at(index), value);
+    }
+
+    #[expect(clippy::cast_sign_loss, reason = "saturating, as the op says")]
+    fn store(&self, at: usize, value: f64) {
         match self.view.dtype {
-            DType::F32 => self.write(index, value as f32),
-            DType::F16 => self.write(index, f16::from_f32(to_odd_f32(value))),
-            DType::BF16 => self.write(index, bf16::from_f32(to_odd_f32(value))),
-            DType::F8E4M3 => self.write(index, fp8::e4m3_from_f64(value)),
-            DType::F8E5M2 => self.write(index, fp8::e5m2_from_f64(value)),
-            DType::I8 => self.write(index, value.round_ties_even() as i8),
-            DType::U8 => self.write(index, value.round_ties_even() as u8),
-            DType::I32 => self.write(index, value.round_ties_even() as i32),
-            DType::I64 => self.write(index, value.round_ties_even() as i64),
-            DType::U32 => self.write(index, value.round_ties_even() as u32),
-            DType::U64 => self.write(index, value.round_ties_even() as u64),
+            DType::F32 => self.write(at, value as f32),
+            DType::F16 => self.write(at, f16::from_f32(to_odd_f32(value))),
+            DType::BF16 => self.write(at, bf16::from_f32(to_odd_f32(value))),
+            DType::F8E4M3 => self.write(at, fp8::e4m3_from_f64(value)),
+            DType::F8E5M2 => self.write(at, fp8::e5m2_from_f64(value)),
+            DType::I8 => self.write(at, value.round_ties_even() as i8),
+            DType::U8 => self.write(at, value.round_ties_even() as u8),
+            DType::I32 => self.write(at, value.round_ties_even() as i32),
+            DType::I64 => self.write(at, value.round_ties_even() as i64),
+            DType::U32 => self.write(at, value.round_ties_even() as u32),
+            DType::U64 => self.write(at, value.round_ties_even() as u64),
             other => panic!("a number into a tensor of {other}"),
         }
     }
@@ -149,30 +200,31 @@ impl HostTensor {
     /// If `index` leaves either shape: a bug of the caller, caught by the SDK's guard.
     #[expect(clippy::cast_sign_loss, reason = "clamped before")]
     pub fn copy_to(&self, index: &[usize], to: &Self) {
+        let (from, place) = (self.at(index), to.at(index));
         if self.view.dtype == to.view.dtype {
             return match self.view.dtype.bits() {
-                Some(8) => to.write(index, self.read::<u8>(index)),
-                Some(16) => to.write(index, self.read::<u16>(index)),
-                Some(32) => to.write(index, self.read::<u32>(index)),
-                _ => to.write(index, self.read::<u64>(index)),
+                Some(8) => to.write(place, self.read::<u8>(from)),
+                Some(16) => to.write(place, self.read::<u16>(from)),
+                Some(32) => to.write(place, self.read::<u32>(from)),
+                _ => to.write(place, self.read::<u64>(from)),
             };
         }
         let value = match self.view.dtype {
             DType::I8 | DType::U8 | DType::I32 | DType::I64 | DType::U32 => {
-                i128::from(self.get_int(index))
+                i128::from(self.load_int(from))
             }
-            DType::U64 => i128::from(self.get_int(index).cast_unsigned()),
-            _ => return to.set(index, self.get(index)),
+            DType::U64 => i128::from(self.load_int(from).cast_unsigned()),
+            _ => return to.store(place, self.load(from)),
         };
         let bounded = |low: i128, high: i128| value.clamp(low, high);
         match to.view.dtype {
-            DType::I8 => to.write(index, bounded(i8::MIN.into(), i8::MAX.into()) as i8),
-            DType::U8 => to.write(index, bounded(0, u8::MAX.into()) as u8),
-            DType::I32 => to.write(index, bounded(i32::MIN.into(), i32::MAX.into()) as i32),
-            DType::I64 => to.write(index, bounded(i64::MIN.into(), i64::MAX.into()) as i64),
-            DType::U32 => to.write(index, bounded(0, u32::MAX.into()) as u32),
-            DType::U64 => to.write(index, bounded(0, u64::MAX.into()) as u64),
-            _ => to.set(index, self.get(index)),
+            DType::I8 => to.write(place, bounded(i8::MIN.into(), i8::MAX.into()) as i8),
+            DType::U8 => to.write(place, bounded(0, u8::MAX.into()) as u8),
+            DType::I32 => to.write(place, bounded(i32::MIN.into(), i32::MAX.into()) as i32),
+            DType::I64 => to.write(place, bounded(i64::MIN.into(), i64::MAX.into()) as i64),
+            DType::U32 => to.write(place, bounded(0, u32::MAX.into()) as u32),
+            DType::U64 => to.write(place, bounded(0, u64::MAX.into()) as u64),
+            _ => to.store(place, self.load(from)),
         }
     }
 

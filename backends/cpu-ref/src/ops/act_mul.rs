@@ -10,7 +10,7 @@ use crate::{glue::Args, rows};
 pub(super) fn run(attrs: &ActMul, args: &Args) -> Result<()> {
     let (gu, y) = (args.tensor(0)?, args.tensor(1)?);
     for t in 0..gu.dim(0) {
-        rows::write(&y, &[t], act_mul(attrs.act, attrs.limit, &rows::read(&gu, &[t])));
+        y.set_row(&[t], act_mul(attrs.act, attrs.limit, &rows::read(&gu, &[t])));
     }
     Ok(())
 }

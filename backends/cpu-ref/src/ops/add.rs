@@ -10,7 +10,7 @@ pub(super) fn run(attrs: &Add, args: &Args) -> Result<()> {
         // b may lack leading dims.
         let b_lead = &lead[a.rank() - b.rank()..];
         let sum = rows::read(&a, &lead).into_iter().zip(rows::read(&b, b_lead));
-        rows::write(&y, &lead, sum.map(|(a, b)| a + attrs.alpha * b));
+        y.set_row(&lead, sum.map(|(a, b)| a + attrs.alpha * b));
     }
     Ok(())
 }

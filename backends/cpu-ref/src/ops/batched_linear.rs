@@ -10,7 +10,7 @@ pub(super) fn run(_: &BatchedLinear, args: &Args) -> Result<()> {
     for g in 0..x.dim(1) {
         let xs: Vec<Vec<f64>> = (0..x.dim(0)).map(|t| rows::read(&x, &[t, g])).collect();
         for (t, row) in product(w, g, &xs).into_iter().enumerate() {
-            rows::write(&y, &[t, g], row);
+            y.set_row(&[t, g], row);
         }
     }
     Ok(())

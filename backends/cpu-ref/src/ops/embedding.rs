@@ -12,7 +12,7 @@ pub(super) fn run(attrs: &Embedding, args: &Args) -> Result<()> {
             Some(row) => w.row(0, row),
             None => vec![0.0; y.dim(1)],
         };
-        rows::write(&y, &[t], row.into_iter().map(|w| attrs.scale * w));
+        y.set_row(&[t], row.into_iter().map(|w| attrs.scale * w));
     }
     Ok(())
 }

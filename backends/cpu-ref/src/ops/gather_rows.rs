@@ -12,7 +12,7 @@ pub(super) fn run(_: &GatherRows, args: &Args) -> Result<()> {
         } else {
             rows::read(&x, &[rows::checked("gather_rows: idx", id, x.dim(0))?])
         };
-        rows::write(&y, &[b], row);
+        y.set_row(&[b], row);
     }
     Ok(())
 }

@@ -23,11 +23,11 @@ pub(super) fn run(attrs: &GroupedLinear, args: &Args) -> Result<()> {
         let input = |p| activations(attrs.act_quant, rows::read(&x, &[p]));
         let xs: Vec<Vec<f64>> = pairs.clone().map(input).collect();
         for (p, row) in pairs.clone().zip(product(w, expert, &xs)) {
-            rows::write(&y, &[p], row);
+            y.set_row(&[p], row);
         }
     }
     for padding in rows::end(&groups)..y.dim(0) {
-        rows::write(&y, &[padding], vec![0.0; y.dim(1)]);
+        y.set_row(&[padding], vec![0.0; y.dim(1)]);
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(super) fn run(_: &KvCopyBlocks, args: &Args) -> Result<()> {
 fn copy_block(cache: &HostTensor, from: usize, to: usize) {
     for token in 0..cache.dim(1) {
         for head in 0..cache.dim(2) {
-            rows::write(cache, &[to, token, head], rows::read(cache, &[from, token, head]));
+            cache.set_row(&[to, token, head], rows::read(cache, &[from, token, head]));
         }
     }
 }

@@ -29,11 +29,11 @@ fn gather(args: &Args, cache: &Cache, to: &HostTensor) -> Result<()> {
         for (b, places) in sequences.iter().enumerate() {
             let values = cache.read("kv_gather", &block_table, places.len(), [b, head])?;
             for (place, row) in places.clone().zip(values) {
-                rows::write(to, &[place, head], row);
+                to.set_row(&[place, head], row);
             }
         }
         for padding in rows::end(&sequences)..to.dim(0) {
-            rows::write(to, &[padding, head], vec![0.0; to.dim(2)]);
+            to.set_row(&[padding, head], vec![0.0; to.dim(2)]);
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ pub(super) fn run(attrs: &Linear, args: &Args) -> Result<()> {
         if attrs.accumulate {
             row.iter_mut().zip(rows::read(&y, &[t])).for_each(|(new, old)| *new += old);
         }
-        rows::write(&y, &[t], row);
+        y.set_row(&[t], row);
     }
     Ok(())
 }

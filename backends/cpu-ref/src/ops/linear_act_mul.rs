@@ -6,7 +6,7 @@ use halyard_sdk::{
 };
 
 use super::{act_mul::act_mul, linear::affine};
-use crate::{glue::Args, quant::check_activations, rows};
+use crate::{glue::Args, quant::check_activations};
 
 pub(super) fn check(attrs: &LinearActMul, desc: &OpDesc<'_>, _: &Bindings) -> Result<()> {
     check_activations(desc, attrs.act_quant)
@@ -16,7 +16,7 @@ pub(super) fn run(attrs: &LinearActMul, args: &Args) -> Result<()> {
     let (x, bias, y) = (args.tensor(0)?, args.optional(1)?, args.tensor(2)?);
     let gate_up = affine(attrs.act_quant, &x, args.weight(0)?, bias.as_ref());
     for (t, gu) in gate_up.into_iter().enumerate() {
-        rows::write(&y, &[t], act_mul(attrs.act, attrs.limit, &gu));
+        y.set_row(&[t], act_mul(attrs.act, attrs.limit, &gu));
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub(super) fn run(_: &LogitsProcess, args: &Args) -> Result<()> {
         add_bias(args, b, &mut row)?;
         penalise(args, b, &mut row)?;
         mask(args, b, &mut row)?;
-        rows::write(&logits, &[b], row);
+        logits.set_row(&[b], row);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ pub(super) fn run(_: &MergeAttention, args: &Args) -> Result<()> {
         let share = |part: f64| if sum == f64::NEG_INFINITY { 0.0 } else { (part - sum).exp() };
         let [first, second] = parts.map(share);
         let merged = rows::read(&o1, &at).into_iter().zip(rows::read(&o2, &at));
-        rows::write(&o, &at, merged.map(|(a, b)| first * a + second * b));
+        o.set_row(&at, merged.map(|(a, b)| first * a + second * b));
         lse.set(&at, sum);
     }
     Ok(())

@@ -50,7 +50,7 @@ pub(super) fn run(attrs: &MoeExperts, args: &Args) -> Result<()> {
                 *s += weight * out;
             }
         }
-        rows::write(&y, &[t], sum);
+        y.set_row(&[t], sum);
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(super) fn run(attrs: &MoePermute, args: &Args) -> Result<()> {
         offsets.set(&[expert], p as f64);
         for pair in (0..pairs).filter(|&pair| local(pair) == Some(expert)) {
             inverse.set(&[pair / top, pair % top], p as f64);
-            rows::write(&xp, &[p], rows::read(&x, &[pair / top]));
+            xp.set_row(&[p], rows::read(&x, &[pair / top]));
             p += 1;
         }
     }
@@ -29,7 +29,7 @@ pub(super) fn run(attrs: &MoePermute, args: &Args) -> Result<()> {
         inverse.set(&[pair / top, pair % top], -1.0);
     }
     for padding in p..xp.dim(0) {
-        rows::write(&xp, &[padding], vec![0.0; xp.dim(1)]);
+        xp.set_row(&[padding], vec![0.0; xp.dim(1)]);
     }
     Ok(())
 }

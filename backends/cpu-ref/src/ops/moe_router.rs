@@ -22,8 +22,8 @@ pub(super) fn run(attrs: &MoeRouter, args: &Args) -> Result<()> {
         let chosen = choose(attrs, &choice, ids.dim(1));
         let sum: f64 = chosen.iter().map(|&e| scores[e]).sum();
         let divisor = if attrs.norm { sum + 1e-20 } else { 1.0 };
-        rows::write(&ids, &[t], chosen.iter().map(|&e| e as f64));
-        rows::write(&weight, &[t], chosen.iter().map(|&e| scores[e] / divisor * attrs.scale));
+        ids.set_row(&[t], chosen.iter().map(|&e| e as f64));
+        weight.set_row(&[t], chosen.iter().map(|&e| scores[e] / divisor * attrs.scale));
     }
     Ok(())
 }

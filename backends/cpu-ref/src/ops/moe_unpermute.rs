@@ -18,7 +18,7 @@ pub(super) fn run(_: &MoeUnpermute, args: &Args) -> Result<()> {
             let weight = weight.get(&[t, j]);
             sum.iter_mut().zip(rows::read(&yp, &[p])).for_each(|(s, out)| *s += weight * out);
         }
-        rows::write(&y, &[t], sum);
+        y.set_row(&[t], sum);
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ pub(super) fn run(_: &Mul, args: &Args) -> Result<()> {
         // b may lack leading dims.
         let b_lead = &lead[a.rank() - b.rank()..];
         let product = rows::read(&a, &lead).into_iter().zip(rows::read(&b, b_lead));
-        rows::write(&y, &lead, product.map(|(a, b)| a * b));
+        y.set_row(&lead, product.map(|(a, b)| a * b));
     }
     Ok(())
 }

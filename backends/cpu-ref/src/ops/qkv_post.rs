@@ -46,7 +46,7 @@ pub(super) fn run(attrs: &QkvPost, args: &Args) -> Result<()> {
         let (queries, rest) = row.split_at(heads * dim);
         let (keys, values) = rest.split_at(kv_heads * dim);
         for (h, query) in queries.chunks(dim).enumerate() {
-            rows::write(&q, &[t, h], turned(query, q_gamma.as_ref()));
+            q.set_row(&[t, h], turned(query, q_gamma.as_ref()));
         }
         let Some(place) = place else { continue };
         for (h, key) in keys.chunks(dim).enumerate() {

@@ -9,7 +9,7 @@ pub(super) fn run(attrs: &RmsNorm, args: &Args) -> Result<()> {
     let (x, gamma, y, r) = (args.tensor(0)?, args.tensor(1)?, args.tensor(2)?, args.optional(3)?);
     let gamma = rows::read(&gamma, &[]);
     for lead in rows::leads(&x) {
-        rows::write(&y, &lead, normed(attrs, &summed(&x, r.as_ref(), &lead), &gamma));
+        y.set_row(&lead, normed(attrs, &summed(&x, r.as_ref(), &lead), &gamma));
     }
     Ok(())
 }
@@ -21,7 +21,7 @@ pub(super) fn summed(x: &HostTensor, r: Option<&HostTensor>, lead: &[usize]) -> 
         for (s, r_i) in s.iter_mut().zip(rows::read(r, lead)) {
             *s = r.rounded(*s + r_i);
         }
-        rows::write(r, lead, s.iter().copied());
+        r.set_row(lead, s.iter().copied());
     }
     s
 }

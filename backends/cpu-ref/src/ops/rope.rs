@@ -13,7 +13,7 @@ pub(super) fn run(attrs: &Rope, args: &Args) -> Result<()> {
             for head in 0..x.dim(1) {
                 let mut row = rows::read(x, &[t, head]);
                 rotate(attrs, &mut row, &angles);
-                rows::write(x, &[t, head], row);
+                x.set_row(&[t, head], row);
             }
         }
     }

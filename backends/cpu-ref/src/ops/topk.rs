@@ -28,8 +28,8 @@ pub(super) fn run(_: &Topk, args: &Args) -> Result<()> {
     for b in 0..logits.dim(0) {
         let row = rows::read(&logits, &[b]);
         let chosen = &ranked(&row)[..top];
-        rows::write(&values, &[b], chosen.iter().map(|&i| value(row[i])));
-        rows::write(&ids, &[b], chosen.iter().map(|&i| i as f64));
+        values.set_row(&[b], chosen.iter().map(|&i| value(row[i])));
+        ids.set_row(&[b], chosen.iter().map(|&i| i as f64));
     }
     Ok(())
 }
