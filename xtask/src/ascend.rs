@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf, process::Command};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::tool::{cargo, command, output, run, run_for_each, target};
+use crate::tool::{cargo, command, output, run, run_at_once, target};
 
 /// Releases of CANN whose libraries the software NPU can be.
 const RELEASES: [&str; 3] = ["cann-8.1", "cann-8.5", "cann-9.1"];
@@ -43,11 +43,13 @@ pub(crate) fn verify(args: &Args) -> Result<()> {
 
 /// The suite with the libraries of each release.
 fn on_each(releases: &[&str], chip: &str, flags: &[String]) -> Result<()> {
-    run_for_each(releases, "ascend did not pass on the software NPU with", |release| {
+    let verify = |release: &&str| {
         let mut halyard = halyard(release, &[chip; DEVICES].join(","))?;
         halyard.args(["verify", "ascend"]).args(flags);
-        Ok(halyard)
-    })
+        Ok((release.to_string(), halyard))
+    };
+    let all = releases.iter().map(verify).collect::<Result<_>>()?;
+    run_at_once("ascend did not pass on the software NPU with", all)
 }
 
 /// The binary, where it finds the backend, and a release's libraries.

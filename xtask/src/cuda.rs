@@ -1,20 +1,14 @@
 //! The CUDA backend on the software GPU.
 
 use std::{
-    env,
-    ffi::{OsStr, OsString},
-    fs,
-    io::ErrorKind,
-    os::unix::fs::symlink,
-    path::PathBuf,
-    process::Command,
+    env, ffi::OsString, fs, io::ErrorKind, os::unix::fs::symlink, path::PathBuf, process::Command,
 };
 
 use anyhow::{Result, bail};
 
 use crate::{
     model, ptx,
-    tool::{cargo, run, run_for_each, target},
+    tool::{cargo, run, run_at_once, target},
 };
 
 /// The devices that the software GPU can be.
@@ -72,7 +66,9 @@ pub(crate) fn verify(args: &Args) -> Result<()> {
     if devices.is_empty() {
         bail!("--device: expected one of {}", DEVICES.join(", "));
     }
-    on_each(&devices, args.cublaslt, &args.flags)
+    let flags: Vec<_> = args.flags.iter().map(String::as_str).collect();
+    let suite = |device| Suite { device, cublaslt: args.cublaslt, flags: &flags };
+    verify_all(&devices.into_iter().map(suite).collect::<Vec<_>>())
 }
 
 /// The tests that `cargo xtask test` leaves out, since the software GPU takes a second a token.
@@ -83,20 +79,41 @@ fn models() -> Result<()> {
     run(test.env("HALYARD_SMOLLM2", model))
 }
 
-/// The suite as each of the devices.
-fn on_each(devices: &[&str], cublaslt: bool, flags: &[impl AsRef<OsStr> + Sync]) -> Result<()> {
-    run_for_each(devices, "cuda did not pass on the software GPU as", |device| {
-        let mut halyard = halyard(&[device; DEVICES_OF_A_KIND].join(","))?;
-        if cublaslt {
+/// `halyard verify cuda` as one device.
+#[derive(Clone, Copy)]
+struct Suite<'a> {
+    device: &'a str,
+    cublaslt: bool,
+    flags: &'a [&'a str],
+}
+
+impl Suite<'_> {
+    fn command(&self) -> Result<Command> {
+        let mut halyard = halyard(&[self.device; DEVICES_OF_A_KIND].join(","))?;
+        if self.cublaslt {
             let folders = [driver()?, linked("sim-cublaslt", CUBLASLT.0, &CUBLASLT.1)?];
             halyard.env("LD_LIBRARY_PATH", env::join_paths(folders)?).env(USES_CUBLASLT, "1");
         }
-        halyard.args(["verify", "cuda"]).args(flags);
-        if devices.len() > 1 {
-            halyard.env("HALYARD_SIM_CUDA_THREADS", "1");
-        }
+        halyard.args(["verify", "cuda"]).args(self.flags);
         Ok(halyard)
-    })
+    }
+
+    fn name(&self) -> String {
+        format!("{}{}", self.device, if self.cublaslt { " with cuBLASLt" } else { "" })
+    }
+}
+
+/// Several suites at once; each then computes on one core.
+fn verify_all(suites: &[Suite<'_>]) -> Result<()> {
+    let command = |suite: &Suite<'_>| {
+        let mut command = suite.command()?;
+        if suites.len() > 1 {
+            command.env("HALYARD_SIM_CUDA_THREADS", "1");
+        }
+        Ok((suite.name(), command))
+    };
+    let all = suites.iter().map(command).collect::<Result<_>>()?;
+    run_at_once("cuda did not pass on the software GPU as", all)
 }
 
 /// Flags of `cargo xtask cuda-figures`.
@@ -174,6 +191,7 @@ fn linked(folder: &str, library: &str, names: &[&str]) -> Result<PathBuf> {
 /// architecture; so do linear layers by cuBLASLt, which is one code for all of them.
 pub(crate) fn test() -> Result<()> {
     ptx::ptx(&ptx::Args::checking())?;
-    on_each(&ARCHITECTURES, false, &[""; 0])?;
-    on_each(&[COUNTED], true, &BY_CUBLASLT)
+    let own = ARCHITECTURES.map(|device| Suite { device, cublaslt: false, flags: &[] });
+    let library = Suite { device: COUNTED, cublaslt: true, flags: &BY_CUBLASLT };
+    verify_all(&[&own[..], &[library]].concat())
 }

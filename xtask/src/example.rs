@@ -62,9 +62,12 @@ fn build(name: &str, edit: impl Fn(String) -> String) -> Result<PathBuf> {
     if name == "planted" && !edited {
         bail!("the line to plant a bug in is gone from the example");
     }
-    let built = target().join("example-backend/target").join(name);
+    // What it depends on is built once for both.
+    let built = target().join("example-backend/target");
     run(cargo().args(["build", "--release"]).current_dir(&folder).env("CARGO_TARGET_DIR", &built))?;
-    Ok(built.join("release/libhalyard_backend_toy.so"))
+    let library = "libhalyard_backend_toy.so";
+    fs::copy(built.join("release").join(library), folder.join(library))?;
+    Ok(folder.join(library))
 }
 
 /// Leaves an unchanged file alone, so that cargo does not build again.

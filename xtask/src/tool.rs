@@ -115,25 +115,26 @@ pub(crate) fn each<T: Sync, R: Send>(
     all.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Runs a command for each of the names, as many at a time as there are cores, and shows what one printed when it has ended; of what a failed
-/// one says to standard error the last lines. `what` a failure says before the names.
-pub(crate) fn run_for_each(
-    names: &[&str],
-    what: &str,
-    command: impl Fn(&str) -> Result<Command> + Sync,
-) -> Result<()> {
+/// Runs named commands, all at once, and shows what one printed when it has ended; of what a failed one says to standard error the last lines.
+/// `what` a failure says before the names.
+pub(crate) fn run_at_once(what: &str, commands: Vec<(String, Command)>) -> Result<()> {
     let failed = Mutex::new(Vec::new());
-    let done = each(names, |name| {
-        let done = command(name)?.output().context("cannot start halyard")?;
+    let one = |name: String, mut command: Command| -> Result<()> {
+        let done = command.output().with_context(|| format!("cannot start {command:?}"))?;
         let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
         println!("{name}: {}", String::from_utf8_lossy(&done.stdout));
         if !done.status.success() {
             println!("{}", last_lines(&String::from_utf8_lossy(&done.stderr)));
-            failed.push(*name);
+            failed.push(name);
         }
         Ok(())
-    });
-    done.into_iter().collect::<Result<()>>()?;
+    };
+    thread::scope(|scope| {
+        let one = &one;
+        let start = |(name, command)| scope.spawn(move || one(name, command));
+        let threads: Vec<_> = commands.into_iter().map(start).collect();
+        threads.into_iter().try_for_each(|t| t.join().expect("running does not panic"))
+    })?;
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!("{what} {}", failed.join(", "));
