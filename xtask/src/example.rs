@@ -55,6 +55,9 @@ fn build(name: &str, edit: impl Fn(String) -> String) -> Result<PathBuf> {
     {
         let source = fs::read_to_string(original.join(&file)).with_context(|| file.clone())?;
         let source = source.replace("../..", &tool::root().display().to_string());
+        // Packages of one name in one target folder would overwrite each other's library, which cargo then takes for fresh.
+        let source = source.replace("backend-toy", &format!("backend-{name}"));
+        let source = source.replace("backend_toy", &format!("backend_{name}"));
         let new = edit(source.clone());
         edited |= new != source;
         write_if_changed(&folder.join(&file), &new)?;
@@ -65,9 +68,7 @@ fn build(name: &str, edit: impl Fn(String) -> String) -> Result<PathBuf> {
     // What it depends on is built once for both.
     let built = target().join("example-backend/target");
     run(cargo().args(["build", "--release"]).current_dir(&folder).env("CARGO_TARGET_DIR", &built))?;
-    let library = "libhalyard_backend_toy.so";
-    fs::copy(built.join("release").join(library), folder.join(library))?;
-    Ok(folder.join(library))
+    Ok(built.join(format!("release/libhalyard_backend_{name}.so")))
 }
 
 /// Leaves an unchanged file alone, so that cargo does not build again.
