@@ -326,4 +326,25 @@ mod tests {
         assert_ne!(std::hint::black_box(data)[7], 0);
         assert!(std::panic::catch_unwind(|| t.get(&[0, 3])).is_err());
     }
+
+    #[test]
+    fn rows_follow_strides_and_end_with_the_shape() {
+        let mut data: [f32; 12] = std::array::from_fn(|i| i as f32);
+        let spec = TensorSpec::new(DType::F32, &[2, 3]);
+        let mut view = TensorView::contiguous(data.as_mut_ptr() as u64, 4, &spec);
+        (view.strides[0], view.strides[1]) = (6, 2);
+        // SAFETY: the last element is at 1 + 6 + 4 of 12.
+        let t = unsafe { HostTensor::new(&view) }.unwrap();
+        assert_eq!(t.row(&[0]).collect::<Vec<_>>(), [1.0, 3.0, 5.0]);
+        t.set_row(&[1], [-1.0, -2.0]);
+        assert_eq!(t.row(&[1]).collect::<Vec<_>>(), [-1.0, -2.0, 11.0]);
+        assert_eq!(std::hint::black_box(data)[6..], [6.0, -1.0, 8.0, -2.0, 10.0, 11.0]);
+        assert!(std::panic::catch_unwind(|| t.row(&[2]).count()).is_err());
+        assert!(std::panic::catch_unwind(|| t.row(&[0, 0]).count()).is_err());
+        assert!(std::panic::catch_unwind(|| t.set_row(&[0], [0.0; 4])).is_err());
+        view.dims[1] = 0;
+        // SAFETY: no element is in it.
+        let empty = unsafe { HostTensor::new(&view) }.unwrap();
+        assert_eq!(empty.row(&[1]).count(), 0);
+    }
 }

@@ -28,9 +28,7 @@ pub(super) fn kv_write(_: KvWrite, op: &OpDesc<'_>) -> Result<Body> {
                     continue;
                 };
                 for h in 0..source.dim(1) {
-                    for d in 0..source.dim(2) {
-                        cache.set(&[slot / block, slot % block, h, d], source.get(&[t, h, d]));
-                    }
+                    cache.set_row(&[slot / block, slot % block, h], source.row(&[t, h]));
                 }
             }
         }
@@ -49,9 +47,7 @@ pub(super) fn copy_blocks(_: KvCopyBlocks, op: &OpDesc<'_>) -> Result<Body> {
                 let (Some(from), Some(to)) = (from, to) else { continue };
                 for o in 0..cache.dim(1) {
                     for h in 0..cache.dim(2) {
-                        for d in 0..cache.dim(3) {
-                            cache.set(&[to, o, h, d], cache.get(&[from, o, h, d]));
-                        }
+                        cache.set_row(&[to, o, h], cache.row(&[from, o, h]));
                     }
                 }
             }

@@ -32,7 +32,7 @@ pub(super) fn linear(attrs: Linear) -> Result<Body> {
         let (x, bias, y) = (call.tensor(0), call.optional(1), call.tensor(2));
         let (_, w) = call.weights.get(call.args.weights[0])?;
         for t in 0..x.dim(0) {
-            let row: Vec<f64> = (0..x.dim(1)).map(|k| x.get(&[t, k])).collect();
+            let row: Vec<f64> = x.row(&[t]).collect();
             for n in 0..y.dim(1) {
                 let dot: f64 = row.iter().zip(w.row(n)).map(|(a, &b)| a * f64::from(b)).sum();
                 let before = if attrs.accumulate { y.get(&[t, n]) } else { 0.0 };

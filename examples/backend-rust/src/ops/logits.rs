@@ -12,7 +12,7 @@ use super::{Body, index};
 /// A row; NaN counts as -inf.
 fn row(logits: &HostTensor, b: usize) -> Vec<f64> {
     let clean = |l: f64| if l.is_nan() { f64::NEG_INFINITY } else { l };
-    (0..logits.dim(1)).map(|v| clean(logits.get(&[b, v]))).collect()
+    logits.row(&[b]).map(clean).collect()
 }
 
 /// Ids from the largest logit down, ties by id.
