@@ -30,6 +30,8 @@ pub(crate) struct Mark(pub(crate) u64);
 const STEP_BITS: u32 = 24;
 /// The last step that a mark can hold; memory is cleared before a clock gets there.
 pub(crate) const LAST_STEP: u32 = (1 << STEP_BITS) - 1;
+/// The bits of the thread.
+const THREAD: u64 = 1023 << STEP_BITS;
 const SEVERAL: u64 = 1 << 34;
 const PENDING: u64 = 1 << 35;
 const ATOMIC: u64 = 1 << 36;
@@ -165,6 +167,32 @@ impl How {
 /// [`Uses`] as they are kept: zeroed memory of plain integers costs nothing until it is used.
 type Kept = [u64; 3];
 
+/// Whether nothing is wrong with one more use of a piece, as far as its uses at steps between these two tell: those before the first are of
+/// other blocks, and those before the second happened before this use. If not, [`Uses::add`] may still find nothing wrong.
+#[inline(always)]
+fn may_be_noted([write, last, before]: &Kept, (first_step, settled): (u32, u32), how: How) -> bool {
+    let step = Mark(*write).step();
+    let is_settled = |mark: u64| Mark(mark).step() < settled.max(first_step);
+    match how {
+        How::Read => step >= first_step && step < settled && write & PENDING == 0,
+        How::Write | How::Repeat | How::Begin => {
+            let pending = write & PENDING != 0 && step >= first_step;
+            is_settled(*write) && is_settled(*last) && is_settled(*before) && !pending
+        }
+        How::Land | How::Deliver => true,
+        How::Atomic | How::Barrier => false,
+    }
+}
+
+/// Keeps the read `mark` of a piece beside the reads before.
+#[inline(always)]
+fn note_read(mark: Mark, first_step: u32, last: &mut u64, before: &mut u64) {
+    if Mark(*last).moves_back(mark, first_step) {
+        *before = *last;
+    }
+    *last = Mark(*last).followed_by(mark).0;
+}
+
 #[derive(Debug)]
 pub(crate) struct Shared {
     data: Vec<u8>,
@@ -201,9 +229,8 @@ impl Shared {
         }
     }
 
-    /// Forgets a block's contents and uses. `first` is the first step of the next block's clocks.
+    /// Forgets a block's uses, and so that anything was written. `first` is the first step of the next block's clocks.
     pub(crate) fn clear(&mut self, first: u32) {
-        self.data.fill(halyard_sim_memory::POISON);
         if first < self.first_step {
             for uses in &mut self.uses {
                 uses.fill(Kept::default());
@@ -230,7 +257,11 @@ impl Shared {
             self.check_readers(reach)?;
         }
         let base = Mark::new(who, who.warp * 32, how.flags());
-        let mut rest = reach.mask;
+        let mut rest = match reach.bytes {
+            16 => self.note_pieces::<0>(base, who.settled, reach, how),
+            4 => self.note_pieces::<1>(base, who.settled, reach, how),
+            _ => reach.mask,
+        };
         while rest != 0 {
             // Lanes one behind the other that read the same bytes are noted as one: as several, of which the last is known.
             let first = rest.trailing_zeros();
@@ -278,6 +309,44 @@ impl Shared {
         Ok(())
     }
 
+    /// Notes uses of `WIDTHS[LEVEL]` bytes at once if nothing is wrong with any and all are remembered by as many. Gives the lanes that are left
+    /// to be noted one by one.
+    #[inline(always)]
+    fn note_pieces<const LEVEL: usize>(
+        &mut self,
+        base: Mark,
+        settled: u32,
+        reach: &Reach<'_>,
+        how: How,
+    ) -> u32 {
+        let (uses, first_step) = (&mut self.uses[LEVEL], self.first_step);
+        let piece = |lane: usize| reach.addresses[lane] as usize >> SHIFTS[LEVEL];
+        let mut fits = true;
+        for lane in lanes(reach.mask) {
+            // No piece of another size says that it was written.
+            let is_level = || self.level[reach.addresses[lane] as usize / 16] == LEVEL as u8;
+            fits &= how == How::Read || is_level();
+            fits &= may_be_noted(&uses[piece(lane)], (first_step, settled), how);
+        }
+        if !fits {
+            return reach.mask;
+        }
+        let mut rest = reach.mask;
+        for lane in lanes(reach.mask) {
+            let mark = Mark(base.0 | (lane as u64) << STEP_BITS);
+            let [write, last, before] = &mut uses[piece(lane)];
+            match how {
+                How::Read => note_read(mark, first_step, last, before),
+                How::Land | How::Deliver => *write = mark.0,
+                // Another lane of the same instruction has been here.
+                _ if (*write ^ mark.0) & !THREAD == 0 => break,
+                _ => (*write, *last, *before) = (mark.0, 0, 0),
+            }
+            rest &= rest - 1;
+        }
+        rest
+    }
+
     /// Notes a use if all uses that matter for it happened before the step `settled` of every warp; says whether it did.
     #[inline(always)]
     fn note_settled(
@@ -295,35 +364,17 @@ impl Shared {
         let pieces = at >> shift..((at + bytes - 1) >> shift) + 1;
         let kept = &mut self.uses[usize::from(level)][pieces];
         let first_step = self.first_step;
-        let is_settled = |mark: u64| Mark(mark).step() < settled.max(first_step);
+        if !kept.iter().all(|uses| may_be_noted(uses, (first_step, settled), how)) {
+            return false;
+        }
         match how {
             How::Read => {
-                let is_written = |write: u64| {
-                    let step = Mark(write).step();
-                    step >= first_step && step < settled && write & PENDING == 0
-                };
-                if !kept.iter().all(|[write, ..]| is_written(*write)) {
-                    return false;
-                }
                 for [_, last, before] in kept {
-                    if Mark(*last).moves_back(mark, first_step) {
-                        *before = *last;
-                    }
-                    *last = Mark(*last).followed_by(mark).0;
+                    note_read(mark, first_step, last, before);
                 }
-            }
-            How::Write | How::Repeat | How::Begin => {
-                let is_free = |[write, last, before]: &Kept| {
-                    let pending = write & PENDING != 0 && Mark(*write).step() >= first_step;
-                    is_settled(*write) && is_settled(*last) && is_settled(*before) && !pending
-                };
-                if !kept.iter().all(is_free) {
-                    return false;
-                }
-                kept.fill([mark.0, 0, 0]);
             }
             How::Land | How::Deliver => kept.iter_mut().for_each(|uses| uses[0] = mark.0),
-            How::Atomic | How::Barrier => return false,
+            _ => kept.fill([mark.0, 0, 0]),
         }
         true
     }
@@ -388,7 +439,7 @@ impl Shared {
         let parts = WIDTHS[old] / WIDTHS[new];
         let pieces = 16 / WIDTHS[old];
         for piece in granule * pieces..(granule + 1) * pieces {
-            let uses = self.uses[old][piece];
+            let uses = std::mem::take(&mut self.uses[old][piece]);
             self.uses[new][piece * parts..(piece + 1) * parts].fill(uses);
         }
         self.level[granule] = level;
@@ -558,11 +609,8 @@ impl Uses {
 
     #[inline(always)]
     fn keep(&mut self, mark: Mark, first_step: u32) {
-        let [last, before] = &mut self.reads;
-        if last.moves_back(mark, first_step) {
-            *before = *last;
-        }
-        *last = last.followed_by(mark);
+        let [Mark(last), Mark(before)] = &mut self.reads;
+        note_read(mark, first_step, last, before);
     }
 }
 
@@ -672,5 +720,39 @@ mod tests {
             Some(FaultKind::Uninitialised)
         );
         shared.note(&who(&next), 5, (0, 16), How::Write).unwrap();
+    }
+    /// Two lanes that use the same bytes.
+    fn note_two(shared: &mut Shared, who: &Who<'_>, (at, bytes): (u64, usize), how: How) -> Step {
+        let reach = Reach { addresses: &[at; 32], mask: 0b11, bytes };
+        shared.note_lanes(who, &reach, how)
+    }
+
+    #[test]
+    fn lanes_that_write_the_same_bytes_race() {
+        let first = clock(0, &[1]);
+        let writer = Who { settled: 1, ..who(&first) };
+        for bytes in [16, 4, 8, 2] {
+            let mut shared = Shared::new(64);
+            // Remembered by as many bytes from then on.
+            shared.note(&writer, 0, (32, bytes), How::Atomic).unwrap_err();
+            let raced = note_two(&mut shared, &writer, (32, bytes), How::Write).unwrap_err();
+            assert_eq!((raced.kind, raced.lane), (FaultKind::SharedRace, Some(1)));
+        }
+    }
+
+    #[test]
+    fn pieces_that_became_smaller_are_looked_at_one_by_one() {
+        let (mut shared, before) = (Shared::new(64), clock(0, &[1]));
+        shared.note(&who(&before), 0, (16, 16), How::Write).unwrap();
+        let now = clock(0, &[2]);
+        let (owner, reader) = (Who { settled: 2, ..who(&now) }, clock(1, &[2, 2]));
+        let reader = Who { settled: 2, ..who(&reader) };
+        note_two(&mut shared, &reader, (16, 16), How::Read).unwrap();
+        shared.note(&owner, 5, (20, 2), How::Write).unwrap_err();
+        let (mut shared, before) = (Shared::new(64), clock(0, &[1]));
+        shared.note(&who(&before), 0, (16, 16), How::Write).unwrap();
+        shared.note(&owner, 5, (20, 2), How::Write).unwrap();
+        let raced = note_two(&mut shared, &reader, (16, 16), How::Read).unwrap_err();
+        assert_eq!(raced.kind, FaultKind::SharedRace);
     }
 }

@@ -605,7 +605,7 @@ pub(super) fn copy_async(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, bytes: u8, m:
     for lane in lanes(m) {
         copy_piece(&[POISON; 16][..bytes], e.shared.bytes_mut(to[lane] as usize, bytes));
     }
-    w.copies.push(Copy { lanes: m, bytes, to, data, groups: w.groups_begun, pc: e.pc });
+    w.copies.push_back(Copy { lanes: m, bytes, to, data, groups: w.groups_begun, pc: e.pc });
     Ok(())
 }
 
@@ -627,7 +627,7 @@ pub(super) fn wait(w: &mut Warp, e: &mut Env<'_>, m: u32, keep: Option<u32>) -> 
         land(w, e, &w.copies[at], landing)?;
         w.copies[at].lanes &= !landing;
     }
-    w.copies.retain(|copy| copy.lanes != 0);
+    w.drop_landed();
     Ok(())
 }
 
@@ -639,8 +639,16 @@ impl Copy {
         taken.then(|| Self { lanes: 1 << lane, ..self.clone() })
     }
 
-    pub(super) fn is_under_way(&self) -> bool {
+    fn is_under_way(&self) -> bool {
         self.lanes != 0
+    }
+}
+
+impl Warp {
+    /// Forgets copies that have landed: mostly the first ones, so that the others, which are large, need not be moved.
+    pub(super) fn drop_landed(&mut self) {
+        while self.copies.pop_front_if(|copy| !copy.is_under_way()).is_some() {}
+        self.copies.retain(Copy::is_under_way);
     }
 }
 

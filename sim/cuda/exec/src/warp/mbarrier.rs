@@ -303,8 +303,8 @@ pub(super) fn copies_arrive(
             barrier.arrived.learn(&known);
         }
     }
-    copies.retain(Copy::is_under_way);
     w.copies = copies;
+    w.drop_landed();
     Ok(())
 }
 

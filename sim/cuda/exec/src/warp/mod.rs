@@ -29,6 +29,7 @@ use access::Copy;
 use mbarrier::Barriers;
 use proxy::Fences;
 use registers::{FULL, LANES, Registers};
+use std::collections::VecDeque;
 
 pub(crate) use handler::{handler, has_avx512};
 pub(crate) use proxy::Known;
@@ -80,7 +81,7 @@ pub(crate) struct Warp {
     pub(crate) warps: usize,
     /// What any warp did at a step before this one, this warp knows.
     settled: u32,
-    copies: Vec<Copy>,
+    copies: VecDeque<Copy>,
     fences: Fences,
     bulk: bulk::Groups,
     products: wgmma::Products,
@@ -144,7 +145,7 @@ impl Warp {
             clock: [0; 32],
             warps: warps as usize,
             settled: 0,
-            copies: Vec::new(),
+            copies: VecDeque::new(),
             fences: Fences::default(),
             bulk: bulk::Groups::default(),
             products: wgmma::Products::default(),
