@@ -148,9 +148,7 @@ impl Allocation {
     /// Says that `len` bytes from `at` will soon be read, if they are inside.
     #[inline(always)]
     pub fn prefetch(&self, at: usize, len: usize) {
-        for line in (0..len).step_by(64) {
-            self.data.prefetch(at + line);
-        }
+        self.data.prefetch(at, len);
         // Nobody looks at marks of writers that are all done.
         self.read.prefetch(at / SECTOR);
     }

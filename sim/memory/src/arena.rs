@@ -79,11 +79,12 @@ impl Arena {
         unsafe { to.write(bytes) }
     }
 
-    /// Says that the bytes from `at` will soon be used, if they are inside.
+    /// Says that the `len` bytes from `at` will soon be used, if they are inside.
     #[inline(always)]
-    pub fn prefetch(&self, at: usize) {
-        if cfg!(target_arch = "x86_64") && at < self.bytes {
-            prefetch(self.pointer(at, 1));
+    pub fn prefetch(&self, at: usize, len: usize) {
+        if cfg!(target_arch = "x86_64") && at.saturating_add(len) <= self.bytes {
+            let from = self.pointer(at, len);
+            (0..len).step_by(64).for_each(|line| prefetch(from.wrapping_add(line)));
         }
     }
 

@@ -46,7 +46,7 @@ impl Marks {
     /// Says that the mark of `sector` and those behind it will soon be looked at, if there are such.
     #[inline(always)]
     pub(crate) fn prefetch(&self, sector: usize) {
-        self.words.prefetch(sector / 2 * 8);
+        self.words.prefetch(sector / 2 * 8, 8);
     }
 
     /// Looks at the marks of `sectors`, of which there are some.
@@ -99,17 +99,24 @@ impl Marks {
     #[inline(always)]
     fn each(&self, sectors: &Range<usize>, mut look: impl FnMut(&AtomicU64, u64)) {
         let first = sectors.start / 2;
-        let words = self.words.atomics64(first * 8, sectors.end.div_ceil(2) - first);
-        let (head, tail) = (!sectors.start.is_multiple_of(2), !sectors.end.is_multiple_of(2));
-        for (at, word) in words.iter().enumerate() {
-            let mut mask = u64::MAX;
-            if head && at == 0 {
-                mask <<= 32;
-            }
-            if tail && at + 1 == words.len() {
-                mask &= u64::MAX >> 32;
-            }
-            look(word, mask);
+        let mut words = self.words.atomics64(first * 8, sectors.end.div_ceil(2) - first);
+        let head = if sectors.start.is_multiple_of(2) { u64::MAX } else { u64::MAX << 32 };
+        let tail = if sectors.end.is_multiple_of(2) { u64::MAX } else { u64::MAX >> 32 };
+        if let [word] = words {
+            return look(word, head & tail);
+        }
+        // The words between, which are most of them, are used whole.
+        if head != u64::MAX
+            && let Some((word, rest)) = words.split_first()
+        {
+            look(word, head);
+            words = rest;
+        }
+        let last = words.split_last().filter(|_| tail != u64::MAX);
+        let between = last.map_or(words, |(_, between)| between);
+        between.iter().for_each(|word| look(word, u64::MAX));
+        if let Some((word, _)) = last {
+            look(word, tail);
         }
     }
 }

@@ -68,11 +68,14 @@ impl Counters {
 }
 
 /// Instructions counted where they are many: by stretches of them, not one by one.
+///
+/// Its sums lie apart: neighbours are loaded as one vector, which waits until both have left the processor that were just stored one by one.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Tally {
+    issued: u64,
     /// How much oftener each instruction was issued than the one before it.
     rises: Vec<i64>,
-    issued: u64,
     threads: u64,
 }
 
@@ -95,13 +98,13 @@ impl Tally {
         self.rises[end] -= 1;
         self.issued += u64::from(to - from);
         let plain = program.plain_before[end] - program.plain_before[first];
-        self.threads += u64::from(plain) * u64::from(m.count_ones());
+        self.threads += u64::from(plain) * count(m);
     }
 
     /// An instruction that is not plain was executed by the lanes `active`.
     #[inline(always)]
     pub(crate) fn guarded(&mut self, active: u32) {
-        self.threads += u64::from(active.count_ones());
+        self.threads += count(active);
     }
 
     /// The one instruction `pc` was issued, and executed by the lanes `active`.
@@ -110,7 +113,7 @@ impl Tally {
         self.rises[pc as usize] += 1;
         self.rises[pc as usize + 1] -= 1;
         self.issued += 1;
-        self.threads += u64::from(active.count_ones());
+        self.threads += count(active);
     }
 
     /// Adds what was counted to `counters`, and begins anew.
@@ -122,6 +125,12 @@ impl Tally {
         }
         counters.thread_instructions += std::mem::take(&mut self.threads);
     }
+}
+
+/// How many lanes a mask has: mostly all, and not every processor counts ones.
+#[inline(always)]
+fn count(mask: u32) -> u64 {
+    if mask == u32::MAX { 32 } else { mask.count_ones().into() }
 }
 
 /// How much of a multiprocessor a kernel's blocks can fill.

@@ -303,6 +303,38 @@ fn butterflies() {
     }
 }
 
+/// Loads of several words by all lanes, by the first of them, and by those of a predicate.
+#[test]
+fn wide_loads() {
+    let mut random = Random(0x0bad_cafe_1234_5679);
+    for (count, words) in [(2, "{%r6, %r7}"), (4, "{%r6, %r7, %r8, %r9}")] {
+        // From lane to lane, in bytes.
+        for step in [0, 4 * count, 32, 48] {
+            for guard in ["", "@%p1 "] {
+                let body = [
+                    "ld.param.u64 %l0, [from]".to_owned(),
+                    format!("mad.wide.u32 %l0, %t, {step}, %l0"),
+                    format!("{guard}ld.global.v{count}.b32 {words}, [%l0]"),
+                ];
+                compare(&body, CASES, &mut random);
+                let body = [
+                    ".shared .align 16 .b8 room[2048]".to_owned(),
+                    "mov.u32 %r5, room".to_owned(),
+                    format!("mad.lo.u32 %r5, %t, {step}, %r5"),
+                    "@%p1 mov.b32 %r6, %t".to_owned(),
+                    "st.shared.v4.b32 [%r5], {%r6, %r7, %r8, %r9}".to_owned(),
+                    "xor.b32 %r6, %r6, %r7".to_owned(),
+                    format!("{guard}ld.shared.v{count}.b32 {words}, [%r5]"),
+                ];
+                // Lanes that write the same bytes race.
+                if step >= 16 {
+                    compare(&body, CASES, &mut random);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn each_instruction() {
     let mut random = Random(0x1234_5678_9abc_def1);

@@ -113,6 +113,9 @@ const SHIFT_BY_CONSTANT64: Code = code(1, 1, 1, 0x73);
 pub(super) const TAKEN: u8 = 7;
 pub(super) const TAKEN_HIGH: u8 = 6;
 
+/// Takes the lanes of the next half from r8: `kmovw TAKEN, r8d; shr r8d, 16`.
+const TAKE_HALF: [u8; 9] = [0xc4, 0xc1, 0x78, 0x92, 0xc0 | TAKEN << 3, 0x41, 0xc1, 0xe8, 16];
+
 /// Which way a shift by a constant goes: the digit of its opcode.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way {
@@ -223,6 +226,11 @@ impl Assembler {
         self.masks(MaskOp::Or, mask, mask, OTHER);
     }
 
+    /// From now on those lanes take part that the function's last argument has ones for: first of the lower half, then of the upper one.
+    pub(super) fn take_half(&mut self) {
+        self.bytes.extend(TAKE_HALF);
+    }
+
     /// A function that does what was said.
     pub(super) fn once(mut self) -> Vec<u8> {
         // vzeroupper; ret
@@ -230,15 +238,15 @@ impl Assembler {
         self.bytes
     }
 
-    /// A function that does `body` for either half of the lanes, of which those take part that its last argument, in r8, has ones for.
-    pub(super) fn twice(body: &[u8]) -> Vec<u8> {
+    /// A function that does `body` for either half of the lanes, of which those take part that its last argument, in r8, has ones for. `masks`
+    /// are where it stores masks.
+    pub(super) fn twice(body: &[u8], masks: &[i32]) -> Vec<u8> {
         // mov r9d, 2
         let mut bytes = vec![0x41, 0xb9, 2, 0, 0, 0];
         let first = bytes.len();
-        // kmovw TAKEN, r8d; kshiftrw TAKEN_HIGH, TAKEN, 8; shr r8d, 16
-        bytes.extend([0xc4, 0xc1, 0x78, 0x92, 0xc0 | TAKEN << 3]);
+        bytes.extend(TAKE_HALF);
+        // kshiftrw TAKEN_HIGH, TAKEN, 8
         bytes.extend([0xc4, 0xe3, 0xf9, 0x30, 0xc0 | TAKEN_HIGH << 3 | TAKEN, 8]);
-        bytes.extend([0x41, 0xc1, 0xe8, 16]);
         bytes.extend(body);
         // add rdi, 64; add rsi, 128; add rdx, 2; dec r9d
         bytes.extend([0x48, 0x83, 0xc7, 64]);
@@ -249,9 +257,26 @@ impl Assembler {
         bytes.extend([0x0f, 0x85]);
         let back = first as i32 - (bytes.len() as i32 + 4);
         bytes.extend(back.to_le_bytes());
+        masks.iter().for_each(|mask| bytes.extend(Self::joined(mask - 4)));
         // vzeroupper; ret
         bytes.extend([0xc5, 0xf8, 0x77, 0xc3]);
         bytes
+    }
+
+    /// Stores the halves of a mask once more, as one: whoever reads all of it would wait until both have left the processor.
+    fn joined(displacement: i32) -> Vec<u8> {
+        let [low, high] = [displacement, displacement + 2].map(i32::to_le_bytes);
+        // movzx eax, word [rdx + low]; movzx ecx, word [rdx + high]; shl ecx, 16; or eax, ecx; mov [rdx + low], eax
+        let parts: [&[u8]; 7] = [
+            &[0x0f, 0xb7, 0x82],
+            &low,
+            &[0x0f, 0xb7, 0x8a],
+            &high,
+            &[0xc1, 0xe1, 16, 0x09, 0xc8],
+            &[0x89, 0x82],
+            &low,
+        ];
+        parts.concat()
     }
 
     fn evex(&mut self, code: Code, (reg, v, rm): (u8, u8, Place), mask: u8) {

@@ -15,7 +15,7 @@ mod vectors;
 
 use crate::decode::{File, Role, roles};
 use crate::program::{Flow, Ins, Lanes, OPERANDS, Op, Program, Slot};
-use crate::warp::registers::{FULL, Longs, Registers, Words};
+use crate::warp::registers::{FULL, LANES, Longs, Registers, Words};
 use halyard_sim_memory::Arena;
 use memmap2::{Mmap, MmapMut};
 use std::collections::HashMap;
@@ -56,7 +56,10 @@ struct Stretch {
 /// Where the code is that spreads a load.
 #[derive(Clone, Copy, Debug, Default)]
 struct Spread {
-    code: u32,
+    /// For all lanes.
+    whole: u32,
+    /// For those of a mask.
+    part: u32,
     /// Words a lane; 0 where there is no such code.
     words: u8,
 }
@@ -93,9 +96,11 @@ impl Compiled {
         let mut spreads = vec![Spread::default(); program.code.len()];
         for (ins, spread) in program.code.iter().zip(&mut spreads) {
             if let Op::Load(a) = ins.op
-                && let Some(load) = spread::load(a, &ins.o)
+                && let Some(whole) = spread::load(a, &ins.o, true)
+                && let Some(part) = spread::load(a, &ins.o, false)
             {
-                *spread = Spread { code: append(&mut code, &load)?, words: a.count };
+                let (whole, part) = (append(&mut code, &whole)?, append(&mut code, &part)?);
+                *spread = Spread { whole, part, words: a.count };
             }
         }
         let mut memory = MmapMut::map_anon(code.len().max(1)).ok()?;
@@ -131,19 +136,37 @@ impl Compiled {
     /// Puts into registers what the load at `pc` brings for all lanes, which lies in `memory` from `at`; says whether there is code for that.
     #[inline(always)]
     pub(crate) fn spread(&self, pc: u32, r: &mut Registers, memory: &Arena, at: usize) -> bool {
-        let Spread { code: offset, words } = self.spreads[pc as usize];
-        let bytes: *const u8 = match words {
+        let spread = self.spreads[pc as usize];
+        let bytes: *const u8 = match spread.words {
             2 => memory.pointer_to::<256>(at).cast(),
             4 => memory.pointer_to::<512>(at).cast(),
             _ => return false,
         };
+        self.put(spread.whole, r, bytes, FULL);
+        true
+    }
+
+    /// The same for the lanes `m`, of which what each loads lies in `buffer`, lane after lane.
+    #[inline(always)]
+    pub(crate) fn spread_buffer(&self, pc: u32, r: &mut Registers, buffer: &[u8], m: u32) -> bool {
+        let spread = self.spreads[pc as usize];
+        if spread.words == 0 || buffer.len() < usize::from(spread.words) * 4 * LANES {
+            return false;
+        }
+        self.put(if m == FULL { spread.whole } else { spread.part }, r, buffer.as_ptr(), m);
+        true
+    }
+
+    /// Executes code that spreads `bytes`, of which there are as many as it reads.
+    #[inline(always)]
+    fn put(&self, offset: u32, r: &mut Registers, bytes: *const u8, m: u32) {
         let entry = self.entry(offset);
         let words = r.words.as_mut_ptr();
         let numbers = (&raw const spread::TABLE).cast_mut().cast();
-        // SAFETY: the code reads as many bytes where parameters would be, plain ones that `memory` has, and the table where longs would be; it writes
-        // neither, but words that the load names, all of which a warp of the program has. It uses neither predicates nor lanes.
-        unsafe { entry(words, numbers, std::ptr::null_mut(), bytes, FULL) };
-        true
+        // SAFETY: the code reads as many bytes where parameters would be as a load of all lanes brings, which its callers have looked for, and the
+        // table where longs would be; it writes neither, but words that the load names, all of which a warp of the program has. It uses no
+        // predicates.
+        unsafe { entry(words, numbers, std::ptr::null_mut(), bytes, m) };
     }
 
     /// The code that begins at `offset`.

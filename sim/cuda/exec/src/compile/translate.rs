@@ -37,6 +37,8 @@ pub(super) struct Translator<'p> {
     /// Bytes of parameters that every launch has.
     param_bytes: usize,
     fates: [Fate; OPERANDS],
+    /// Where it has stored masks.
+    masks: Vec<i32>,
     /// All lanes take part.
     whole: bool,
 }
@@ -50,13 +52,14 @@ impl<'p> Translator<'p> {
     /// For all lanes, or for those of a mask.
     pub(super) fn new(whole: bool, constants: &'p HashMap<Slot, u32>, param_bytes: usize) -> Self {
         let (code, vectors) = (Assembler::default(), Vectors::new(whole));
-        Self { code, vectors, constants, param_bytes, fates: [Fate::Kept; OPERANDS], whole }
+        let fates = [Fate::Kept; OPERANDS];
+        Self { code, vectors, constants, param_bytes, fates, masks: Vec::new(), whole }
     }
 
     /// Ends the stretch: its machine code.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.vectors.finish(&mut self.code);
-        Assembler::twice(&self.code.bytes)
+        Assembler::twice(&self.code.bytes, &self.masks)
     }
 
     /// Adds `ins`, unless there is no translation of it.
@@ -131,6 +134,9 @@ impl<'p> Translator<'p> {
             self.code.keep_others(mask, mask_at(slot));
         }
         self.code.store_mask(mask, mask_at(slot));
+        if !self.masks.contains(&mask_at(slot)) {
+            self.masks.push(mask_at(slot));
+        }
     }
 
     /// `o[0] = o[1] op o[2]`, 32 bits.

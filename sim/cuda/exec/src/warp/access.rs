@@ -49,7 +49,7 @@ pub(super) fn load(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) 
         Room::ParamAt => load_param(e, &reach, &mut buffer)?,
         _ => load_generic(w, e, &reach, &mut buffer)?,
     }
-    spread(&mut w.registers, &ins.o, a, m, &buffer);
+    put_loaded(&mut w.registers, e, (ins, a), m, &buffer);
     Ok(())
 }
 
@@ -64,7 +64,7 @@ fn load_global<const N: usize>(
 ) -> Step {
     let mut buffer = [0; N];
     fetch_global(w, e, reach, &mut buffer)?;
-    spread(&mut w.registers, &ins.o, a, reach.mask, &buffer);
+    put_loaded(&mut w.registers, e, (ins, a), reach.mask, &buffer);
     Ok(())
 }
 
@@ -128,7 +128,7 @@ fn load_steps(w: &mut Warp, e: &mut Env<'_>, ins: &Ins, a: Access, m: u32) -> Op
             } else {
                 found.data.load_slice(at, &mut buffer[..len]);
             }
-            spread(r, o, a, m, &buffer);
+            put_loaded(r, e, (ins, a), m, &buffer);
         }
     }
     Some(())
@@ -216,7 +216,21 @@ pub(super) fn addresses(r: &Registers, base: Slot, long: bool, offset: i64) -> [
     }
 }
 
-/// Puts what was loaded into registers.
+/// Puts what was loaded into registers, by compiled code if there is some.
+#[inline(always)]
+fn put_loaded<const N: usize>(
+    r: &mut Registers,
+    e: &Env<'_>,
+    (ins, a): (&Ins, Access),
+    m: u32,
+    buffer: &[u8; N],
+) {
+    let done = e.compiled.is_some_and(|compiled| compiled.spread_buffer(e.pc, r, buffer, m));
+    if !done {
+        spread(r, &ins.o, a, m, buffer);
+    }
+}
+
 #[inline(always)]
 fn spread<const N: usize>(r: &mut Registers, o: &O, a: Access, m: u32, buffer: &[u8; N]) {
     match (a.bytes, a.count, a.long_data) {

@@ -166,7 +166,10 @@ impl Warp {
         self.bulk = bulk::Groups::default();
         self.products = wgmma::Products::default();
         self.groups_begun = [0; LANES];
-        self.local.fill(halyard_sim_memory::POISON);
+        // Of nothing, too, it would take a hundred nanoseconds: a masked store to where no memory is.
+        if !self.local.is_empty() {
+            self.local.fill(halyard_sim_memory::POISON);
+        }
     }
 
     pub(crate) fn own_step(&self) -> u32 {
@@ -190,11 +193,17 @@ impl Warp {
         Who { clock: &self.clock, settled: self.settled, warp: self.index, pc, together }
     }
 
-    /// Takes the ready group that is furthest behind.
-    fn next(&mut self) -> Option<Group> {
+    /// Takes the ready group that is furthest behind: where it is, and its lanes.
+    fn next(&mut self) -> Option<(u32, u32)> {
         let ready = self.groups.iter().enumerate().filter(|(_, group)| group.state == State::Ready);
-        let (at, _) = ready.min_by_key(|(_, group)| group.pc)?;
-        Some(self.groups.swap_remove(at))
+        let (at, group) = ready.min_by_key(|(_, group)| group.pc)?;
+        let taken = (group.pc, group.lanes);
+        if at + 1 == self.groups.len() {
+            self.groups.pop();
+        } else {
+            self.groups.swap_remove(at);
+        }
+        Some(taken)
     }
 
     /// Where the next ready group is.
@@ -212,6 +221,16 @@ impl Warp {
         });
         self.groups[at].lanes |= group.lanes;
         &mut self.groups[at]
+    }
+
+    /// Adds lanes that go on at `pc`: mostly there are no others, and no group is copied before it is in memory.
+    #[inline(never)]
+    fn go_on(&mut self, pc: u32, lanes: u32) {
+        if self.groups.is_empty() {
+            self.groups.push(Group { pc, lanes, state: State::Ready });
+        } else {
+            self.join(Group { pc, lanes, state: State::Ready });
+        }
     }
 
     /// Whether `active` may execute a `.sync` instruction now. If not, they wait for the others.
@@ -272,11 +291,11 @@ impl Warp {
 /// Runs `w` for at most `budget` instructions.
 pub(crate) fn run(w: &mut Warp, e: &mut Env<'_>, mut budget: u32) -> Step<Pause> {
     let program = e.program;
-    while let Some(Group { mut pc, lanes: mut m, .. }) = w.next() {
+    while let Some((mut pc, mut m)) = w.next() {
         let mut limit = w.limit();
         while m != 0 {
             if pc >= limit || budget == 0 {
-                w.join(Group { pc, lanes: m, state: State::Ready });
+                w.go_on(pc, m);
                 break;
             }
             let first = pc;
@@ -450,7 +469,7 @@ fn go(
     match flow {
         Flow::Branch if left == 0 => return Ok((ins.imm as u32, m)),
         Flow::Branch => {
-            w.join(Group { pc: ins.imm as u32, lanes: active, state: State::Ready });
+            w.go_on(ins.imm as u32, active);
         }
         Flow::Exit => {
             bulk::check_exit(w, active)?;
