@@ -240,7 +240,7 @@ impl Sums {
 mod tests {
     use super::*;
 
-    const LOOSE: Bounds = Bounds { rtol: 0.01, atol: 0.0, tiny: 0.0, variance: 1e-4 };
+    const LOOSE: Bounds = Bounds { rtol: 0.01, atol: 0.0, tiny: 0.0, variance: 1e-4, burst: 0.0 };
 
     fn f32s(values: &[f64]) -> Array {
         Array::floats(DType::F32, &[1, values.len()], |i| values[i])
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn zeros_of_padding_are_exact_and_exact_is_exact() {
-        let wide = Bounds { rtol: 0.5, atol: 1.0, tiny: 0.0, variance: 1.0 };
+        let wide = Bounds { rtol: 0.5, atol: 1.0, tiny: 0.0, variance: 1.0, burst: 0.0 };
         assert!(!of(&[0.0, 1e-9], &[0.0, 0.0], wide).passed);
         assert!(of(&[-0.0, 0.0], &[0.0, 0.0], wide).passed);
         assert!(!of(&[1.0 + 1e-7], &[1.0], EXACT).passed);
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_sum_that_vanishes_is_measured_by_its_inputs() {
-        let bounds = Bounds { rtol: 1e-6, atol: 1e-5, tiny: 0.0, variance: 1e-10 };
+        let bounds = Bounds { rtol: 1e-6, atol: 1e-5, tiny: 0.0, variance: 1e-10, burst: 0.0 };
         let (got, want) = (f32s(&[1e-3 + 5e-6, 1e-3 - 5e-6]), f32s(&[1e-3, 1e-3]));
         let among = |expected: &[f64]| {
             let context = Context { expected, ..Context::default() };
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn tiny_errors_are_none() {
-        let flush = Bounds { rtol: 0.0, atol: 0.0, tiny: 1e-37, variance: 1e-10 };
+        let flush = Bounds { rtol: 0.0, atol: 0.0, tiny: 1e-37, variance: 1e-10, burst: 0.0 };
         assert!(of(&[0.0, 1.0], &[1e-38, 1.0], flush).passed);
         assert!(of(&[0.0], &[1e-38], flush).passed);
         assert!(!of(&[0.0], &[1e-36], flush).passed);
